@@ -1,0 +1,71 @@
+"""LoRA: y = W x + (α/r) B A x with W frozen (Hu et al. 2021, arXiv 2106.09685, eq. 3). B starts at zero.
+
+PEFT's method, with our forward (`ops/lora_linear.py`) registered through PEFT's own hook for custom layers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from sartor.types import Frozen
+
+if TYPE_CHECKING:
+    from sartor.hub import Shape
+
+SUMMARY = "low-rank updates of the linear layers"
+PAPER = "arXiv 2106.09685"
+PRESETS: dict[str, dict[str, Any]] = {"lora": {}}
+SERVED_BY = ("vLLM as is", "Sartor's engine")
+MERGEABLE = True
+PACKABLE = True
+
+#: The linear layers of a Llama-like block: all of them is what reaches full fine-tuning (arXiv 2106.09685 §7.1, QLoRA §4).
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Config(Frozen):
+    """`alpha` 0 means 2 r: the update's size then does not depend on the rank chosen."""
+
+    r: int = Field(16, ge=1, le=1024, description="The rank of the update.")
+    alpha: float = Field(0.0, ge=0, description="The scale of the update is alpha / r; 0 stands for 2 r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
+    targets: tuple[str, ...] = Field(("all-linear",), min_length=1, description="The layers that get an adapter.")
+
+    @property
+    def effective_alpha(self) -> float:
+        return self.alpha or 2.0 * self.r
+
+
+def attach(model: Any, config: Config) -> Any:
+    """The model as a PEFT model with a new adapter; fp32 adapter weights, frozen base."""
+    from peft import LoraConfig, get_peft_model
+    from torch import nn
+
+    from sartor.ops.lora_linear import AugmentedLoraLinear
+
+    targets = config.targets[0] if len(config.targets) == 1 else list(config.targets)
+    peft_config = LoraConfig(
+        r=config.r,
+        lora_alpha=config.effective_alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    peft_config._register_custom_module({nn.Linear: AugmentedLoraLinear})
+    return get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+
+
+def export(model: Any, folder: Path) -> None:
+    """Write the PEFT files `adapter_config.json` and `adapter_model.safetensors`."""
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def count(shape: Shape, config: Config) -> int:
+    """Trainable parameters: Σ r (inputs + outputs) over the adapted layers."""
+    chosen = LINEAR_LAYERS if config.targets == ("all-linear",) else config.targets
+    sizes = shape.linear_sizes()
+    return sum(config.r * sum(sizes[name]) for name in chosen) * shape.num_layers

@@ -1,0 +1,22 @@
+"""The tuned model, asked as the item stands: what would be shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sartor.types import Chat, Frozen, Message
+
+SUMMARY = "the tuned model, asked as it stands"
+TUNED = True
+
+
+class Config(Frozen):
+    """Nothing to choose."""
+
+
+def candidates(train: Sequence[Chat], room: int, measure: Callable[[Chat], int], seed: int) -> list[Config]:
+    return [Config()]
+
+
+def messages(config: Config, item: Chat) -> tuple[Message, ...]:
+    return item.prompt

@@ -1,0 +1,22 @@
+"""The base model, asked as the item stands: nothing added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sartor.types import Chat, Frozen, Message
+
+SUMMARY = "the base model, asked as it stands"
+TUNED = False
+
+
+class Config(Frozen):
+    """Nothing to choose."""
+
+
+def candidates(train: Sequence[Chat], room: int, measure: Callable[[Chat], int], seed: int) -> list[Config]:
+    return [Config()]
+
+
+def messages(config: Config, item: Chat) -> tuple[Message, ...]:
+    return item.prompt

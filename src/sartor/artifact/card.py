@@ -1,0 +1,72 @@
+"""The model card: what it is, what it was proved on, how to use it, in the layout that hubs read."""
+
+from __future__ import annotations
+
+from sartor.plan import Plan
+from sartor.proof import Proof
+
+_CARD = """---
+base_model: {base}
+library_name: peft
+tags: [sartor, {method}]
+---
+
+# {name}
+
+{sentence}
+
+Verdict: **{verdict}**, by `{metric}` on {items} held-out items that no training step saw. All arms answered the same
+items, rendered the same way.
+
+| arm | {metric} | 95 % interval |
+|---|---|---|
+{arms}
+
+{forgetting}
+
+## How it was made
+
+`{method}` on `{base}` (revision `{revision}`): {steps} steps of {batch_size} examples, learning rate {learning_rate:g},
+{num_trainable:,} trained parameters. Seeds, digests of data, base, recipe and code are in `sartor.json`; every number of
+the proof is in `proof.json`.
+
+## How to use it
+
+```
+sartor serve {name}
+```
+
+or with plain PEFT, the base named in `adapter_config.json`, and the tokenizer, chat template and stop tokens of this
+folder: what was trained is then what is served.
+
+## Limits
+
+The proof speaks of items like those it was measured on, and of nothing else.
+"""
+
+
+def model_card(name: str, plan: Plan, proof: Proof) -> str:
+    """The card of an artifact, as Markdown with a YAML head."""
+    arms = "\n".join(f"| {arm.name} | {arm.score:.1%} | {arm.low:.1%} to {arm.high:.1%} |" for arm in proof.arms)
+    forgetting = ""
+    if proof.forgetting:
+        forgetting = (
+            f"Perplexity on general text: {proof.forgetting.base:.2f} before, {proof.forgetting.tuned:.2f} after "
+            f"({proof.forgetting.change:+.1%})."
+        )
+    return _CARD.format(
+        name=name,
+        base=plan.model.name,
+        revision=plan.model.revision,
+        method=plan.adapter.name,
+        sentence=proof.sentence,
+        verdict=proof.verdict,
+        metric=proof.metric,
+        items=proof.arms[0].n,
+        arms=arms,
+        forgetting=forgetting,
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        num_trainable=plan.num_trainable,
+    )

@@ -1,0 +1,62 @@
+"""`sartor.json`: where an adapter comes from, so that it is never served on another base, template or tokenizer."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Literal
+
+from pydantic import Field
+
+from sartor import __version__
+from sartor.plan import Plan
+from sartor.types import Frozen, Json
+
+LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
+
+
+class BaseRef(Frozen):
+    """The base that the adapter belongs to."""
+
+    name: str
+    path: str
+    revision: str
+    digest: str
+
+
+class Lineage(Frozen):
+    """Digests of everything that made the adapter. `renderer` covers tokenizer, template and template arguments."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str
+    method: str
+    base: BaseRef
+    template: Json
+    renderer: str
+    stop_ids: tuple[int, ...]
+    recipe: str
+    data: str
+    plan: str
+    sartor: str
+    python: str
+    libraries: dict[str, str]
+
+
+def lineage(name: str, plan: Plan, *, recipe: str, renderer: str, stop_ids: frozenset[int]) -> Lineage:
+    """The lineage of what a plan trained."""
+    return Lineage(
+        name=name,
+        method=plan.adapter.name,
+        base=BaseRef(
+            name=plan.model.name, path=plan.model.path, revision=plan.model.revision, digest=plan.model.digest
+        ),
+        template=plan.model.template,
+        renderer=renderer,
+        stop_ids=tuple(sorted(stop_ids)),
+        recipe=recipe,
+        data=plan.data,
+        plan=plan.digest,
+        sartor=__version__,
+        python=platform.python_version(),
+        libraries={library: metadata.version(library) for library in LIBRARIES},
+    )

@@ -1,0 +1,59 @@
+"""Package: a proved adapter becomes a folder that anybody can load with plain PEFT, with its card, proof and lineage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from sartor import durable
+from sartor.artifact.card import model_card
+from sartor.artifact.lineage import Lineage
+from sartor.errors import MachineError, Refused
+from sartor.plan import Plan
+from sartor.proof import Proof
+from sartor.store import Run
+
+#: Files of the base that say how text becomes tokens and when to stop: they travel with the adapter.
+SPEECH = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
+    """Tokenizer, template, stop tokens and lineage into an adapter's staging folder."""
+    for name in SPEECH:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+    generation = folder / "generation_config.json"
+    settings = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    durable.write_json(generation, {**settings, "eos_token_id": list(lineage.stop_ids)})
+    durable.write_json(folder / "sartor.json", lineage.model_dump(mode="json", by_alias=True))
+
+
+def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:
+    """Write `artifact/` of a run: the adapter as trained, with card and proof.
+
+    Raises:
+        Refused: the verdict is not `ship` and `anyway` is not set.
+        MachineError: the adapter's files do not match their checksums.
+    """
+    if proof.verdict != "ship" and not anyway:
+        raise Refused(
+            f"the verdict is `{proof.verdict}`: {proof.sentence}", hint="`sartor package --anyway` packages it all the same"
+        )
+    adapter = run.path("adapter")
+    problem = durable.verify(adapter)
+    if problem:
+        raise MachineError(f"{problem}: not packaged", hint="delete the run's adapter/ and train again")
+    with durable.atomic_dir(run.path("artifact")) as staging:
+        for file in sorted(adapter.iterdir()):
+            if file.name != durable.MANIFEST:
+                shutil.copyfile(file, staging / file.name)
+        shutil.copyfile(run.path("proof.json"), staging / "proof.json")
+        durable.atomic_write(staging / "README.md", model_card(run.id, plan, proof))
+    return run.path("artifact")

@@ -1,0 +1,42 @@
+"""How much memory and time a training run needs, from the model's sizes and one measured matrix product.
+
+The constants were calibrated on SmolLM2-135M with 2 cores (docs/why/numerics.md); the end of each run prints the
+estimate beside what was measured, so that they stay honest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sartor.hub import Shape
+
+#: Python, torch, transformers and PEFT before the first weight.
+RUNTIME_BYTES = 480 * 2**20
+#: What a training step reaches of the measured matrix product, without its attention and pointwise work.
+EFFICIENCY = 0.62
+#: Bytes per trainable parameter: fp32 master, gradient and two moments, two working copies, and a save in passing.
+TRAINABLE_BYTES = 4 + 4 + 8 + 4 + 4
+
+
+def training_flops(shape: Shape, num_trainable: int, *, supervised_share: float, mean_length: float) -> float:
+    """FLOPs a token: 4 per frozen weight (forward, input gradient), 6 per adapter weight, head at supervised positions."""
+    head = 4.0 * shape.vocab * shape.hidden * supervised_share
+    attention = 7.0 * shape.num_heads * shape.head_dim * mean_length * shape.num_layers
+    return 4.0 * shape.num_linear + 6.0 * num_trainable + head + attention
+
+
+def training_seconds(num_tokens: int, flops_per_token: float, flops: float) -> float:
+    """Seconds for tokens at a measured speed in FLOP/s."""
+    return num_tokens * flops_per_token / (flops * EFFICIENCY)
+
+
+def training_bytes(shape: Shape, num_trainable: int, *, micro_tokens: int, item_bytes: int) -> int:
+    """Peak memory: runtime, weights, adapter with optimizer, saved activations of one micro-batch, a tile of logits."""
+    query, key = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    # Saved for backward in one block, per token: norms upcast to fp32, projections, rotated copies, gate, up and product.
+    per_block = item_bytes * (6 * shape.hidden + 4 * query + 6 * key + 5 * shape.inner) + 4 * (4 * shape.hidden)
+    activations = micro_tokens * shape.num_layers * per_block
+    logits = 512 * shape.vocab * item_bytes * 2
+    weights = shape.num_parameters * item_bytes
+    return int(RUNTIME_BYTES + weights + num_trainable * TRAINABLE_BYTES + activations + logits)

@@ -1,0 +1,272 @@
+"""Check: the preflight. It counts over all rows, says what would go wrong, and refuses to waste your time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from sartor.chat import Renderer, preview
+from sartor.data.ledger import unreadable
+from sartor.data.prepare import Prepared, Tokenised
+from sartor.errors import Where
+from sartor.recipe import Recipe
+from sartor.types import Chat, Frozen
+
+FEWEST_EXAMPLES = 50
+SHOWN_PLACES = 5
+SAMPLES = 3
+COVERED = 0.99
+
+
+class Problem(Frozen):
+    """One thing that is, or may be, wrong. `where` names the first places; `count` counts all of them."""
+
+    code: str
+    severity: Literal["error", "warning"]
+    message: str
+    hint: str
+    count: int = 1
+    where: tuple[str, ...] = ()
+
+
+class Sample(Frozen):
+    """One row as the model will see it: pieces of text, and whether they are trained."""
+
+    row: str
+    pieces: tuple[tuple[str, bool], ...]
+
+
+class Counts(Frozen):
+    """Over all rows. `tokens` of the training split, once per example."""
+
+    rows: int
+    kept: int
+    dropped: dict[str, int]
+    changed: dict[str, int]
+    train: int
+    dev: int
+    test: int
+    tokens: int
+    supervised_tokens: int
+    truncated: int
+    stop_token_untrained: int
+    nothing_trained: int
+    duplicates: int
+    length_median: int
+    length_99: int
+    length_max: int
+
+
+class Check(Frozen):
+    """What the check found. `ok` means: no problem of severity error."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    ok: bool
+    format: str
+    problems: tuple[Problem, ...]
+    counts: Counts
+    samples: tuple[Sample, ...]
+
+
+def check(recipe: Recipe, prepared: Prepared, renderer: Renderer, *, context: int) -> Check:
+    """Judge prepared data against a recipe."""
+    counts = _count(prepared)
+    limit = min(recipe.data.max_length or context, context)
+    problems = [
+        problem
+        for problem in (
+            _too_long(prepared, limit, counts),
+            _nothing_trained(prepared),
+            _stop_untrained(prepared),
+            _leak(prepared),
+            _inexact(prepared),
+            _unreadable(prepared),
+            _few(counts),
+            _few_held_out(counts),
+            _duplicates(counts, prepared),
+            _no_targets(recipe, prepared),
+        )
+        if problem is not None
+    ]
+    samples = [
+        Sample(row=item.example.id, pieces=tuple(preview(renderer.render(item.example)[-1], renderer)))
+        for item in prepared.train[:SAMPLES]
+    ]
+    return Check(
+        ok=all(problem.severity != "error" for problem in problems),
+        format=prepared.format,
+        problems=tuple(problems),
+        counts=counts,
+        samples=tuple(samples),
+    )
+
+
+def _count(prepared: Prepared) -> Counts:
+    everything = prepared.everything
+    lengths = sorted(item.length for item in everything) or [0]
+    return Counts(
+        rows=prepared.ledger.rows_in,
+        kept=prepared.ledger.kept,
+        dropped=prepared.ledger.counts("dropped"),
+        changed=prepared.ledger.counts("changed"),
+        train=len(prepared.train),
+        dev=len(prepared.dev),
+        test=len(prepared.test),
+        tokens=sum(item.num_tokens for item in prepared.train),
+        supervised_tokens=sum(item.num_supervised for item in prepared.train),
+        truncated=0,
+        stop_token_untrained=sum(not item.stop_trained for item in everything),
+        nothing_trained=sum(item.num_supervised == 0 for item in everything),
+        duplicates=len(prepared.train) - len({item.example.digest for item in prepared.train}),
+        length_median=lengths[len(lengths) // 2],
+        length_99=_covering(lengths),
+        length_max=lengths[-1],
+    )
+
+
+def _covering(lengths: Sequence[int]) -> int:
+    return lengths[min(len(lengths) - 1, math.ceil(COVERED * len(lengths)) - 1)]
+
+
+def _too_long(prepared: Prepared, limit: int, counts: Counts) -> Problem | None:
+    if not prepared.too_long:
+        return None
+    return Problem(
+        code="too_long",
+        severity="error",
+        message=f"{len(prepared.too_long)} examples are longer than {limit} tokens; nothing is ever cut",
+        hint=f"{counts.length_99} tokens cover 99 % (the longest has {counts.length_max}): shorten them, set "
+        "`data.max_length`, choose a model with a longer context, or drop them with `data.too_long: drop`",
+        count=len(prepared.too_long),
+        where=_places(prepared.too_long),
+    )
+
+
+def _nothing_trained(prepared: Prepared) -> Problem | None:
+    rows = [item for item in prepared.everything if item.num_supervised == 0]
+    return _rows_problem(
+        rows,
+        code="nothing_trained",
+        message="examples have no trained token",
+        hint="each needs an assistant turn with text and a weight that is not 0",
+    )
+
+
+def _stop_untrained(prepared: Prepared) -> Problem | None:
+    rows = [item for item in prepared.everything if not item.stop_trained]
+    return _rows_problem(
+        rows,
+        code="stop_token_untrained",
+        message="examples end without a trained stop token: the tuned model would not learn to stop",
+        hint="the chat template does not close the assistant's turn; choose an instruct model whose template does",
+    )
+
+
+def _leak(prepared: Prepared) -> Problem | None:
+    if not prepared.leaks:
+        return None
+    return Problem(
+        code="leak",
+        severity="error",
+        message=f"{len(prepared.leaks)} held-out items ask the same as a training example: the proof would be worthless",
+        hint="remove them from one of the two files",
+        count=len(prepared.leaks),
+        where=tuple(f"{held_out} = {train}" for held_out, train in prepared.leaks[:SHOWN_PLACES]),
+    )
+
+
+def _inexact(prepared: Prepared) -> Problem | None:
+    rows = [item for item in prepared.everything if not item.exact]
+    return _rows_problem(
+        rows,
+        code="prompt_differs",
+        severity="warning",
+        message="examples are rendered otherwise than the prompt that the served model will see",
+        hint="the template writes something into the prompt that it leaves out of the history (often <think>)",
+    )
+
+
+def _unreadable(prepared: Prepared) -> Problem | None:
+    entries = unreadable(prepared.ledger.entries) + tuple(
+        entry for entry in prepared.ledger.entries if entry.reason == "template"
+    )
+    if not entries:
+        return None
+    return Problem(
+        code="unreadable",
+        severity="warning",
+        message=f"{len(entries)} rows could not be used and were dropped; each is in data/ledger.jsonl",
+        hint="correct them: " + "; ".join(entry.detail for entry in entries[:2]),
+        count=len(entries),
+        where=tuple(str(Where(entry.file, entry.line, entry.field)) for entry in entries[:SHOWN_PLACES]),
+    )
+
+
+def _few(counts: Counts) -> Problem | None:
+    if counts.train >= FEWEST_EXAMPLES:
+        return None
+    return Problem(
+        code="few_examples",
+        severity="warning",
+        message=f"{counts.train} training examples are few",
+        hint="500 to 1,000 often suffice for one task; with fewer, few-shot prompting is hard to beat",
+        count=counts.train,
+    )
+
+
+def _few_held_out(counts: Counts) -> Problem | None:
+    if counts.test >= FEWEST_EXAMPLES:
+        return None
+    return Problem(
+        code="few_test_items",
+        severity="warning",
+        message=f"{counts.test} held-out items show only very large differences",
+        hint="bring more examples, or a test file of your own (`data.test`)",
+        count=counts.test,
+    )
+
+
+def _duplicates(counts: Counts, prepared: Prepared) -> Problem | None:
+    if not counts.duplicates:
+        return None
+    seen: set[str] = set()
+    repeated = []
+    for item in prepared.train:
+        if item.example.digest in seen:
+            repeated.append(item)
+        seen.add(item.example.digest)
+    return Problem(
+        code="duplicates",
+        severity="warning",
+        message=f"{counts.duplicates} training examples stand there more than once; each counts as often as it stands",
+        hint="remove them if they are not meant",
+        count=counts.duplicates,
+        where=_places(repeated),
+    )
+
+
+def _no_targets(recipe: Recipe, prepared: Prepared) -> Problem | None:
+    texts = [item for item in prepared.test if not isinstance(item.example, Chat)]
+    return _rows_problem(
+        texts,
+        code="no_target",
+        message=f"held-out items are running text: the metric {recipe.task.metric.name!r} needs a question and an answer",
+        hint="bring a test file with prompts and answers as `data.test`",
+    )
+
+
+def _rows_problem(
+    rows: Sequence[Tokenised], *, code: str, message: str, hint: str, severity: Literal["error", "warning"] = "error"
+) -> Problem | None:
+    if not rows:
+        return None
+    return Problem(
+        code=code, severity=severity, message=f"{len(rows)} {message}", hint=hint, count=len(rows), where=_places(rows)
+    )
+
+
+def _places(rows: Iterable[Tokenised]) -> tuple[str, ...]:
+    return tuple(item.example.id for item in list(rows)[:SHOWN_PLACES])

@@ -1,0 +1,175 @@
+"""Prepare: the recipe's files to examples with their tokens, split, and a ledger in which every row is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sartor import durable
+from sartor.chat import Renderer
+from sartor.data.ledger import Ledger, refuse_if_many
+from sartor.data.pack import Segment, segment
+from sartor.data.read import Read, read
+from sartor.data.split import Split, distinct, leaks, split
+from sartor.errors import DataError
+from sartor.recipe import Recipe
+from sartor.store import Run
+from sartor.types import EXAMPLE, Chat, LedgerEntry, Text
+
+PARTS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """An example with its segments: `exact` and `stop_trained` as the renderer found them, over all its segments."""
+
+    example: Chat | Text
+    segments: tuple[Segment, ...]
+    exact: bool
+    stop_trained: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest sequence."""
+        return max(len(item.tokens) for item in self.segments) + 1
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(item.tokens) for item in self.segments)
+
+    @property
+    def num_supervised(self) -> int:
+        return sum(sum(weight != 0 for weight in item.weights) for item in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The three parts, the ledger of all files together, and what the check wants to know of the way here."""
+
+    train: tuple[Tokenised, ...]
+    dev: tuple[Tokenised, ...]
+    test: tuple[Tokenised, ...]
+    ledger: Ledger
+    format: str
+    too_long: tuple[Tokenised, ...]
+    leaks: tuple[tuple[str, str], ...]
+
+    @property
+    def everything(self) -> tuple[Tokenised, ...]:
+        return self.train + self.dev + self.test
+
+
+def prepare(recipe: Recipe, root: Path, renderer: Renderer, *, context: int) -> Prepared:
+    """Read, render, split. Examples over the longest length are dropped if the recipe says so, else reported.
+
+    Raises:
+        DataError: a file cannot be read, or too many rows of it.
+    """
+    limit = min(recipe.data.max_length or context, context)
+    files = {role: _read(recipe, root, role) for role in PARTS}
+    entries: list[LedgerEntry] = [entry for found in files.values() if found for entry in found.entries]
+    kept: dict[str, list[Tokenised]] = {}
+    too_long: list[Tokenised] = []
+    for role, found in files.items():
+        fitting, long, dropped = _tokenise(found.examples if found else (), renderer, limit)
+        drop = recipe.data.too_long == "drop"
+        kept[role] = fitting if drop else fitting + long
+        too_long += [] if drop else long
+        entries += dropped + ([_too_long(item, limit) for item in long] if drop else [])
+    by_id = {item.example.id: item for items in kept.values() for item in items}
+    parts = _split(recipe, kept)
+    entries += parts.dropped
+    num_kept = len(parts.train) + len(parts.dev) + len(parts.test)
+    train_read = files["train"]
+    return Prepared(
+        train=tuple(by_id[example.id] for example in parts.train),
+        dev=tuple(by_id[example.id] for example in parts.dev),
+        test=tuple(by_id[example.id] for example in parts.test),
+        ledger=Ledger(
+            rows_in=sum(found.rows for found in files.values() if found), kept=num_kept, entries=tuple(entries)
+        ),
+        format=train_read.format if train_read else "",
+        too_long=tuple(too_long),
+        leaks=tuple(leaks(parts.train, parts.test + parts.dev)),
+    )
+
+
+def write(run: Run, prepared: Prepared) -> None:
+    """The parts and the ledger into the run."""
+    for role in PARTS:
+        items: Sequence[Tokenised] = {"train": prepared.train, "dev": prepared.dev, "test": prepared.test}[role]
+        durable.atomic_write(run.path(f"data/{role}.jsonl"), _lines(item.example for item in items))
+    durable.atomic_write(run.path("data/ledger.jsonl"), _lines(prepared.ledger.entries))
+
+
+def examples_of(run: Run, role: str) -> tuple[Chat | Text, ...]:
+    """One part of a run's prepared examples."""
+    return tuple(EXAMPLE.validate_python(line) for line in durable.read_lines(run.path(f"data/{role}.jsonl")))
+
+
+def tokenise(example: Chat | Text, renderer: Renderer) -> Tokenised:
+    """An example's segments, ready to be packed."""
+    rendered = renderer.render(example)
+    return Tokenised(
+        example=example,
+        segments=tuple(segment(example.id, part.ids, part.weights) for part in rendered),
+        exact=all(part.exact for part in rendered),
+        stop_trained=all(part.stop_trained for part in rendered),
+    )
+
+
+def _read(recipe: Recipe, root: Path, role: str) -> Read | None:
+    name = {"train": recipe.data.train, "dev": recipe.data.dev, "test": recipe.data.test}[role]
+    if name is None:
+        return None
+    path = Path(name)
+    label = str(path.relative_to(root) if path.is_relative_to(root) else path)
+    found = read(root / path, format=recipe.data.format, fields=recipe.data.fields, label=label)
+    refuse_if_many(found.ledger, recipe.data.max_bad_rows)
+    return found
+
+
+def _tokenise(
+    examples: Iterable[Chat | Text], renderer: Renderer, limit: int
+) -> tuple[list[Tokenised], list[Tokenised], list[LedgerEntry]]:
+    """Examples that fit, examples that are too long, and entries for those that the template refuses."""
+    fitting, long, dropped = [], [], []
+    for example in examples:
+        try:
+            item = tokenise(example, renderer)
+        except DataError as error:
+            source = example.source
+            dropped.append(
+                LedgerEntry(
+                    action="dropped", file=source.file, line=source.line, reason="template", detail=error.message
+                )
+            )
+            continue
+        (long if item.length > limit else fitting).append(item)
+    return fitting, long, dropped
+
+
+def _split(recipe: Recipe, kept: dict[str, list[Tokenised]]) -> Split:
+    """Hold out what the user did not bring; what the user brought is taken as it is, each item once."""
+    with_dev, with_test = recipe.data.dev is None, recipe.data.test is None
+    train = [item.example for item in kept["train"]]
+    parts = split(train, seed=recipe.tune.seed, with_dev=with_dev, with_test=with_test)
+    dev, dropped_dev = distinct([item.example for item in kept["dev"]])
+    test, dropped_test = distinct([item.example for item in kept["test"]])
+    return Split(
+        train=parts.train,
+        dev=parts.dev if with_dev else dev,
+        test=parts.test if with_test else test,
+        dropped=parts.dropped + dropped_dev + dropped_test,
+    )
+
+
+def _too_long(item: Tokenised, limit: int) -> LedgerEntry:
+    source = item.example.source
+    detail = f"{item.length} tokens, the longest allowed is {limit}"
+    return LedgerEntry(action="dropped", file=source.file, line=source.line, reason="over_max_length", detail=detail)
+
+
+def _lines(values: Iterable[Chat | Text | LedgerEntry]) -> str:
+    return "".join(value.model_dump_json(exclude_defaults=False) + "\n" for value in values)

@@ -1,0 +1,216 @@
+"""Read a data file: rows → examples, and an entry for every row that is dropped or changed. Reading never stops early.
+
+read = data.read.read(path, format=None, fields={"prompt": "question"}, label="tickets.jsonl")
+ledger.refuse_if_many(read.ledger)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sartor import formats
+from sartor.data import ledger
+from sartor.data.rows import LONGEST, Bad, Progress, Row, rows
+from sartor.errors import DataError, FieldError, RecipeError, Where
+from sartor.formats.fields import seen
+from sartor.names import suggest
+from sartor.types import Chat, Json, LedgerEntry, Source, Text
+
+#: Readable rows that vote on the format.
+_SNIFFED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a file gave: `rows` came in, `examples` are kept, `entries` tell of the others and of what was changed."""
+
+    examples: tuple[Chat | Text, ...]
+    entries: tuple[LedgerEntry, ...]
+    format: str
+    rows: int
+
+    @property
+    def ledger(self) -> ledger.Ledger:
+        return ledger.Ledger(rows_in=self.rows, kept=len(self.examples), entries=self.entries)
+
+
+def read(
+    path: Path,
+    *,
+    format: str | None,
+    fields: Mapping[str, str],
+    label: str,
+    progress: Progress | None = None,
+    longest: int = LONGEST,
+) -> Read:
+    """Read every row of a file.
+
+    Args:
+        path: the file: JSONL, a JSON array, or text.
+        format: a name of `formats/`; None sniffs it from the first 1,000 readable rows.
+        fields: our field name -> the user's column, which may be a dotted path such as `data.question`.
+        label: the file's name as the user wrote it: it stands in every source, entry and error.
+        progress: told the bytes read and the bytes in all.
+        longest: the longest line, array element or block of text, in bytes.
+
+    Raises:
+        DataError: there is no such file, it is empty or binary, its JSON array breaks off, or no format fits it.
+        RecipeError: `format` or a name in `fields` is not known.
+    """
+    stream = (_mapped(row, fields) for row in rows(path, label, longest=longest, progress=progress))
+    candidates = (format,) if format else formats.reading(fields)
+    head: list[Row | Bad] = []
+    if len(candidates) > 1:
+        head = _until_sniffable(stream)
+        candidates = (_sniffed(head, candidates, label),)
+    name = candidates[0]
+    reader = _Reader(name, formats.named(name), fields, label, chosen=bool(format or fields))
+    _check_fields(reader)
+    examples: list[Chat | Text] = []
+    elements: list[int] = []
+    entries: list[LedgerEntry] = []
+    num_rows = 0
+    for row in itertools.chain(head, stream):
+        num_rows += 1
+        taken, told = reader.take(row)
+        examples.extend(taken)
+        elements.extend(row.element for _ in taken)
+        entries.extend(told)
+    return Read(_told_apart(examples, elements), tuple(entries), name, num_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """One row at a time, for one file. `chosen`: the user named the format or the fields, nothing was guessed."""
+
+    name: str
+    form: formats.Format
+    fields: Mapping[str, str]
+    label: str
+    chosen: bool
+
+    def take(self, row: Row | Bad) -> tuple[tuple[Chat | Text, ...], tuple[LedgerEntry, ...]]:
+        """The example of a row, if it gives one, and what the ledger has to say of it."""
+        if isinstance(row, Bad):
+            return (), (_entry(row, self.label),)
+        try:
+            parsed = self.form.parse(row.value, Source(file=self.label, line=row.line))
+        except FieldError as error:
+            if not set(self.form.FIELDS) & row.value.keys():
+                return (), (self._stranger(row),)
+            field = _users_name(error.field, self.fields)
+            return (), (_entry(Bad(row.line, "field", error.seen, error.expected, field, row.element), self.label),)
+        if not self.chosen and not self.form.matches(row.value):
+            return (), (self._stranger(row),)
+        changes = tuple(
+            LedgerEntry(
+                action="changed",
+                file=self.label,
+                line=row.line,
+                field=_users_name(change.field, self.fields),
+                reason=change.reason,
+                detail=_detail(change.detail, row.element),
+            )
+            for change in parsed.changes
+        )
+        return (parsed.example,), changes
+
+    def _stranger(self, row: Row) -> LedgerEntry:
+        expected = f"a row of the format {self.name}, which reads {', '.join(self.form.FIELDS)}"
+        return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
+
+
+def _told_apart(examples: list[Chat | Text], elements: list[int]) -> tuple[Chat | Text, ...]:
+    """Where two elements of an array start on one line (json.dump writes all of them on one), a line names neither, and
+    example ids must be unique: there the 1-based number of the element takes the line's place, for the whole file.
+    """
+    if len({example.source.line for example in examples}) == len(examples):
+        return tuple(examples)
+    return tuple(
+        example.model_copy(update={"source": Source(file=example.source.file, line=element)})
+        for example, element in zip(examples, elements, strict=True)
+    )
+
+
+def _until_sniffable(stream: Iterator[Row | Bad]) -> list[Row | Bad]:
+    """Rows from the front of the stream, until 1,000 of them can vote on the format. Bad rows wait with them."""
+    head: list[Row | Bad] = []
+    num_votes = 0
+    for row in stream:
+        head.append(row)
+        num_votes += isinstance(row, Row)
+        if num_votes == _SNIFFED:
+            break
+    return head
+
+
+def _sniffed(head: list[Row | Bad], among: tuple[str, ...], label: str) -> str:
+    voters = [row.value for row in head if isinstance(row, Row)]
+    if not voters:
+        bad = [_entry(row, label) for row in head if isinstance(row, Bad)]
+        raise DataError(
+            f"none of {len(bad):,} rows can be read\n{ledger.listed(bad)}",
+            hint="each line must be one whole JSON object, as `jq -c . FILE` writes it; or give a JSON array",
+            where=Where(label),
+        )
+    return formats.sniff(voters, among=among, where=Where(label))
+
+
+def _check_fields(reader: _Reader) -> None:
+    for field in reader.fields:
+        if field not in reader.form.FIELDS:
+            raise RecipeError(
+                f"data.fields: the format {reader.name} has no field {field!r}",
+                hint=suggest(field, reader.form.FIELDS),
+            )
+
+
+def _mapped(row: Row | Bad, fields: Mapping[str, str]) -> Row | Bad:
+    """The row under our field names: the mapped columns take them, all other columns keep theirs."""
+    if isinstance(row, Bad) or not fields:
+        return row
+    found: Json = {}
+    for ours, column in fields.items():
+        holder, key = _column(row.value, column)
+        if key not in holder:
+            return Bad(row.line, "field", seen(holder), f"the column `{column}`, our `{ours}`", column, row.element)
+        found[ours] = holder[key]
+    moved = set(fields.values())
+    return Row(row.line, {key: value for key, value in row.value.items() if key not in moved} | found, row.element)
+
+
+def _column(value: Json, column: str) -> tuple[Json, str]:
+    """The object that should hold a column, and its key there. A key that itself has a dot comes first."""
+    while column not in value and "." in column:
+        first, _, rest = column.partition(".")
+        inner = value.get(first)
+        if not isinstance(inner, dict):
+            break
+        value, column = inner, rest
+    return value, column
+
+
+def _users_name(field: str, fields: Mapping[str, str]) -> str:
+    """A path in our names under the user's: with {messages: turns}, `messages[2].content` is `turns[2].content`."""
+    for ours, column in fields.items():
+        if field == ours or field.startswith((f"{ours}.", f"{ours}[")):
+            return column + field[len(ours) :]
+    return field
+
+
+def _entry(bad: Bad, label: str) -> LedgerEntry:
+    return LedgerEntry(
+        action="dropped",
+        file=label,
+        line=bad.line,
+        field=bad.field,
+        reason=bad.reason,
+        detail=_detail(f"saw {bad.seen}, expected {bad.expected}", bad.element),
+    )
+
+
+def _detail(text: str, element: int) -> str:
+    return f"element {element}: {text}" if element else text

@@ -1,0 +1,51 @@
+"""`sartor explain KEY`: what a recipe key does, when to change it, and what was decided here and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sartor.errors import UserError
+from sartor.names import suggest
+from sartor.plan import Plan
+from sartor.recipe import Recipe, fields
+
+
+def explain(key: str, recipe: Recipe | None, plan: Plan | None) -> str:
+    """A paragraph in plain words; a section name explains all of its keys.
+
+    Raises:
+        UserError: there is no such key.
+    """
+    chosen = [field for field in fields() if field[0] == key or field[0].startswith(f"{key}.") or not key]
+    if not chosen:
+        raise UserError(f"no recipe key {key!r}", hint=suggest(key, tuple(path for path, *_ in fields())))
+    return "\n\n".join("\n".join(_lines(*field, recipe, plan)) for field in chosen)
+
+
+def _lines(path: str, what: str, when: str, default: Any, recipe: Recipe | None, plan: Plan | None) -> Iterator[str]:
+    yield path
+    yield f"  what     {what}"
+    yield f"  when     {when}"
+    shown = "decided by the plan" if default is None else _shown(default)
+    yield f"  default  {shown}"
+    if recipe is not None:
+        asked = _dig(recipe.model_dump(mode="json"), path)
+        yield f"  asked    {'nothing: left to the plan' if asked is None else _shown(asked)}"
+    if plan is not None:
+        decided = {key: reason for key, reason in plan.reasons.items() if key.rpartition(".")[2] == path.rpartition(".")[2]}
+        values = plan.model_dump(mode="json")
+        for key, reason in decided.items():
+            yield f"  decided  {_dig(values, key)}: {reason}"
+
+
+def _dig(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"name", "settings"}:
+        return f"{value['name']} {value['settings']}" if value["settings"] else str(value["name"])
+    return f"{value.name}" if "name" in vars(type(value)).get("model_fields", {}) else str(value)

@@ -1,0 +1,56 @@
+"""OpenAI chat: a list of messages, with tools, tool calls, reasoning and a training weight per answer.
+
+`functions` and `function_call`, the older shape, are read too; `parallel_tool_calls`, a request option, is ignored.
+"""
+
+from __future__ import annotations
+
+from sartor.formats import Parsed
+from sartor.formats.calls import read_tools
+from sartor.formats.turns import conversation, read_turns
+from sartor.types import Json, Source
+
+SUMMARY = "messages with roles, as for OpenAI's chat API: tools, several turns, weight 0 for context only"
+FIELDS: tuple[str, ...] = ("messages", "tools", "functions")
+SAMPLE: Json = {
+    "messages": [
+        {"role": "system", "content": "You plan trips."},
+        {"role": "user", "content": [{"type": "text", "text": "Will it rain in Rome?"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "The forecast knows.",
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "forecast", "arguments": '{"city": "Rome"}'}}
+            ],
+            "weight": 0,
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+        {"role": "assistant", "content": "No, it stays sunny.", "weight": 1},
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "forecast",
+                "description": "The weather of tomorrow.",
+                "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+            },
+        }
+    ],
+    "parallel_tool_calls": False,
+}
+
+
+def matches(row: Json) -> bool:
+    """A row that is rated, or that has a better and a worse answer, is for preferences: it must not be imitated."""
+    return "messages" in row and not {"chosen", "rejected", "label"} & row.keys()
+
+
+def parse(row: Json, source: Source) -> Parsed:
+    """One conversation.
+
+    Raises:
+        FieldError: a message is malformed, the roles are out of order, or nobody answers.
+    """
+    return conversation(read_turns(row, "messages"), read_tools(row), source)

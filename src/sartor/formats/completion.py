@@ -1,0 +1,45 @@
+"""Prompt and completion: two texts, or two lists of messages as TRL writes them."""
+
+from __future__ import annotations
+
+from sartor.errors import FieldError
+from sartor.formats import Parsed, fields
+from sartor.formats.calls import read_tools
+from sartor.formats.turns import Turn, conversation, read_turns
+from sartor.types import Json, Message, Source
+
+SUMMARY = "prompt and completion: two texts, or two lists of messages"
+FIELDS: tuple[str, ...] = ("prompt", "completion", "tools")
+SAMPLE: Json = {"prompt": "The capital of France is", "completion": " Paris."}
+
+
+def matches(row: Json) -> bool:
+    """TRL's rows with a `label` say whether the completion was good: they must not be imitated unseen."""
+    others = {"messages", "instruction", "chosen", "rejected", "label"}
+    return "prompt" in row and "completion" in row and not others & row.keys()
+
+
+def parse(row: Json, source: Source) -> Parsed:
+    """One user turn and its answer. Of two lists of messages only the completion's answers are trained, as in TRL.
+
+    Raises:
+        FieldError: a side is missing, empty, or of another type than the other.
+    """
+    if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
+        asked, answered = read_turns(row, "prompt"), read_turns(row, "completion")
+        if answered[0].message.role != "assistant":
+            role = answered[0].message.role
+            raise FieldError("completion[0].role", seen=fields.seen(role), expected='"assistant"')
+        turns = (*(_context(turn) for turn in asked), *answered)
+    else:
+        turns = (
+            Turn("prompt", Message(role="user", content=fields.filled(row, "prompt"))),
+            Turn("completion", Message(role="assistant", content=fields.filled(row, "completion"))),
+        )
+    return conversation(turns, read_tools(row), source)
+
+
+def _context(turn: Turn) -> Turn:
+    if turn.message.role != "assistant":
+        return turn
+    return Turn(turn.place, turn.message.model_copy(update={"weight": 0.0}))

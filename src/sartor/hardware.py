@@ -1,0 +1,80 @@
+"""What this machine has: cores, memory, disk, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from sartor.types import Frozen
+
+
+class Hardware(Frozen):
+    """Bytes, and matrix-product speed in FLOP/s (0 = not measured)."""
+
+    processor: str
+    num_cores: int
+    memory_bytes: int
+    free_memory_bytes: int
+    free_disk_bytes: int
+    has_bf16: bool
+    flops: float = 0.0
+
+
+def look(folder: Path) -> Hardware:
+    """What can be read without computing."""
+    flags = _cpu_info("flags").split()
+    return Hardware(
+        processor=_cpu_info("model name") or platform.processor() or platform.machine(),
+        num_cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        memory_bytes=_memory("MemTotal"),
+        free_memory_bytes=_memory("MemAvailable"),
+        free_disk_bytes=shutil.disk_usage(folder).free,
+        has_bf16="avx512_bf16" in flags or "amx_bf16" in flags or platform.machine() == "arm64",
+    )
+
+
+def measure_flops(dtype: str, num_threads: int, *, rows: int = 1024, inner: int = 576, columns: int = 1536) -> float:
+    """FLOP/s of a matrix product of training's shape: the best of a few, so that a busy moment does not decide."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+    left = torch.randn(rows, inner).to(vars(torch)[dtype])
+    right = torch.randn(inner, columns).to(vars(torch)[dtype])
+    best = float("inf")
+    for _ in range(12):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * rows * inner * columns / best
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever held (its high-water mark)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cpu_info(key: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _memory(key: str) -> int:
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    return 0

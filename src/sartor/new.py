@@ -1,0 +1,71 @@
+"""`sartor new`: a recipe for a file, each choice explained in a comment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sartor.data.ledger import refuse_if_many
+from sartor.data.read import read
+from sartor.data.split import labels
+from sartor.types import Chat, Text
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+SHORT_ANSWER = 200  # characters: up to here, one right answer can usually be given word for word
+
+_RECIPE = """\
+# Sartor's recipe. What is left out is decided by the plan, and printed with its reason: `sartor plan`.
+# `sartor explain KEY` says what a key does and when to change it.
+
+# {model} comes with a Python package and trains on a laptop; `sartor models` lists others.
+model: {model}
+
+data:
+  # {rows:,} rows, read as the format `{format}`{bad}.
+  # A test part and a small dev part are held out before anything looks at the data.
+  train: {train}
+
+task:
+  # {why}
+  metric: {metric}
+  # goal: 0.8    # the score worth shipping; without it, beating the best untuned arm decides
+"""
+
+
+def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str:
+    """The text of a recipe for a data file.
+
+    Raises:
+        DataError: the file cannot be read, or its format is not known.
+    """
+    found = read(file, format=None, fields={}, label=file.name)
+    refuse_if_many(found.ledger)
+    metric, why = propose_metric(found.examples)
+    bad = len(found.examples) - found.rows
+    path = file.resolve()
+    train = path.relative_to(relative_to.resolve()) if path.is_relative_to(relative_to.resolve()) else path
+    return _RECIPE.format(
+        model=model,
+        rows=found.rows,
+        format=found.format,
+        bad=f" ({-bad} of them unreadable: `sartor check` names them)" if bad else "",
+        train=_quoted(str(train)),
+        metric=metric,
+        why=why,
+    )
+
+
+def propose_metric(examples: Sequence[Chat | Text]) -> tuple[str, str]:
+    """The metric that fits the answers, and why."""
+    targets = [example.target for example in examples if isinstance(example, Chat)]
+    classes = labels(examples)
+    if classes:
+        shown = ", ".join(classes[:4]) + (", …" if len(classes) > 4 else "")
+        return "choice", f"The answers are one of {len(classes)} labels ({shown}): `choice` scores the label chosen."
+    if targets and sorted(map(len, targets))[len(targets) // 2] <= SHORT_ANSWER and len(set(targets)) > len(targets) // 4:
+        return "exact", "The answers are short: `exact` asks for the same text. Free wording? Then `f1` is fairer."
+    return "f1", "The answers are long: `f1` scores the words shared with the reference. One right text? Then `exact`."
+
+
+def _quoted(path: str) -> str:
+    return path if path.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum() else f'"{path}"'

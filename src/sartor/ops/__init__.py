@@ -1,0 +1,1 @@
+"""The kernels. Each stands beside its plain twin, and a parity test holds them together."""

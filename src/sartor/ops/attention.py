@@ -1,0 +1,109 @@
+"""Causal attention over a flat batch of segments: no padding, and no segment sees another.
+
+Registered through transformers' `AttentionInterface`, so the model's own code is used as it is. The segments travel as
+`cu_seq_lens_q`, transformers' official argument. What is not implemented here is refused, never approximated.
+
+Shapes: H query heads · G key/value heads · T tokens · D head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface
+
+from sartor.errors import Unsupported
+
+NAME = "sartor_flat"
+
+
+def flat_attention(
+    module: nn.Module,
+    query_1HTD: torch.Tensor,
+    key_1GTD: torch.Tensor,
+    value_1GTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each segment, causally. Returns the output (1, T, H, D) and no attention weights.
+
+    Raises:
+        Unsupported: padding or another mask, a batch of several rows, dropout, a softcap, sinks, or a sliding window
+            shorter than the longest segment.
+    """
+    if cu_seq_lens_q is None:
+        raise Unsupported("flat attention without segments", hint="pass cu_seq_lens_q")
+    offsets = cu_seq_lens_q.tolist()
+    spans = list(zip(offsets[:-1], offsets[1:], strict=True))
+    longest = max(end - start for start, end in spans)
+    refusals = {
+        "an attention mask": attention_mask is not None,
+        f"{query_1HTD.shape[0]} rows": query_1HTD.shape[0] != 1,
+        "dropout": dropout != 0.0,
+        "a softcap": softcap is not None,
+        "attention sinks": s_aux is not None,
+        f"a sliding window of {sliding_window}": sliding_window is not None and sliding_window < longest,
+    }
+    for what, met in refusals.items():
+        if met:
+            raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
+    outputs = [
+        F.scaled_dot_product_attention(
+            query_1HTD[:, :, start:end],
+            key_1GTD[:, :, start:end],
+            value_1GTD[:, :, start:end],
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=query_1HTD.shape[1] != key_1GTD.shape[1],
+        )
+        for start, end in spans
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def register() -> None:
+    """Make `attn_implementation="sartor_flat"` known to transformers. Safe to call twice."""
+    AttentionInterface.register(NAME, flat_attention)
+
+
+@torch.no_grad()
+def find_leak(model: nn.Module, vocab_size: int) -> str:
+    """Perturb one of three segments of a packed batch: the others must not move by a bit. What went wrong, or empty.
+
+    The model decides, not our reading of its code: a mask, a convolution or a state that crosses segments shows here.
+    """
+    lengths = (7, 5, 9)
+    generator = torch.Generator().manual_seed(0)
+    tokens_1T = torch.randint(vocab_size, (1, sum(lengths)), generator=generator)
+    offsets = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
+    positions_1T = torch.cat([torch.arange(length) for length in lengths])[None]
+    changed_1T = tokens_1T.clone()
+    changed_1T[0, 7:12] = (changed_1T[0, 7:12] + 1) % vocab_size
+    before, after = (
+        model(
+            input_ids=ids,
+            position_ids=positions_1T,
+            attention_mask=None,
+            use_cache=False,
+            cu_seq_lens_q=offsets,
+        ).last_hidden_state[0]
+        for ids in (tokens_1T, changed_1T)
+    )
+    if not torch.isfinite(before).all():
+        return "the packed forward is not finite"
+    moved = (before != after).any(dim=-1)
+    if moved[:7].any() or moved[12:].any():
+        return "a change in one segment of a packed batch moved another segment"
+    if not moved[7:12].all():
+        return "a changed segment of a packed batch did not move"
+    return ""

@@ -1,0 +1,68 @@
+"""`POST /v1/chat/completions`: a request in, an answer out, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from sartor.generate.protocol import FinishReason
+from sartor.serve.answer import Piece, Question, answer
+from sartor.serve.desk import Desk, Served
+from sartor.serve.question import ask
+from sartor.serve.replies import DONE, Completion, Delta, Envelope, event, usage
+from sartor.serve.streams import EventStream, unless_gone
+from sartor.serve.wire import parse
+
+
+async def complete(desk: Desk, http: Request) -> Response:
+    """Answer one request.
+
+    Raises:
+        ApiError: the request cannot be answered as it is.
+    """
+    request = parse(await http.body())
+    model = desk.find(request.model)
+    question = await model.turns.call(partial(ask, request, model))
+    model.turns.require_room()
+    envelope = Envelope(request.model, model.fingerprint, request.wants_usage)
+    if request.stream:
+        return EventStream(_events(model, question, envelope))
+    done = await unless_gone(http.receive, _whole(model, question, envelope))
+    return Response(status_code=204) if done is None else JSONResponse(done.result())  # nobody reads the first
+
+
+def _pieces(model: Served, question: Question) -> AsyncGenerator[Piece]:
+    return model.turns.steps(partial(answer, model.turns.engine, model.renderer, question))
+
+
+async def _whole(model: Served, question: Question, envelope: Envelope) -> Completion:
+    parts: list[str] = []
+    finish: FinishReason = "stop"
+    async with aclosing(_pieces(model, question)) as pieces:
+        async for piece in pieces:
+            parts.append(piece.text)
+            finish = piece.finish or finish
+    return envelope.completion("".join(parts), finish, usage(len(question.prompt), len(parts)))
+
+
+async def _events(model: Served, question: Question, envelope: Envelope) -> AsyncGenerator[bytes]:
+    """The first chunk has the role; the last has the finish reason; usage and the end mark follow."""
+    num_tokens = 0
+    async with aclosing(_pieces(model, question)) as pieces:
+        async for piece in pieces:
+            num_tokens += 1
+            delta: Delta = {"content": piece.text} if piece.text else {}
+            if num_tokens == 1:
+                delta = {"role": "assistant", "content": piece.text}
+            if delta:
+                yield event(envelope.chunk(delta))
+            if piece.finish is not None:
+                yield event(envelope.chunk({}, piece.finish))
+    if envelope.wants_usage:
+        yield event(envelope.usage_chunk(usage(len(question.prompt), num_tokens)))
+    yield DONE

@@ -1,0 +1,194 @@
+"""The served names: the base under its own name, and each adapter under the name of its run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sartor import durable, hub, names
+from sartor.errors import MachineError, ModelError, UserError
+from sartor.generate.protocol import Engine
+from sartor.recipe import ModelSpec
+from sartor.serve.answer import Renderer
+from sartor.serve.errors import no_such_model
+from sartor.serve.turns import Turns
+from sartor.store import read_json
+
+LINEAGE = "sartor.json"
+
+
+class OpenEngine(Protocol):
+    """How an engine's file opens it: `generate/<name>.py` has such a function."""
+
+    def __call__(self, base: Path, adapters: Mapping[str, Path]) -> Engine: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One name: its engine with the line before it, its renderer, and its adapter; `None` is the base."""
+
+    name: str
+    turns: Turns
+    renderer: Renderer
+    adapter: str | None = None
+    parent: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def fingerprint(self) -> str:
+        """A short mark of what rendered the prompt, for a reply's `system_fingerprint`."""
+        return f"fp_{self.renderer.fingerprint[:12]}"
+
+
+class Desk:
+    """All that is served, by name."""
+
+    def __init__(self, models: Sequence[Served]) -> None:
+        self._models = {model.name: model for model in models}
+
+    @classmethod
+    def of(cls, engine: Engine, base: str, base_renderer: Renderer, renderers: Mapping[str, Renderer]) -> Desk:
+        """The desk of one engine: its base, and each adapter with its own renderer."""
+        turns = Turns(engine)
+        tuned = [Served(name, turns, renderer, name, base) for name, renderer in renderers.items()]
+        return cls([Served(base, turns, base_renderer), *tuned])
+
+    @property
+    def models(self) -> tuple[Served, ...]:
+        """All names, the base first."""
+        return tuple(self._models.values())
+
+    def find(self, name: str) -> Served:
+        """What answers to a name.
+
+        Raises:
+            ApiError: 404 model_not_found.
+        """
+        if name not in self._models:
+            raise no_such_model(name, tuple(self._models))
+        return self._models[name]
+
+    def close(self) -> None:
+        """End the engines' threads."""
+        for model in self.models:
+            model.turns.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The part of an artifact's `sartor.json` that serving needs."""
+
+    folder: Path
+    name: str
+    base_name: str
+    base_path: Path
+    base_digest: str
+    fingerprint: str
+
+
+def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
+    """Open artifacts that share one base, with the engine of that name.
+
+    Raises:
+        UserError: no artifact, two of one name, or of different bases.
+        ModelError: an artifact or its base is missing, or base or renderer is not the one it was trained with.
+        MachineError: an artifact is damaged.
+    """
+    lineages = read_lineages(artifacts)
+    from sartor.chat import open_renderer  # after the cheap checks: tokenizers and torch take seconds to import
+
+    return desk_from(lineages, names.resolve("generate", engine_name).open_engine, open_renderer)
+
+
+def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_renderer: Callable[[Path], Renderer]) -> Desk:
+    """The desk of checked lineages, with the ways to open an engine and a renderer given. Weights are loaded last."""
+    base = lineages[0]
+    renderers = {lineage.name: _same_renderer(lineage, open_renderer(lineage.folder)) for lineage in lineages}
+    base_renderer = open_renderer(base.base_path)
+    engine = open_engine(base.base_path, {lineage.name: lineage.folder for lineage in lineages})
+    return Desk.of(engine, base.base_name, base_renderer, renderers)
+
+
+def read_lineages(artifacts: Sequence[Path]) -> list[Lineage]:
+    """What the artifacts say of themselves, all of one base, which is the right one. Raises as `open_desk` does."""
+    lineages = [_read_lineage(folder) for folder in artifacts]
+    _check_base(_shared_base(lineages))
+    return lineages
+
+
+def _read_lineage(folder: Path) -> Lineage:
+    """What one artifact says of itself.
+
+    Raises:
+        ModelError: this is no artifact of ours.
+        MachineError: it does not match its checksums.
+    """
+    if not (folder / LINEAGE).is_file():
+        raise ModelError(f"{folder} has no {LINEAGE}", hint="name the artifact folder that `sartor package` wrote")
+    problem = durable.verify(folder) if (folder / durable.MANIFEST).is_file() else ""
+    if problem:
+        raise MachineError(f"the artifact is damaged: {problem}", hint="run `sartor package` again")
+    written = read_json(folder / LINEAGE)
+    try:
+        base: Mapping[str, Any] = written["base"]
+        return Lineage(
+            folder=folder,
+            name=str(written["name"]),
+            base_name=str(base["name"]),
+            base_path=Path(base["path"]),
+            base_digest=str(base["digest"]),
+            fingerprint=str(written["renderer"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / LINEAGE} lacks {error}", hint="run `sartor package` again") from error
+
+
+def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
+    """One of the lineages, after checking that all have the same base and different names."""
+    if not lineages:
+        raise UserError("there is nothing to serve", hint="name a run or an artifact folder; `sartor runs` lists them")
+    first = lineages[0]
+    seen = {first.base_name: first.base_path}
+    for lineage in lineages:
+        if lineage.base_digest != first.base_digest:
+            raise UserError(
+                f"{lineage.name} was tuned from {lineage.base_name}, and {first.name} from {first.base_name}: "
+                "one server has one base",
+                hint="start a server for each base, on ports of their own",
+            )
+        if lineage.name in seen:
+            raise UserError(
+                f"two served models are called {lineage.name!r}: {seen[lineage.name]} and {lineage.folder}",
+                hint="serve one of them, or package one under another name",
+            )
+        seen[lineage.name] = lineage.folder
+    return first
+
+
+def _check_base(lineage: Lineage) -> None:
+    """The weights under an adapter are those it was tuned on: on others it would answer, and answer wrong."""
+    if not lineage.base_path.is_dir():
+        raise ModelError(
+            f"the base model of {lineage.name} is not at {lineage.base_path}",
+            hint=f"fetch it with `sartor models --path {lineage.base_name}`, and package again if it moved",
+        )
+    found = hub.find(ModelSpec(name=str(lineage.base_path))).digest
+    if found != lineage.base_digest:
+        raise ModelError(
+            f"the base model at {lineage.base_path} is not the one that {lineage.name} was tuned on "
+            f"({lineage.base_digest[:12]} then, {found[:12]} now)",
+            hint="put the base model back, or train again on this one",
+        )
+
+
+def _same_renderer(lineage: Lineage, renderer: Renderer) -> Renderer:
+    if renderer.fingerprint != lineage.fingerprint:
+        raise ModelError(
+            f"{lineage.name} was trained with another template or tokenizer than its folder holds now "
+            f"({lineage.fingerprint[:12]} then, {renderer.fingerprint[:12]} now)",
+            hint="put the files back as packaged, or run `sartor package` again",
+        )
+    return renderer

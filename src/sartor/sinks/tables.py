@@ -1,0 +1,131 @@
+"""Nouns as tables for people: a check, a plan, a proof, the models, the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from sartor.catalogue import Card
+    from sartor.check import Check, Sample
+    from sartor.plan import Plan
+    from sartor.proof import Item, Proof
+    from sartor.store import Run
+
+
+def show_check(found: Check) -> RenderableType:
+    """Counts, problems with their places, and a few rows with what is trained in colour."""
+    counts = found.counts
+    head = Text(
+        f"{counts.rows:,} rows of format {found.format}: {counts.kept:,} kept, {sum(counts.dropped.values()):,} dropped"
+        f"; {counts.train:,} train, {counts.dev:,} dev, {counts.test:,} test\n"
+        f"{counts.tokens:,} training tokens, {counts.supervised_tokens:,} of them trained; "
+        f"lengths: median {counts.length_median}, 99 % within {counts.length_99}, longest {counts.length_max}"
+    )
+    lines: list[RenderableType] = [head]
+    for reason, count in counts.dropped.items():
+        lines.append(Text(f"  dropped: {count:,} {reason}", style="dim"))
+    for problem in found.problems:
+        colour = "red" if problem.severity == "error" else "yellow"
+        text = Text.assemble((problem.severity, colour), f" {problem.message}\n  → {problem.hint}")
+        for place in problem.where:
+            text.append(f"\n    {place}", style="dim")
+        lines.append(text)
+    lines += [_sample(sample) for sample in found.samples]
+    lines.append(Text("trained tokens are underlined", style="dim"))
+    verdict = ("ok: ready to train", "green") if found.ok else ("not ok: correct the errors above", "red")
+    lines.append(Text(*verdict))
+    return Group(*lines)
+
+
+def show_plan(plan: Plan) -> RenderableType:
+    """Each decision with its reason, then the estimates."""
+    table = Table("what", "value", "why", box=None, pad_edge=False)
+    values = plan.model_dump(mode="json")
+    for path, reason in plan.reasons.items():
+        if path == "estimate":
+            continue
+        node: object = values
+        for key in path.split("."):
+            node = node[key] if isinstance(node, dict) else node
+        table.add_row(path, escape(_short(node)), escape(reason))
+    estimate = plan.estimate
+    return Group(
+        table,
+        Text(
+            f"estimate: {estimate.peak_bytes / 2**30:.2f} GiB, {minutes(estimate.seconds)}, {estimate.tokens:,} tokens "
+            f"({plan.reasons['estimate']})"
+        ),
+    )
+
+
+def show_proof(proof: Proof) -> RenderableType:
+    """The arms and the sentence."""
+    table = Table("arm", proof.metric, "95 % interval", "tokens/answer", "s/answer", "chosen", box=None, pad_edge=False)
+    for arm in proof.arms:
+        table.add_row(
+            arm.name,
+            f"{arm.score:.1%}",
+            f"{arm.low:.1%} to {arm.high:.1%}",
+            f"{arm.prompt_tokens / arm.n:.0f} + {arm.output_tokens / arm.n:.0f}",
+            f"{arm.seconds / arm.n:.2f}",
+            escape(arm.chosen),
+        )
+    style = {"ship": "bold green", "regression": "bold red"}.get(proof.verdict, "bold yellow")
+    return Group(table, Text(proof.sentence, style=style))
+
+
+def show_answers(items: Sequence[Item], untuned: str, tuned: str, *, most: int = 6) -> RenderableType:
+    """Base against tuned, side by side: items that tuning won first, then one that it lost, if there is one."""
+    by_arm = {arm: {item.item: item for item in items if item.arm == arm} for arm in (untuned, tuned)}
+    pairs = [(by_arm[untuned][key], after) for key, after in by_arm[tuned].items() if key in by_arm[untuned]]
+    won = [pair for pair in pairs if pair[1].score > pair[0].score]
+    lost = [pair for pair in pairs if pair[1].score < pair[0].score]
+    table = Table("request", "expected", untuned, tuned, show_lines=True)
+    for before, after in won[: most - min(1, len(lost))] + lost[:1]:
+        question = str(after.input[-1].get("content", ""))
+        cells = (question, after.target, f"{_mark(before)} {before.output}", f"{_mark(after)} {after.output}")
+        table.add_row(*(escape(_short(cell, 220)) for cell in cells))
+    return table
+
+
+def show_models(cards: Sequence[Card]) -> RenderableType:
+    table = Table("name", "family", "size", "licence", "context", "knowledge", "tunable on", box=None, pad_edge=False)
+    for card in cards:
+        size = f"{card.parameters / 1000:.1f} B" if card.parameters >= 1000 else f"{card.parameters} M"
+        table.add_row(card.name, card.family, size, card.licence, f"{card.context:,}", card.cutoff, card.tunable_on)
+    return table
+
+
+def show_runs(runs: Sequence[Run]) -> RenderableType:
+    table = Table("run", "stages done", "verdict", "worker", box=None, pad_edge=False)
+    for run in runs:
+        worker = run.worker()
+        table.add_row(run.id, " ".join(run.stages_done()) or "none", run.verdict(), str(worker) if worker else "")
+    return table
+
+
+def minutes(seconds: float) -> str:
+    """A duration as one says it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _sample(sample: Sample) -> Text:
+    text = Text(f"{sample.row}\n", style="dim")
+    for piece, trained in sample.pieces:
+        text.append(piece, style="bold green underline" if trained else "default")
+    return text
+
+
+def _mark(item: Item) -> str:
+    return "✓" if item.score >= 1 else "✗" if item.score <= 0 else f"{item.score:.2f}"
+
+
+def _short(value: object, most: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"

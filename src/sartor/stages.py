@@ -1,0 +1,301 @@
+"""The verbs on disk: each stage reads what stands in the run, does its work, and writes the next noun.
+
+A stage whose inputs are unchanged, by content digest, is not run again; if another run of the same folder made it from
+the same inputs, its files are borrowed. Each stage is a generator of events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sartor import __version__, durable
+from sartor.artifact.lineage import lineage
+from sartor.artifact.package import add_speech, package
+from sartor.check import Check
+from sartor.check import check as judge
+from sartor.chat import Renderer, open_renderer
+from sartor.data.pack import Steps, pack
+from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
+from sartor.errors import Refused
+from sartor.events import EVENT, Event, Failed, Skipped
+from sartor.generate.protocol import Engine
+from sartor.hardware import look, measure_flops
+from sartor.hub import Base, Shape, find, shape
+from sartor.names import resolve
+from sartor.plan import Plan, ProofPlan
+from sartor.planner import decide, plan_proof
+from sartor.proof import Item, Proof
+from sartor.prove import baseline, prove
+from sartor.recipe import Recipe
+from sartor.store import STAGES, Run, read_json
+from sartor.train import train
+from sartor.types import Chat, digest_of
+
+Events = Generator[Event, None, None]
+ENGINE = "sartor"
+
+
+@dataclass
+class Bench:
+    """One run on the workbench: what several stages need, opened once and only when needed."""
+
+    run: Run
+    anyway: bool = False
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return self.run.recipe
+
+    @cached_property
+    def base(self) -> Base:
+        return find(self.recipe.model)
+
+    @cached_property
+    def shape(self) -> Shape:
+        return shape(self.base.folder)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        return open_renderer(self.base.folder, template_kwargs=self.recipe.model.template.items())
+
+    @cached_property
+    def check(self) -> Check:
+        return Check.model_validate(read_json(self.run.path("check.json")))
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan.model_validate(read_json(self.run.path("plan.json")))
+
+    @cached_property
+    def proof_plan(self) -> ProofPlan:
+        return plan_proof(self.recipe, self.tokenised("train"), self.tokenised("test"))
+
+    def chats(self, part: str) -> list[Chat]:
+        return [example for example in examples_of(self.run, part) if isinstance(example, Chat)]
+
+    def tokenised(self, part: str) -> list[Tokenised]:
+        return [tokenise(example, self.renderer) for example in examples_of(self.run, part)]
+
+    @cached_property
+    def data_digest(self) -> str:
+        return digest_of([durable.sha256(self.run.path(f"data/{part}.jsonl")) for part in ("train", "dev", "test")])
+
+    def engine(self, adapters: dict[str, Path]) -> Engine:
+        dtype = "bfloat16" if look(self.run.folder).has_bf16 else "float32"
+        engine: Engine = resolve("generate", ENGINE).open_engine(self.base.folder, adapters=adapters, dtype=dtype)
+        return engine
+
+
+def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Events:
+    """All stages up to and including `last`, leaving out those in `without` and skipping those that are done."""
+    for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
+        if stage in without:
+            continue
+        inputs = _INPUTS[stage](bench)
+        if bench.run.is_done(stage, inputs):
+            yield Skipped(stage=stage, reason="unchanged")
+            continue
+        lender = "" if stage in ("train", "package") else bench.run.borrow(stage, inputs)
+        if lender:
+            yield Skipped(stage=stage, reason=f"made before from the same inputs, in {lender}")
+            continue
+        began = time.monotonic()
+        for event in _recorded(bench.run, _STAGE[stage](bench)):
+            yield event
+            if bench.run.stopping and stage != "train":  # the loop itself saves before it leaves
+                return
+        if bench.run.stopping:
+            return
+        bench.run.finish(stage, inputs, time.monotonic() - began)
+
+
+def _recorded(run: Run, events: Events) -> Iterator[Event]:
+    """The events of a stage, each also a line of the run's event log; a failure is logged before it goes on up."""
+    try:
+        for event in events:
+            durable.append(run.path("events.jsonl"), EVENT.dump_json(event).decode())
+            yield event
+    except Exception as error:
+        hint = vars(error).get("hint", "")
+        failed = Failed(error=type(error).__name__, message=str(error), hint=hint)
+        with contextlib.suppress(Exception):  # the disk may be what failed; the error itself matters more
+            durable.append(run.path("events.jsonl"), EVENT.dump_json(failed).decode())
+        raise
+
+
+def _check(bench: Bench) -> Events:
+    prepared = prepare(bench.recipe, bench.run.root, bench.renderer, context=bench.shape.context)
+    found = judge(bench.recipe, prepared, bench.renderer, context=bench.shape.context)
+    write(bench.run, prepared)
+    durable.write_json(bench.run.path("check.json"), found.model_dump(mode="json", by_alias=True))
+    bench.check = found
+    yield from ()
+
+
+def refuse_if_not_ok(found: Check) -> None:
+    """Stop before anything expensive when the check found an error.
+
+    Raises:
+        Refused: naming the first error.
+    """
+    errors = [problem for problem in found.problems if problem.severity == "error"]
+    if errors:
+        raise Refused(f"the check found {len(errors)} errors; first: {errors[0].message}", hint=errors[0].hint)
+
+
+def _baseline(bench: Bench) -> Events:
+    refuse_if_not_ok(bench.check)
+    proof, items = yield from baseline(
+        bench.proof_plan,
+        bench.engine({}),
+        bench.renderer,
+        train=bench.chats("train"),
+        dev=bench.chats("dev"),
+        test=bench.chats("test"),
+    )
+    _write_proof(bench.run, "baseline.json", "items.baseline.jsonl", proof, items)
+
+
+def _plan(bench: Bench) -> Events:
+    refuse_if_not_ok(bench.check)
+    hardware = look(bench.run.folder)
+    flops = measure_flops("bfloat16" if hardware.has_bf16 else "float32", hardware.num_cores)
+    plan = decide(
+        bench.recipe,
+        bench.base,
+        bench.shape,
+        hardware.model_copy(update={"flops": flops}),
+        train=bench.tokenised("train"),
+        test=bench.tokenised("test"),
+        data=bench.data_digest,
+    )
+    durable.write_json(bench.run.path("plan.json"), plan.model_dump(mode="json", by_alias=True))
+    bench.plan = plan
+    yield from ()
+
+
+def _train(bench: Bench) -> Events:
+    plan = bench.plan
+    steps = Steps(
+        [item.segments for item in bench.tokenised("train")],
+        batch_size=plan.batch_size,
+        micro_tokens=plan.micro_tokens,
+        seed=plan.seed,
+    )
+    dev = [segment for item in bench.tokenised("dev") for segment in item.segments]
+    yield from train(plan, bench.run, steps, pack(dev, micro_tokens=plan.micro_tokens), finishing=_finishing(bench))
+
+
+def _finishing(bench: Bench) -> Callable[[Path], None]:
+    """What makes exported weights an adapter that can be served: tokenizer, template, stop tokens, lineage."""
+    facts = lineage(
+        bench.run.id,
+        bench.plan,
+        recipe=bench.recipe.digest,
+        renderer=bench.renderer.fingerprint,
+        stop_ids=bench.renderer.stop_ids,
+    )
+    return lambda folder: add_speech(bench.base.folder, folder, facts)
+
+
+def _prove(bench: Bench) -> Events:
+    from sartor.report.page import render_report  # matplotlib: a second that only this stage needs
+
+    untuned = Proof.model_validate(read_json(bench.run.path("baseline.json")))
+    untuned_items = [Item.model_validate(line) for line in durable.read_lines(bench.run.path("items.baseline.jsonl"))]
+    proof, items = yield from prove(
+        bench.plan.proof,
+        bench.engine({bench.run.id: bench.run.path("adapter")}),
+        bench.renderer,
+        adapter=bench.run.id,
+        test=bench.chats("test"),
+        num_train=bench.check.counts.train,
+        untuned=untuned,
+        untuned_items=untuned_items,
+    )
+    _write_proof(bench.run, "proof.json", "items.jsonl", proof, items)
+    page = render_report(
+        title=bench.run.id,
+        proof=proof,
+        items=items,
+        plan=bench.plan,
+        events=list(bench.run.events()),
+        check=read_json(bench.run.path("check.json")),
+        measured=measured(bench.run),
+    )
+    durable.atomic_write(bench.run.path("report.html"), page)
+
+
+def _package(bench: Bench) -> Events:
+    proof = Proof.model_validate(read_json(bench.run.path("proof.json")))
+    package(bench.run, bench.plan, proof, anyway=bench.anyway)
+    yield from ()
+
+
+def measured(run: Run) -> dict[str, float]:
+    """What training really took, from the event log: seconds, tokens, peak memory, tokens a second."""
+    stepped = [event for event in run.events() if event["type"] == "stepped"]
+    seconds, tokens = sum(event["seconds"] for event in stepped), sum(event["num_tokens"] for event in stepped)
+    return {
+        "seconds": round(seconds, 1),
+        "tokens": tokens,
+        "peak_bytes": max((event["peak_bytes"] for event in stepped), default=0),
+        "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
+    }
+
+
+def _write_proof(run: Run, proof_name: str, items_name: str, proof: Proof, items: list[Item]) -> None:
+    durable.write_json(run.path(proof_name), proof.model_dump(mode="json", by_alias=True))
+    durable.atomic_write(run.path(items_name), "".join(item.model_dump_json() + "\n" for item in items))
+
+
+def _check_inputs(bench: Bench) -> str:
+    recipe = bench.recipe
+    files = [name for name in (recipe.data.train, recipe.data.dev, recipe.data.test) if name]
+    data = [durable.sha256(Path(name)) for name in files]
+    return digest_of(__version__, recipe.model, recipe.data, recipe.task, recipe.tune.seed, data, bench.base.digest)
+
+
+def _baseline_inputs(bench: Bench) -> str:
+    return digest_of(__version__, bench.data_digest, bench.base.digest, bench.renderer.fingerprint, bench.proof_plan)
+
+
+def _plan_inputs(bench: Bench) -> str:
+    return digest_of(__version__, bench.recipe, bench.data_digest, bench.base.digest)
+
+
+def _train_inputs(bench: Bench) -> str:
+    return digest_of(bench.plan.digest)
+
+
+def _prove_inputs(bench: Bench) -> str:
+    files = ("adapter/manifest.json", "baseline.json", "items.baseline.jsonl")
+    return digest_of(bench.plan.digest, [durable.sha256(bench.run.path(name)) for name in files])
+
+
+def _package_inputs(bench: Bench) -> str:
+    return digest_of([durable.sha256(bench.run.path(name)) for name in ("adapter/manifest.json", "proof.json")])
+
+
+_STAGE: dict[str, Callable[[Bench], Events]] = {
+    "check": _check,
+    "baseline": _baseline,
+    "plan": _plan,
+    "train": _train,
+    "prove": _prove,
+    "package": _package,
+}
+_INPUTS: dict[str, Callable[[Bench], Any]] = {
+    "check": _check_inputs,
+    "baseline": _baseline_inputs,
+    "plan": _plan_inputs,
+    "train": _train_inputs,
+    "prove": _prove_inputs,
+    "package": _package_inputs,
+}

@@ -1,0 +1,69 @@
+"""THE loop: the only one in Sartor that steps an optimizer. A generator of events; stopping is a flag, not an exception."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sartor.backends import Backend, open_backend
+from sartor.data.pack import Steps
+from sartor.errors import DataError
+from sartor.evaluate import dev_loss
+from sartor.events import Evaluated, Event, Finished, Saved, Started, Stepped, Stopped, Warned
+from sartor.hardware import peak_bytes
+from sartor.names import resolve
+from sartor.plan import Plan
+from sartor.store import Run
+from sartor.types import Batch
+
+
+def train(
+    plan: Plan, run: Run, steps: Steps, dev: Sequence[Batch], finishing: Callable[[Path], None] = lambda folder: None
+) -> Iterator[Event]:
+    """Train one policy, from the newest checkpoint that verifies. Ends with the adapter exported into the run.
+
+    `finishing` adds to the export's folder what the backend does not know of, before it is sealed.
+    """
+    objective = resolve("objectives", plan.objective.name)
+    config = objective.Config(**plan.objective.settings)
+    backend = open_backend(plan)
+    start = run.restore([backend, steps])
+    yield from _opening(plan, run, backend, start)
+    for step in range(start, plan.steps):
+        began = time.monotonic()
+        micro = next(steps)
+        weight = backend.sum(sum(objective.weight(batch) for batch in micro))  # known before any forward
+        if weight == 0:
+            raise DataError(f"step {step + 1} has no trained token", hint="`sartor check` names such rows")
+        sums = [backend.forward_backward(batch, objective, config, weight) for batch in micro]
+        norm = backend.step(plan.adam(step))
+        yield Stepped(
+            step=step + 1,
+            loss=sum(part.loss for part in sums) / weight,
+            lr=plan.lr(step),
+            grad_norm=norm,
+            num_tokens=sum(part.num_tokens for part in sums),
+            num_supervised=sum(part.num_supervised for part in sums),
+            seconds=time.monotonic() - began,
+            peak_bytes=peak_bytes(),
+        )
+        if dev and plan.evaluates(step):
+            loss, num_supervised = dev_loss(backend, objective, config, dev)
+            yield Evaluated(step=step + 1, loss=loss, num_supervised=num_supervised)
+        if plan.saves(step) or run.stopping:
+            yield Saved(step=step + 1, path=run.save(step + 1, [backend, steps]).name)
+        if run.stopping and step + 1 < plan.steps:
+            yield Stopped(step=step + 1)
+            return
+    run.export(backend.export, finishing)
+    yield Finished(step=plan.steps)
+
+
+def _opening(plan: Plan, run: Run, backend: Backend, start: int) -> Iterator[Event]:
+    """Where training begins, and what was found on the way there."""
+    for problem in run.skipped_checkpoints:
+        yield Warned(code="damaged_checkpoint", message=problem, hint="an older checkpoint is used")
+    for message in backend.warnings:
+        yield Warned(code="slow_path", message=message)
+    yield Started(run=run.id, plan=plan.digest, step=start, steps=plan.steps)

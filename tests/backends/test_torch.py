@@ -1,0 +1,205 @@
+"""The torch backend against plain Hugging Face in fp32: gradients, trajectories, and checks that trip."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sartor.backends.torch import TorchBackend
+from sartor.data.pack import Segment, pack
+from sartor.errors import NumericsError
+from sartor.objectives import sft
+from sartor.ops import attention
+from sartor.plan import Adam, Plan
+
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture
+def segments() -> list[Segment]:
+    return make_segments(8)
+
+
+def make_segments(count: int, *, longest: int = 30, vocab: int = 49152) -> list[Segment]:
+    """Random segments of different lengths; about half of their tokens are trained, never the first two."""
+    draw = random.Random(11)
+    made = []
+    for number in range(count):
+        length = draw.randint(8, longest)
+        ids = [draw.randrange(vocab) for _ in range(length + 1)]
+        weights = [0.0 if place < 2 else float(draw.random() < 0.6) for place in range(length)]
+        weights[-1] = 1.0
+        made.append(Segment(row=f"row {number}", tokens=tuple(ids[:-1]), targets=tuple(ids[1:]), weights=tuple(weights)))
+    return made
+
+
+def wake_adapters(backend: TorchBackend, scale: float = 0.05) -> None:
+    """Give B random values: at B = 0 half of the gradients vanish, and a wrong one would hide."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in backend._trainable.items():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+    backend._refresh()
+
+
+def our_gradients(backend: TorchBackend, segments: Sequence[Segment], **packing: Any) -> dict[str, torch.Tensor]:
+    batches = pack(segments, **packing)
+    weight = sum(sft.weight(batch) for batch in batches)
+    for batch in batches:
+        backend.forward_backward(batch, sft, sft.Config(), weight)
+    return {name: item.grad.double() for name, item in backend._trainable.items() if item.grad is not None}
+
+
+def plain_gradients(backend: TorchBackend, folder: Path, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
+    """One example at a time through stock PEFT and stock attention in fp32, loss summed and divided once."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    rank = next(item.shape[0] for name, item in backend._trainable.items() if "lora_A" in name)
+    model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.train()
+    parameters = {name: item for name, item in model.named_parameters() if item.requires_grad}
+    with torch.no_grad():
+        for name, item in backend._trainable.items():
+            parameters[name].copy_(item)
+    weight = sum(sum(item.weights) for item in segments)
+    for item in segments:
+        logits = model(input_ids=torch.tensor([item.tokens])).logits[0]
+        losses = F.cross_entropy(logits, torch.tensor(item.targets), reduction="none")
+        ((losses * torch.tensor(item.weights)).sum() / weight).backward()
+    return {name: item.grad.double() for name, item in parameters.items() if item.grad is not None}
+
+
+def relative_error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    assert found.keys() == wanted.keys()
+    return max(float((found[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted)
+
+
+def cosine(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    a = torch.cat([found[name].flatten() for name in sorted(wanted)])
+    b = torch.cat([wanted[name].flatten() for name in sorted(wanted)])
+    return float(F.cosine_similarity(a, b, dim=0))
+
+
+def test_packed_gradients_equal_plain_ones_in_fp32(
+    tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    backend = TorchBackend(make_plan(tiny_folder))
+    assert backend.warnings == ()
+    wake_adapters(backend)
+    found = our_gradients(backend, segments, micro_tokens=64)
+    assert relative_error(found, plain_gradients(backend, tiny_folder, segments)) < 1e-5
+
+
+def test_real_model_bf16_gradients_point_where_fp32_ones_do(smollm2_folder: Path, make_plan: MakePlan) -> None:
+    backend = TorchBackend(make_plan(smollm2_folder, dtype="bfloat16", num_threads=2))
+    wake_adapters(backend, scale=0.02)
+    segments = make_segments(3, longest=24)
+    found = our_gradients(backend, segments, micro_tokens=1024)
+    assert cosine(found, plain_gradients(backend, smollm2_folder, segments)) > 0.999
+
+
+def test_micro_batches_of_any_size_give_the_same_trajectory(
+    tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    losses: dict[int, list[float]] = {}
+    weights: dict[int, torch.Tensor] = {}
+    for size in (1, 2, 4, 8):
+        backend = TorchBackend(make_plan(tiny_folder, optimizer="sgd"))
+        wake_adapters(backend)
+        losses[size] = []
+        for _ in range(5):
+            batches = pack(segments, micro_tokens=10_000, max_segments=size)
+            assert len(batches) == 8 // size
+            weight = sum(sft.weight(batch) for batch in batches)
+            sums = [backend.forward_backward(batch, sft, sft.Config(), weight) for batch in batches]
+            backend.step(Adam(learning_rate=0.05))
+            losses[size].append(sum(part.loss for part in sums) / weight)
+        weights[size] = torch.cat([item.detach().flatten() for item in backend._trainable.values()])
+    assert losses[1][-1] < losses[1][0]
+    for size in (2, 4, 8):
+        assert losses[size] == pytest.approx(losses[1], rel=1e-5)
+        assert float((weights[size] - weights[1]).abs().max()) < 1e-6
+
+
+def test_a_planted_leak_trips_the_self_check_and_the_slow_path_is_right(
+    tiny_folder: Path, make_plan: MakePlan, segments: list[Segment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaky(module: Any, query: Any, key: Any, value: Any, mask: Any, *, cu_seq_lens_q: Any = None, **rest: Any) -> Any:
+        whole = torch.tensor([0, query.shape[2]])  # one segment of all: the second sees the first
+        return attention.flat_attention(module, query, key, value, mask, cu_seq_lens_q=whole, **rest)
+
+    monkeypatch.setattr(attention, "register", lambda: attention.AttentionInterface.register(attention.NAME, leaky))
+    backend = TorchBackend(make_plan(tiny_folder))
+    assert "moved another segment" in backend.warnings[0]
+    wake_adapters(backend)
+    found = our_gradients(backend, segments, micro_tokens=64)
+    assert relative_error(found, plain_gradients(backend, tiny_folder, segments)) < 1e-5
+
+
+def test_a_model_with_a_sliding_window_takes_the_slow_path(
+    tmp_path: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    backend = TorchBackend(make_plan(tmp_path))
+    assert "sliding window" in backend.warnings[0]
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_names_the_row(
+    tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    backend = TorchBackend(make_plan(tiny_folder))
+    before = {name: item.detach().clone() for name, item in backend._trainable.items()}
+    poisoned = Segment("tickets.jsonl:7", segments[0].tokens, segments[0].targets, (float("inf"),) * len(segments[0].weights))
+    for batch in pack([*segments[1:], poisoned], micro_tokens=64):
+        backend.forward_backward(batch, sft, sft.Config(), 100.0)
+    with pytest.raises(NumericsError, match=r"not finite; rows of this step: tickets\.jsonl:7$"):
+        backend.step(Adam(learning_rate=0.1))
+    for name, item in backend._trainable.items():
+        assert torch.equal(item, before[name])
+        assert item.grad is None
+
+
+def test_saving_and_loading_changes_nothing(
+    tiny_folder: Path, tmp_path: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    def advance(backend: TorchBackend, steps: int) -> torch.Tensor:
+        for _ in range(steps):
+            batches = pack(segments, micro_tokens=64)
+            for batch in batches:
+                backend.forward_backward(batch, sft, sft.Config(), 50.0)
+            backend.step(Adam(learning_rate=1e-2))
+        return torch.cat([item.detach().flatten() for item in backend._trainable.values()])
+
+    straight = TorchBackend(make_plan(tiny_folder))
+    advance(straight, 2)
+    straight.save(tmp_path)
+    wanted = advance(straight, 3)
+    resumed = TorchBackend(make_plan(tiny_folder))
+    resumed.load(tmp_path)
+    assert torch.equal(advance(resumed, 3), wanted)
+
+
+def test_without_grad_the_loss_is_the_same_and_no_gradient_is_left(
+    tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    backend = TorchBackend(make_plan(tiny_folder))
+    (batch,) = pack(segments, micro_tokens=10_000)
+    quiet = backend.forward_backward(batch, sft, sft.Config(), 1.0, grad=False)
+    assert all(item.grad is None for item in backend._trainable.values())
+    assert quiet.loss == pytest.approx(backend.forward_backward(batch, sft, sft.Config(), 1.0).loss, rel=1e-6)

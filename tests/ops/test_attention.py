@@ -1,0 +1,60 @@
+"""Flat attention: equal to each segment alone, and refusing what it does not implement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sartor.errors import Unsupported
+from sartor.ops.attention import flat_attention
+
+OFFSETS = torch.tensor([0, 3, 10, 11], dtype=torch.int32)
+
+
+def heads(count: int, *, seed: int) -> torch.Tensor:
+    return torch.randn(1, count, 11, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def call(**changes: Any) -> torch.Tensor:
+    settings = {"scaling": 0.3, "cu_seq_lens_q": OFFSETS, **changes}
+    output, _ = flat_attention(nn.Module(), heads(4, seed=1), heads(2, seed=2), heads(2, seed=3), None, **settings)
+    return output
+
+
+def test_each_segment_is_as_if_alone() -> None:
+    output = call()
+    query, key, value = heads(4, seed=1), heads(2, seed=2), heads(2, seed=3)
+    for start, end in ((0, 3), (3, 10), (10, 11)):
+        scores = query[:, :, start:end] @ key[:, :, start:end].repeat_interleave(2, 1).transpose(2, 3) * 0.3
+        causal = torch.ones(end - start, end - start).tril().bool()
+        alone = F.softmax(scores.masked_fill(~causal, float("-inf")), -1) @ value[:, :, start:end].repeat_interleave(2, 1)
+        torch.testing.assert_close(output[:, start:end], alone.transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"dropout": 0.1}, "dropout"),
+        ({"softcap": 30.0}, "softcap"),
+        ({"s_aux": torch.zeros(4)}, "sinks"),
+        ({"sliding_window": 5}, "sliding window of 5"),
+        ({"cu_seq_lens_q": None}, "without segments"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(change: dict[str, Any], what: str) -> None:
+    with pytest.raises(Unsupported, match=what):
+        call(**change)
+
+
+def test_padding_is_refused() -> None:
+    mask = torch.ones(1, 1, 11, 11, dtype=torch.bool)
+    with pytest.raises(Unsupported, match="an attention mask"):
+        flat_attention(nn.Module(), heads(4, seed=1), heads(2, seed=2), heads(2, seed=3), mask, cu_seq_lens_q=OFFSETS)
+
+
+def test_a_window_longer_than_every_segment_changes_nothing() -> None:
+    torch.testing.assert_close(call(sliding_window=7), call())

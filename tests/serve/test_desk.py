@@ -1,0 +1,123 @@
+"""Opening artifacts: one base, the right base, the renderer of training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sartor import durable, hub
+from sartor.errors import MachineError, ModelError, UserError
+from sartor.recipe import ModelSpec
+from sartor.serve.desk import Desk, desk_from, open_desk, read_lineages
+from sartor.serve.errors import ApiError
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> hub.Base:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return hub.find(ModelSpec(name=str(folder))).model_copy(update={"name": "smol"})
+
+
+def package(folder: Path, name: str, base: hub.Base, **changes: Any) -> Path:
+    """An artifact folder, sealed as `sartor package` seals it."""
+    lineage = {"name": name, "base": base.model_dump(), "template": "…", "renderer": "fingerprint-1", **changes}
+    folder.mkdir()
+    durable.write_json(folder / "sartor.json", lineage)
+    durable.seal(folder)
+    return folder
+
+
+@pytest.fixture
+def opened(scripted: Any, byte_renderer: Any) -> Any:
+    """`desk_from` with fakes; the calls to the engine's file are kept."""
+    calls: list[tuple[Path, dict[str, Path]]] = []
+
+    def open_engine(path: Path, adapters: Mapping[str, Path]) -> Any:
+        calls.append((path, dict(adapters)))
+        return scripted(adapters=tuple(adapters))
+
+    def desk(*artifacts: Path, fingerprint: str = "fingerprint-1") -> tuple[Desk, Any]:
+        return desk_from(read_lineages(artifacts), open_engine, lambda _: byte_renderer(fingerprint)), calls
+
+    return desk
+
+
+def test_base_and_adapters_by_name(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    folders = [package(tmp_path / name, name, base) for name in ("tickets-1a", "mails-2b")]
+    desk, calls = opened(*folders)
+    assert [(model.name, model.adapter, model.parent) for model in desk.models] == [
+        ("smol", None, None),
+        ("tickets-1a", "tickets-1a", "smol"),
+        ("mails-2b", "mails-2b", "smol"),
+    ]
+    assert calls == [(base.folder, {"tickets-1a": folders[0], "mails-2b": folders[1]})]
+    assert len({model.turns for model in desk.models}) == 1
+    assert desk.find("smol").fingerprint == "fp_fingerprint-"
+    with pytest.raises(ApiError) as missing:
+        desk.find("tickets")
+    assert missing.value.status == 404
+
+
+def test_nothing_to_serve(opened: Any) -> None:
+    with pytest.raises(UserError, match="nothing to serve"):
+        opened()
+
+
+def test_two_bases_are_refused(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    one = package(tmp_path / "one", "one", base)
+    two = package(tmp_path / "two", "two", base.model_copy(update={"name": "big", "digest": "0" * 64}))
+    with pytest.raises(UserError, match="two was tuned from big, and one from smol") as refused:
+        opened(one, two)
+    assert "server for each base" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["one", "smol"])
+def test_two_of_one_name_are_refused(tmp_path: Path, base: hub.Base, opened: Any, name: str) -> None:
+    folders = [package(tmp_path / "one", "one", base), package(tmp_path / "other", name, base)]
+    with pytest.raises(UserError, match=f"two served models are called '{name}'"):
+        opened(*folders)
+
+
+def test_another_template_or_tokenizer_is_refused(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    with pytest.raises(ModelError, match="trained with another template or tokenizer"):
+        opened(package(tmp_path / "one", "one", base), fingerprint="fingerprint-2")
+
+
+def test_another_base_in_its_place_is_refused(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    folder = package(tmp_path / "one", "one", base)
+    (base.folder / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ModelError, match="is not the one that one was tuned on"):
+        opened(folder)
+
+
+def test_a_base_that_is_gone_is_named(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    folder = package(tmp_path / "one", "one", base.model_copy(update={"path": str(tmp_path / "gone")}))
+    with pytest.raises(ModelError, match="the base model of one is not at") as missing:
+        opened(folder)
+    assert "sartor models --path smol" in missing.value.hint
+
+
+def test_a_damaged_artifact_is_refused(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    folder = package(tmp_path / "one", "one", base)
+    text = (folder / "sartor.json").read_text()
+    (folder / "sartor.json").write_text(text.replace("one", "two"))
+    with pytest.raises(MachineError, match="does not match its checksum"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("written", [{"name": "one"}, {"name": "one", "base": "smol", "renderer": "x"}, {"base": {}}])
+def test_an_incomplete_lineage_is_refused(tmp_path: Path, opened: Any, written: dict[str, Any]) -> None:
+    (tmp_path / "sartor.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match="lacks"):
+        opened(tmp_path)
+
+
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no sartor\.json"):
+        open_desk([tmp_path])
