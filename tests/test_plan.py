@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -29,8 +30,8 @@ def test_learning_rate_rises_to_its_peak_then_never_rises_and_is_never_zero(
     decided = plan(steps=steps, warmup_steps=warmup, schedule=schedule, learning_rate=0.3)
     rates = [decided.lr(step) for step in range(steps)]
     assert all(0 < rate <= 0.3 * (1 + 1e-12) for rate in rates)
-    assert all(left < right for left, right in zip(rates[:warmup], rates[1:warmup], strict=False))
-    assert all(left >= right for left, right in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    assert all(left < right for left, right in pairwise(rates[:warmup]))
+    assert all(left >= right for left, right in pairwise(rates[warmup:]))
 
 
 def test_the_optimizer_gets_its_settings_for_every_step() -> None:

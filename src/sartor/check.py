@@ -63,7 +63,7 @@ class Counts(Frozen):
 class Check(Frozen):
     """What the check found. `ok` means: no problem of severity error."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     ok: bool
     format: str
     problems: tuple[Problem, ...]
@@ -171,7 +171,7 @@ def _leak(prepared: Prepared) -> Problem | None:
     return Problem(
         code="leak",
         severity="error",
-        message=f"{len(prepared.leaks)} held-out items ask the same as a training example: the proof would be worthless",
+        message=f"{len(prepared.leaks)} held-out items ask the same as a training example: a proof on them is worthless",
         hint="remove them from one of the two files",
         count=len(prepared.leaks),
         where=tuple(f"{held_out} = {train}" for held_out, train in prepared.leaks[:SHOWN_PLACES]),
@@ -253,7 +253,7 @@ def _no_targets(recipe: Recipe, prepared: Prepared) -> Problem | None:
     return _rows_problem(
         texts,
         code="no_target",
-        message=f"held-out items are running text: the metric {recipe.task.metric.name!r} needs a question and an answer",
+        message=f"held-out items are running text: the metric {recipe.task.metric.name!r} needs questions and answers",
         hint="bring a test file with prompts and answers as `data.test`",
     )
 

@@ -26,6 +26,7 @@ from sartor import __version__
 from sartor.errors import Refused, SartorError, UserError
 
 if TYPE_CHECKING:
+    from sartor.proof import Proof
     from sartor.recipe import Recipe
     from sartor.stages import Bench
     from sartor.store import Run
@@ -97,7 +98,11 @@ def train(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "
     """Train the adapter; goes on from the newest good checkpoint."""
     bench = _work("train", recipe, sets, run, without=("baseline",))
     _foretold(bench)
-    _print({"run": bench.run.id, "adapter": str(bench.run.path("adapter"))}, f"adapter: {bench.run.path('adapter')}", as_json)
+    _print(
+        {"run": bench.run.id, "adapter": str(bench.run.path("adapter"))},
+        f"adapter: {bench.run.path('adapter')}",
+        as_json,
+    )
 
 
 @app.command()
@@ -145,23 +150,41 @@ def run_all(
     if verdict != "ship" and not anyway:
         raise typer.Exit(1)
     _work("package", recipe, sets, run, anyway=anyway)
-    talk.print(f"artifact: {bench.run.path('artifact')}; next: [bold]sartor serve[/bold]", highlight=False, soft_wrap=True)
+    talk.print(
+        f"artifact: {bench.run.path('artifact')}; next: [bold]sartor serve[/bold]", highlight=False, soft_wrap=True
+    )
 
 
 @app.command()
 def serve(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs to serve; the recipe's own if none.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs to serve; the recipe's own if none.")
+    ] = None,
     recipe: Annotated[Path, typer.Option("--recipe", help="The recipe whose run is served.")] = DEFAULT,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8000,
-    api_key: Annotated[str, typer.Option(help="The key that clients must send.", envvar="SARTOR_API_KEY")] = "",
-    behind_proxy: Annotated[bool, typer.Option(help="A proxy with TLS stands in front: allow other addresses.")] = False,
+    api_key: Annotated[
+        str | None, typer.Option(help="The key that clients must send; SARTOR_API_KEY, or one made on first start.")
+    ] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option(help="A proxy with TLS stands in front: allow other addresses.")
+    ] = False,
 ) -> None:
     """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
-    from sartor.serve.run import start
+    from sartor.serve.desk import open_desk
+    from sartor.serve.keys import find_key
+    from sartor.serve.run import serve as answer
 
     folders = [_servable(run) for run in _runs_named(runs or [], recipe)]
-    start(folders, host=host, port=port, key=api_key, behind_proxy=behind_proxy, say=lambda text: talk.print(text, highlight=False, soft_wrap=True))
+    key = find_key(api_key, os.environ)
+    desk = open_desk(folders)
+
+    def ready(url: str) -> None:
+        names = ", ".join(model.name for model in desk.models)
+        secret = key.text if key.origin not in ("--api-key", "SARTOR_API_KEY") else f"the one from {key.origin}"
+        talk.print(f"serving {names}\n  base URL {url}\n  key {secret}", highlight=False, soft_wrap=True)
+
+    answer(desk, key=key, host=host, port=port, behind_proxy=behind_proxy, ready=ready)
 
 
 @app.command()
@@ -171,12 +194,16 @@ def runs(as_json: AsJson = False) -> None:
     from sartor.store import all_runs
 
     found = all_runs(Path())
-    document = [{"run": run.id, "stages": run.stages_done(), "verdict": run.verdict(), "worker": run.worker()} for run in found]
+    document = [
+        {"run": run.id, "stages": run.stages_done(), "verdict": run.verdict(), "worker": run.worker()} for run in found
+    ]
     _print(document, show_runs(found) if found else "no runs here yet", as_json)
 
 
 @app.command()
-def show(run: Annotated[str, typer.Argument(help="A run's name or id; the newest if none.")] = "", as_json: AsJson = False) -> None:
+def show(
+    run: Annotated[str, typer.Argument(help="A run's name or id; the newest if none.")] = "", as_json: AsJson = False
+) -> None:
     """Show what is known of a run: plan, proof, paths."""
     from sartor.plan import Plan
     from sartor.sinks.tables import show_plan, show_proof
@@ -236,7 +263,9 @@ def models(
 
 @app.command()
 def explain(
-    key: Annotated[str, typer.Argument(help="A recipe key such as tune.learning_rate, or a section; all if none.")] = "",
+    key: Annotated[
+        str, typer.Argument(help="A recipe key such as tune.learning_rate, or a section; all if none.")
+    ] = "",
     recipe: Annotated[Path, typer.Option("--recipe", help="The recipe to look at.")] = DEFAULT,
 ) -> None:
     """What a recipe key does, when to change it, and what was decided here and why."""
@@ -259,7 +288,10 @@ def doctor(as_json: AsJson = False) -> None:
     from sartor.doctor import examine
 
     findings = list(examine(Path()))
-    lines = [f"{'ok ' if item.ok else 'NO '} {item.what}: {item.seen}" + ("" if item.ok else f"\n    → {item.hint}") for item in findings]
+    lines = [
+        f"{'ok ' if item.ok else 'NO '} {item.what}: {item.seen}" + ("" if item.ok else f"\n    → {item.hint}")
+        for item in findings
+    ]
     _print([item.model_dump() for item in findings], escape("\n".join(lines)), as_json)
     if not all(item.ok for item in findings):
         raise typer.Exit(3)
@@ -280,7 +312,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -299,7 +335,9 @@ def main() -> None:
         sys.exit(130)
     except Exception:  # noqa: BLE001 - the last line of defence: ours, so the traceback belongs to the report of it
         traceback.print_exc()
-        talk.print("[bold red]this is a fault of sartor[/bold red]: please report it with the lines above", highlight=False)
+        talk.print(
+            "[bold red]this is a fault of sartor[/bold red]: please report it with the lines above", highlight=False
+        )
         sys.exit(3)
 
 
@@ -339,8 +377,8 @@ def _signals(run: Run) -> Iterator[list[int]]:
         talk.print("stopping after this step; once more to leave at once")
 
     before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, ask)
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        before[asked] = signal.signal(asked, ask)
     try:
         yield received
     finally:
@@ -380,7 +418,10 @@ def _servable(run: Run) -> Path:
     if run.path("artifact/manifest.json").is_file():
         return run.path("artifact")
     if run.path("adapter/manifest.json").is_file():
-        talk.print(f"[yellow]warning[/yellow] {run.id} is not packaged (verdict: {run.verdict() or 'none yet'})", highlight=False)
+        talk.print(
+            f"[yellow]warning[/yellow] {run.id} is not packaged (verdict: {run.verdict() or 'none yet'})",
+            highlight=False,
+        )
         return run.path("adapter")
     raise Refused(f"{run.id} has nothing to serve yet", hint="`sartor run` trains, proves and packages it")
 
@@ -401,7 +442,7 @@ def _show_proof(bench: Bench, name: str, as_json: bool) -> str:
     return proof.verdict
 
 
-def _read_proof(run: Run, name: str) -> Any:
+def _read_proof(run: Run, name: str) -> Proof:
     from sartor.proof import Proof
     from sartor.store import read_json
 

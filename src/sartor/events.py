@@ -12,7 +12,6 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from sartor.types import Frozen
 
-
 # A dev loss may be infinite: `Infinity` in the log is read back, pydantic's default `null` is not.
 _JSON = ConfigDict(ser_json_inf_nan="constants")
 

@@ -33,7 +33,9 @@ def _lines(path: str, what: str, when: str, default: Any, recipe: Recipe | None,
         asked = _dig(recipe.model_dump(mode="json"), path)
         yield f"  asked    {'nothing: left to the plan' if asked is None else _shown(asked)}"
     if plan is not None:
-        decided = {key: reason for key, reason in plan.reasons.items() if key.rpartition(".")[2] == path.rpartition(".")[2]}
+        decided = {
+            key: reason for key, reason in plan.reasons.items() if key.rpartition(".")[2] == path.rpartition(".")[2]
+        }
         values = plan.model_dump(mode="json")
         for key, reason in decided.items():
             yield f"  decided  {_dig(values, key)}: {reason}"

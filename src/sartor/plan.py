@@ -69,7 +69,7 @@ class Estimate(Frozen):
 class Plan(Frozen):
     """Everything decided about one run."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     model: ModelChoice
     backend: str
     objective: Choice

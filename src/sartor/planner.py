@@ -63,7 +63,7 @@ def plan_proof(
         "proof.items",
         min(recipe.prove.items, len(test)) if recipe.prove.items else None,
         min(ENOUGH_ITEMS, len(test)),
-        f"{len(test)} are held out; {ENOUGH_ITEMS} detect a difference of 10 points with 80 % power, and more take longer",
+        f"{len(test)} are held out; {ENOUGH_ITEMS} detect a difference of 10 points with 80 % power",
     )
     longest = max((max(_answer_lengths(item)) for item in train), default=64)
     longest_test = max((max(_answer_lengths(item)) for item in test), default=64)

@@ -1,4 +1,4 @@
-"""Proof: what was found. The noun that `baseline` and `prove` write, and that the report, the package and people read."""
+"""Proof: what was found. The noun that `baseline` and `prove` write, and the report and the package read."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Forgetting(Frozen):
 class Proof(Frozen):
     """The verdict and all it rests on. A baseline is a proof without a tuned arm: its verdict is `untuned`."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     verdict: Verdict
     sentence: str
     metric: str

@@ -163,21 +163,25 @@ def _proof(
     untuned = sorted((arm for arm in results if arm not in tuned), key=lambda arm: -arm.score)
     comparisons = _compare([(a.name, b.name) for b in tuned for a in untuned], scores, plan.seed)
     deviation = _deviation(scores, [arm.name for arm in (tuned or untuned)][-1], untuned[0].name)
-    facts = {
-        "metric": plan.metric.name,
-        "goal": plan.goal or None,
-        "arms": tuple(results),
-        "comparisons": tuple(comparisons),
-        "forgetting": forgetting,
-        "minimum_detectable_effect": minimum_detectable_effect(results[0].n, deviation=deviation or 0.5),
-    }
-    if not tuned or forgetting is None:
+    if tuned and forgetting is not None:
+        verdict, sentence, items, examples = _judge(
+            plan, tuned[0], untuned[0], comparisons[0], forgetting, deviation=deviation, num_train=num_train
+        )
+    else:
+        verdict, items, examples = "untuned", None, None
         sentence = f"Untuned, {untuned[0].name} reaches {_points(untuned[0])} {plan.metric.name}."
-        return Proof(verdict="untuned", sentence=sentence, needed_items=None, needed_examples=None, **facts)
-    verdict, sentence, items, examples = _judge(
-        plan, tuned[0], untuned[0], comparisons[0], forgetting, deviation=deviation, num_train=num_train
+    return Proof(
+        verdict=verdict,
+        sentence=sentence,
+        metric=plan.metric.name,
+        goal=plan.goal or None,
+        arms=tuple(results),
+        comparisons=tuple(comparisons),
+        forgetting=forgetting,
+        minimum_detectable_effect=minimum_detectable_effect(results[0].n, deviation=deviation or 0.5),
+        needed_items=items,
+        needed_examples=examples,
     )
-    return Proof(verdict=verdict, sentence=sentence, needed_items=items, needed_examples=examples, **facts)
 
 
 def _compare(pairs: Sequence[tuple[str, str]], scores: dict[str, list[float]], seed: int) -> list[Comparison]:
@@ -242,7 +246,7 @@ def _judge(
 
 
 def _forecast(num_train: int, gain: float, missing: float) -> int | None:
-    """Examples that the goal asks for, if each doubling of the data adds as much as the doublings so far did on average."""
+    """Examples that the goal asks for, if each doubling of the data adds what the doublings so far did on average."""
     doublings = missing / (gain / math.log2(max(2, num_train)))
     forecast = num_train * 2.0 ** min(doublings, 64.0)
     return math.ceil(forecast) if forecast <= LARGEST_FORECAST else None

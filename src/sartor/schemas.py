@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
-from sartor.names import suggest
 from sartor.errors import UserError
+from sartor.names import suggest
 from sartor.types import EXAMPLE, Json, LedgerEntry
 
 

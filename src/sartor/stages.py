@@ -17,9 +17,9 @@ from typing import Any
 from sartor import __version__, durable
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
+from sartor.chat import Renderer, open_renderer
 from sartor.check import Check
 from sartor.check import check as judge
-from sartor.chat import Renderer, open_renderer
 from sartor.data.pack import Steps, pack
 from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused

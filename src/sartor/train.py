@@ -1,4 +1,4 @@
-"""THE loop: the only one in Sartor that steps an optimizer. A generator of events; stopping is a flag, not an exception."""
+"""THE loop: the only one that steps an optimizer. A generator of events; stopping is a flag, not an exception."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sartor.backends import Backend, open_backend
+from sartor.backends import open_backend
+from sartor.backends.protocol import Backend
 from sartor.data.pack import Steps
 from sartor.errors import DataError
 from sartor.evaluate import dev_loss

@@ -26,7 +26,7 @@ def base(tmp_path: Path) -> hub.Base:
 
 def package(folder: Path, name: str, base: hub.Base, **changes: Any) -> Path:
     """An artifact folder, sealed as `sartor package` seals it."""
-    lineage = {"name": name, "base": base.model_dump(), "template": "…", "renderer": "fingerprint-1", **changes}
+    lineage = {"name": name, "base": base.model_dump(), "template": {}, "renderer": "fingerprint-1", **changes}
     folder.mkdir()
     durable.write_json(folder / "sartor.json", lineage)
     durable.seal(folder)
@@ -43,7 +43,7 @@ def opened(scripted: Any, byte_renderer: Any) -> Any:
         return scripted(adapters=tuple(adapters))
 
     def desk(*artifacts: Path, fingerprint: str = "fingerprint-1") -> tuple[Desk, Any]:
-        return desk_from(read_lineages(artifacts), open_engine, lambda _: byte_renderer(fingerprint)), calls
+        return desk_from(read_lineages(artifacts), open_engine, lambda folder, template_kwargs=(): byte_renderer(fingerprint)), calls
 
     return desk
 

@@ -22,7 +22,7 @@ SERVED_BY = ("vLLM as is", "Sartor's engine")
 MERGEABLE = True
 PACKABLE = True
 
-#: The linear layers of a Llama-like block: all of them is what reaches full fine-tuning (arXiv 2106.09685 §7.1, QLoRA §4).
+#: The linear layers of a Llama-like block: adapting all of them is what reaches full fine-tuning (QLoRA, §4).
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

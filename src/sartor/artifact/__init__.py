@@ -1,1 +1,1 @@
-"""Run → Artifact: what leaves the house. The PEFT folder with all that serving it right needs, its card and its lineage."""
+"""Run → Artifact: what leaves the house. The PEFT folder, all that serving it right needs, card and lineage."""

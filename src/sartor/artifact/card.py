@@ -27,8 +27,8 @@ items, rendered the same way.
 ## How it was made
 
 `{method}` on `{base}` (revision `{revision}`): {steps} steps of {batch_size} examples, learning rate {learning_rate:g},
-{num_trainable:,} trained parameters. Seeds, digests of data, base, recipe and code are in `sartor.json`; every number of
-the proof is in `proof.json`.
+{num_trainable:,} trained parameters. Seeds, digests of data, base, recipe and code are in `sartor.json`; every number
+of the proof is in `proof.json`.
 
 ## How to use it
 

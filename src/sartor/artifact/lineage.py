@@ -27,7 +27,7 @@ class BaseRef(Frozen):
 class Lineage(Frozen):
     """Digests of everything that made the adapter. `renderer` covers tokenizer, template and template arguments."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
     method: str
     base: BaseRef

@@ -1,4 +1,4 @@
-"""Package: a proved adapter becomes a folder that anybody can load with plain PEFT, with its card, proof and lineage."""
+"""Package: a proved adapter becomes a folder that plain PEFT loads, with its card, proof and lineage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:
     """
     if proof.verdict != "ship" and not anyway:
         raise Refused(
-            f"the verdict is `{proof.verdict}`: {proof.sentence}", hint="`sartor package --anyway` packages it all the same"
+            f"the verdict is `{proof.verdict}`: {proof.sentence}",
+            hint="`sartor package --anyway` packages it all the same",
         )
     adapter = run.path("adapter")
     problem = durable.verify(adapter)

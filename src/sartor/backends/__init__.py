@@ -1,4 +1,4 @@
-"""Places to compute, one per file: each gives `open_backend(plan)` and `estimate(…)`. The protocol is in `protocol.py`."""
+"""Places to compute, one per file: each gives `open_backend(plan)`. The protocol is in `protocol.py`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ TRAINABLE_BYTES = 4 + 4 + 8 + 4 + 4
 
 
 def training_flops(shape: Shape, num_trainable: int, *, supervised_share: float, mean_length: float) -> float:
-    """FLOPs a token: 4 per frozen weight (forward, input gradient), 6 per adapter weight, head at supervised positions."""
+    """FLOPs a token: 4 per frozen weight (forward, input gradient), 6 per adapter weight, the head where trained."""
     head = 4.0 * shape.vocab * shape.hidden * supervised_share
     attention = 7.0 * shape.num_heads * shape.head_dim * mean_length * shape.num_layers
     return 4.0 * shape.num_linear + 6.0 * num_trainable + head + attention
@@ -34,7 +34,7 @@ def training_seconds(num_tokens: int, flops_per_token: float, flops: float) -> f
 def training_bytes(shape: Shape, num_trainable: int, *, micro_tokens: int, item_bytes: int) -> int:
     """Peak memory: runtime, weights, adapter with optimizer, saved activations of one micro-batch, a tile of logits."""
     query, key = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    # Saved for backward in one block, per token: norms upcast to fp32, projections, rotated copies, gate, up and product.
+    # Saved for backward in one block, per token: norms in fp32, projections, rotated copies, gate, up and product.
     per_block = item_bytes * (6 * shape.hidden + 4 * query + 6 * key + 5 * shape.inner) + 4 * (4 * shape.hidden)
     activations = micro_tokens * shape.num_layers * per_block
     logits = 512 * shape.vocab * item_bytes * 2

@@ -46,14 +46,13 @@ class FakeBackend:
         gradient_VV = self._table_VV.grad
         if gradient_VV is None:
             raise NumericsError("a step without a gradient", hint="call forward_backward first")
+        rows, self._rows, self._table_VV.grad = self._rows, [], None
         norm = float(gradient_VV.norm())
         if not torch.isfinite(gradient_VV).all():
-            raise NumericsError(f"the gradient is not finite; rows: {', '.join(self._rows)}", hint="look at these rows")
+            raise NumericsError(f"the gradient is not finite; rows: {', '.join(rows)}", hint="look at these rows")
         with torch.no_grad():
             self._velocity_VV.mul_(adam.beta1).add_(gradient_VV)
             self._table_VV.sub_(self._velocity_VV, alpha=adam.learning_rate)
-        self._table_VV.grad = None
-        self._rows.clear()
         return norm
 
     def sum(self, value: float) -> float:

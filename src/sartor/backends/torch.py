@@ -8,6 +8,7 @@ Shape suffixes: T tokens · S segments · N supervised positions · D hidden siz
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ class TorchBackend:
                 0, stats.segments_N, stats.logprobs_N.detach() * stats.weights_N
             )
             self._pending.append((batch.rows, per_segment_S))
-        return Sums(loss=float(loss.detach()), num_tokens=batch.num_tokens, num_supervised=batch.num_supervised, metrics=metrics)
+        return Sums(
+            loss=float(loss.detach()), num_tokens=batch.num_tokens, num_supervised=batch.num_supervised, metrics=metrics
+        )
 
     def step(self, adam: Adam) -> float:
         gradients = [item.grad for item in self._trainable.values() if item.grad is not None]
@@ -133,7 +136,7 @@ class TorchBackend:
         """Last hidden states (T, D): one packed forward, or one segment at a time on the slow path."""
         tokens_T, positions_T = torch.from_numpy(batch.tokens_T), torch.from_numpy(batch.positions_T)
         offsets_S1 = torch.from_numpy(batch.offsets_S1)
-        spans = [(0, len(tokens_T))] if self._packed else list(zip(offsets_S1[:-1], offsets_S1[1:], strict=True))
+        spans = [(0, len(tokens_T))] if self._packed else list(pairwise(offsets_S1))
         parts = [
             self._decoder(
                 input_ids=tokens_T[None, start:end],

@@ -1,4 +1,4 @@
-"""Prepare: the recipe's files to examples with their tokens, split, and a ledger in which every row is accounted for."""
+"""Prepare: the recipe's files to examples with their tokens, split, and a ledger that accounts for every row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tokenised:
     @property
     def length(self) -> int:
         """Tokens of its longest sequence."""
-        return max(len(item.tokens) for item in self.segments) + 1
+        return max((len(item.tokens) for item in self.segments), default=0) + 1
 
     @property
     def num_tokens(self) -> int:
@@ -134,7 +134,9 @@ def _tokenise(
     examples: Iterable[Chat | Text], renderer: Renderer, limit: int
 ) -> tuple[list[Tokenised], list[Tokenised], list[LedgerEntry]]:
     """Examples that fit, examples that are too long, and entries for those that the template refuses."""
-    fitting, long, dropped = [], [], []
+    fitting: list[Tokenised] = []
+    long: list[Tokenised] = []
+    dropped: list[LedgerEntry] = []
     for example in examples:
         try:
             item = tokenise(example, renderer)

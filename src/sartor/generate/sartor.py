@@ -1,4 +1,4 @@
-"""Our own engine: batched sampling with a KV cache, the common prefix of the prompts computed once, rows leaving as they end.
+"""Our own engine: batched sampling with a KV cache, a common prefix computed once, rows leaving as they end.
 
 Attention is the model's stock one. Adapters are PEFT's own layers, as anybody else would serve them.
 
@@ -142,7 +142,7 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with, leaving at least one to each; 0 when not worth it."""
     if len(prompts) < 2:
         return 0
-    lowest, highest = min(prompts), max(prompts)
+    lowest, highest = min(map(tuple, prompts)), max(map(tuple, prompts))
     length = next((i for i, (a, b) in enumerate(zip(lowest, highest, strict=False)) if a != b), len(lowest))
     length = min(length, min(len(prompt) for prompt in prompts) - 1)
     return length if length >= SHORTEST_SHARED_PREFIX else 0

@@ -8,6 +8,7 @@ Shapes: H query heads · G key/value heads · T tokens · D head size.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def flat_attention(
     if cu_seq_lens_q is None:
         raise Unsupported("flat attention without segments", hint="pass cu_seq_lens_q")
     offsets = cu_seq_lens_q.tolist()
-    spans = list(zip(offsets[:-1], offsets[1:], strict=True))
+    spans = list(pairwise(offsets))
     longest = max(end - start for start, end in spans)
     refusals = {
         "an attention mask": attention_mask is not None,

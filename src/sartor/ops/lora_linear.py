@@ -48,7 +48,7 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         if plain or not isinstance(self.lora_dropout[adapter], nn.Identity):
             twin: torch.Tensor = super().forward(x, *args, **kwargs)
             return twin
-        y_TN = _AugmentedProduct.apply(
+        y_TN = _AugmentedProduct.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]),
             self.lora_A[adapter].weight,
             self.lora_B[adapter].weight,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,15 @@ from sartor.serve.answer import Renderer
 from sartor.serve.errors import no_such_model
 from sartor.serve.turns import Turns
 from sartor.store import read_json
+from sartor.types import Json
 
 LINEAGE = "sartor.json"
+
+
+class OpenRenderer(Protocol):
+    """How a folder's renderer is opened: with the template arguments that training used."""
+
+    def __call__(self, folder: Path, *, template_kwargs: Iterable[tuple[str, Any]] = ()) -> Renderer: ...
 
 
 class OpenEngine(Protocol):
@@ -86,6 +93,7 @@ class Lineage:
     base_name: str
     base_path: Path
     base_digest: str
+    template: Json
     fingerprint: str
 
 
@@ -103,10 +111,13 @@ def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
     return desk_from(lineages, names.resolve("generate", engine_name).open_engine, open_renderer)
 
 
-def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_renderer: Callable[[Path], Renderer]) -> Desk:
+def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_renderer: OpenRenderer) -> Desk:
     """The desk of checked lineages, with the ways to open an engine and a renderer given. Weights are loaded last."""
     base = lineages[0]
-    renderers = {lineage.name: _same_renderer(lineage, open_renderer(lineage.folder)) for lineage in lineages}
+    renderers = {
+        lineage.name: _same_renderer(lineage, open_renderer(lineage.folder, template_kwargs=lineage.template.items()))
+        for lineage in lineages
+    }
     base_renderer = open_renderer(base.base_path)
     engine = open_engine(base.base_path, {lineage.name: lineage.folder for lineage in lineages})
     return Desk.of(engine, base.base_name, base_renderer, renderers)
@@ -140,6 +151,7 @@ def _read_lineage(folder: Path) -> Lineage:
             base_name=str(base["name"]),
             base_path=Path(base["path"]),
             base_digest=str(base["digest"]),
+            template=dict(written["template"]),
             fingerprint=str(written["renderer"]),
         )
     except (KeyError, TypeError) as error:
