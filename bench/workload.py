@@ -83,9 +83,9 @@ def flop_per_token(shape: Shape, lengths: Sequence[int], supervised: float, *, r
     """
     frozen = 4.0 * shape.num_linear
     adapters = 6.0 * rank * sum(map(sum, shape.linear_sizes().values())) * shape.num_layers
-    head = 4.0 * shape.hidden_size * shape.vocab_size * supervised
+    head = 4.0 * shape.hidden * shape.vocab * supervised
     weighted_length = sum(length * length for length in lengths) / sum(lengths)
-    width = shape.num_heads * shape.head_size
+    width = shape.num_heads * shape.head_dim
     return frozen + adapters + head + 3.5 * 2.0 * width * shape.num_layers * weighted_length
 
 

@@ -317,3 +317,15 @@ def test_load_refuses_unknown_names_with_the_nearest(users_own: str) -> None:
     with pytest.raises(RecipeError, match="has no 'lenght'") as caught:
         load.load(f"{users_own}:lenght")
     assert "did you mean 'length'" in caught.value.hint
+
+
+def test_perplexity_is_the_mean_probability_of_a_token() -> None:
+    from sartor.metrics import perplexity
+    from sartor.types import Source, Text
+
+    text = Text(source=Source(file="a.txt", line=1), text="x")
+    assert perplexity.score(perplexity.Config(), text, 0.0).value == 1.0
+    half = perplexity.score(perplexity.Config(), text, -0.6931471805599453)
+    assert half.value == pytest.approx(0.5)
+    assert half.detail == "perplexity 2.00"
+    assert perplexity.score(perplexity.Config(), text, -1e9).value == 0.0

@@ -12,6 +12,7 @@ from sartor.chat import Renderer, preview
 from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
 from sartor.errors import Where
+from sartor.metrics.load import load as load_metric
 from sartor.recipe import Recipe
 from sartor.types import Chat, Frozen
 
@@ -249,12 +250,14 @@ def _duplicates(counts: Counts, prepared: Prepared) -> Problem | None:
 
 
 def _no_targets(recipe: Recipe, prepared: Prepared) -> Problem | None:
+    if load_metric(recipe.task.metric.name).reads_likelihood:
+        return None
     texts = [item for item in prepared.test if not isinstance(item.example, Chat)]
     return _rows_problem(
         texts,
         code="no_target",
         message=f"held-out items are running text: the metric {recipe.task.metric.name!r} needs questions and answers",
-        hint="bring a test file with prompts and answers as `data.test`",
+        hint="set `task.metric: perplexity`, or bring a test file with prompts and answers as `data.test`",
     )
 
 

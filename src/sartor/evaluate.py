@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sartor.backends.protocol import Backend
@@ -14,7 +15,7 @@ from sartor.metrics.load import Metric
 from sartor.names import resolve
 from sartor.plan import ProofPlan
 from sartor.proof import Item
-from sartor.types import Batch, Chat, Score
+from sartor.types import Batch, Chat, Json, Score, Text
 
 
 def dev_loss(backend: Backend, objective: Any, config: Any, dev: Sequence[Batch]) -> tuple[float, int]:
@@ -22,6 +23,15 @@ def dev_loss(backend: Backend, objective: Any, config: Any, dev: Sequence[Batch]
     sums = [backend.forward_backward(batch, objective, config, 1.0, grad=False) for batch in dev]
     weight = sum(objective.weight(batch) for batch in dev)
     return sum(part.loss for part in sums) / weight, sum(part.num_supervised for part in sums)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One item as it is put to the model; `whole` is empty unless the metric reads likelihoods."""
+
+    reference: Any
+    prompt: tuple[int, ...]
+    whole: tuple[int, ...]
 
 
 class Examiner:
@@ -35,52 +45,71 @@ class Examiner:
         self._config = metric.config_type(**plan.metric.settings)
 
     def examine(
-        self, arm: str, config: Any, items: Sequence[Chat], *, adapter: str | None
+        self, arm: str, config: Any, items: Sequence[Chat | Text], *, adapter: str | None
     ) -> Generator[Event, None, list[Item]]:
         """Answer and score all items, in batches of similar length; the results in the order of the items."""
-        module = resolve("arms", arm)
-        conversations = [module.messages(config, item) for item in items]
-        prompts = [self._renderer.prompt(turns, item.tools) for turns, item in zip(conversations, items, strict=True)]
-        order = sorted(range(len(items)), key=lambda index: len(prompts[index]))
+        asked = [self._ask(arm, config, item) for item in items]
+        order = sorted(range(len(items)), key=lambda index: len(asked[index].prompt))
         records: dict[int, Item] = {}
         for start in range(0, len(order), self._plan.batch_size):
             chosen = order[start : start + self._plan.batch_size]
-            answers = self._answer([prompts[index] for index in chosen], adapter)
-            for index, answer in zip(chosen, answers, strict=True):
-                item, output = items[index], self._renderer.decode(answer.ids)
-                score = self._score(item, output)
+            batch = [asked[index] for index in chosen]
+            found = self._weigh(batch, adapter) if self._metric.reads_likelihood else self._answer(batch, adapter)
+            for index, (output, score, answer) in zip(chosen, found, strict=True):
+                item = items[index]
                 records[index] = Item(
                     item=item.id,
                     arm=arm,
-                    input=tuple(turn.model_dump(include={"role", "content"}) for turn in item.prompt),
-                    target=self._reference(item).target,
+                    input=_shown(item),
+                    target=asked[index].reference.target if isinstance(item, Chat) else item.text,
                     output=output,
                     score=score.value,
                     detail=score.detail,
                     finish=answer.finish,
-                    prompt_tokens=len(prompts[index]),
+                    prompt_tokens=len(asked[index].prompt),
                     output_tokens=len(answer.ids),
                     seconds=answer.seconds,
                 )
             yield Answered(arm=arm, done=len(records), total=len(items))
         return [records[index] for index in range(len(items))]
 
-    def _answer(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> list[Answer]:
-        """Seconds are the batch's, shared out: what one answer costs when answers are batched."""
+    def _ask(self, arm: str, config: Any, item: Chat | Text) -> _Asked:
+        """An item under an arm, as token ids: the prompt, and the prompt with the target after it."""
+        if isinstance(item, Text):
+            return _Asked(reference=item, prompt=(), whole=self._renderer.render(item)[0].ids)
+        turns = resolve("arms", arm).messages(config, item)
+        prompt = self._renderer.prompt(turns, item.tools)
+        whole: tuple[int, ...] = ()
+        if self._metric.reads_likelihood:
+            shown = item.model_copy(update={"messages": (*turns, item.messages[-1])})
+            whole = self._renderer.render(shown)[-1].ids
+        return _Asked(reference=self._reference(item), prompt=prompt, whole=whole)
+
+    def _weigh(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
+        """The mean log-probability of each target: that of the whole less that of the prompt before it."""
+        for asked in batch:
+            began = time.monotonic()
+            (total,) = self._engine.logprobs([asked.whole], adapter)
+            before = self._engine.logprobs([asked.prompt], adapter)[0] if len(asked.prompt) > 1 else 0.0
+            target = asked.whole[max(1, len(asked.prompt)) :]
+            score = self._metric.score(self._config, asked.reference, (total - before) / len(target))
+            yield score.detail, score, Answer(target, "stop", time.monotonic() - began)
+
+    def _answer(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
+        """Greedy answers. Seconds are the batch's, shared out: what one answer costs when answers are batched."""
         sampling = Sampling(max_new_tokens=self._plan.max_new_tokens, stop_ids=self._renderer.stop_ids)
-        ids: list[list[int]] = [[] for _ in prompts]
-        ends: list[FinishReason] = ["length" for _ in prompts]
+        ids: list[list[int]] = [[] for _ in batch]
+        ends: list[FinishReason] = ["length" for _ in batch]
         began = time.monotonic()
-        for token in self._engine.stream(prompts, sampling, adapter):
+        for token in self._engine.stream([asked.prompt for asked in batch], sampling, adapter):
             if token.finish != "stop":
                 ids[token.row].append(token.id)
             if token.finish:
                 ends[token.row] = token.finish
-        seconds = (time.monotonic() - began) / len(prompts)
-        return [Answer(tuple(row), end, seconds) for row, end in zip(ids, ends, strict=True)]
-
-    def _score(self, item: Chat, output: str) -> Score:
-        return self._metric.score(self._config, self._reference(item), output)
+        seconds = (time.monotonic() - began) / len(batch)
+        for asked, row, end in zip(batch, ids, ends, strict=True):
+            output = self._renderer.decode(row)
+            yield output, self._metric.score(self._config, asked.reference, output), Answer(tuple(row), end, seconds)
 
     def _reference(self, item: Chat) -> Chat:
         """The item with its target as text: a turn that only calls tools is written as the template writes it."""
@@ -91,3 +120,10 @@ class Examiner:
         start = len(self._renderer.prompt(item.prompt, item.tools))
         text = self._renderer.decode(rendered.ids[start:])
         return item.model_copy(update={"messages": (*item.prompt, last.model_copy(update={"content": text}))})
+
+
+def _shown(item: Chat | Text) -> tuple[Json, ...]:
+    """The conversation before the target, for people."""
+    if isinstance(item, Text):
+        return ()
+    return tuple(turn.model_dump(include={"role", "content"}) for turn in item.prompt)

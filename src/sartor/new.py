@@ -58,15 +58,16 @@ def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str
 def propose_metric(examples: Sequence[Chat | Text]) -> tuple[str, str]:
     """The metric that fits the answers, and why."""
     targets = [example.target for example in examples if isinstance(example, Chat)]
+    if not targets:
+        return (
+            "perplexity",
+            "Running text has no question and answer: `perplexity` scores how well the text is foretold.",
+        )
     classes = labels(examples)
     if classes:
         shown = ", ".join(classes[:4]) + (", …" if len(classes) > 4 else "")
         return "choice", f"The answers are one of {len(classes)} labels ({shown}): `choice` scores the label chosen."
-    if (
-        targets
-        and sorted(map(len, targets))[len(targets) // 2] <= SHORT_ANSWER
-        and len(set(targets)) > len(targets) // 4
-    ):
+    if sorted(map(len, targets))[len(targets) // 2] <= SHORT_ANSWER and len(set(targets)) > len(targets) // 4:
         return "exact", "The answers are short: `exact` asks for the same text. Free wording? Then `f1` is fairer."
     return "f1", "The answers are long: `f1` scores the words shared with the reference. One right text? Then `exact`."
 

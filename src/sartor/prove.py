@@ -32,9 +32,9 @@ def baseline(
     engine: Engine,
     renderer: Renderer,
     *,
-    train: Sequence[Chat],
-    dev: Sequence[Chat],
-    test: Sequence[Chat],
+    train: Sequence[Chat | Text],
+    dev: Sequence[Chat | Text],
+    test: Sequence[Chat | Text],
 ) -> Generator[Event, None, tuple[Proof, list[Item]]]:
     """What the untuned arms reach on the held-out items."""
     metric = load(plan.metric.name)
@@ -63,7 +63,7 @@ def prove(
     renderer: Renderer,
     *,
     adapter: str,
-    test: Sequence[Chat],
+    test: Sequence[Chat | Text],
     num_train: int,
     untuned: Proof,
     untuned_items: Sequence[Item],
@@ -113,15 +113,16 @@ def _choose(
     examiner: Examiner,
     renderer: Renderer,
     engine: Engine,
-    train: Sequence[Chat],
-    dev: Sequence[Chat],
+    train: Sequence[Chat | Text],
+    dev: Sequence[Chat | Text],
 ) -> Generator[Event, None, tuple[Any, str]]:
     """The best configuration of an arm, by its mean score on dev; (None, …) when the arm has none that fits."""
 
     def measure(example: Chat) -> int:
         return sum(len(part.ids) for part in renderer.render(example))
 
-    candidates = resolve("arms", arm).candidates(train, engine.context - plan.max_new_tokens, measure, plan.seed)
+    chats = [example for example in train if isinstance(example, Chat)]
+    candidates = resolve("arms", arm).candidates(chats, engine.context - plan.max_new_tokens, measure, plan.seed)
     if len(candidates) <= 1 or not dev:
         return (candidates[0] if candidates else None), ""
     scores = []

@@ -122,7 +122,7 @@ class TaskSpec(Frozen):
 
     metric: Named = _field(
         ...,
-        "How an answer is scored: exact, choice, contains, f1, or module:function for your own.",
+        "How an answer is scored: exact, choice, contains, f1, perplexity, or module:function for your own.",
         when="Exact for structured output, choice for labels, f1 for free text with a reference.",
     )
     goal: float | None = _field(

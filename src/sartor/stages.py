@@ -35,7 +35,7 @@ from sartor.prove import baseline, prove
 from sartor.recipe import Recipe
 from sartor.store import STAGES, Run, read_json
 from sartor.train import train
-from sartor.types import Chat, digest_of
+from sartor.types import digest_of
 
 Events = Generator[Event, None, None]
 ENGINE = "sartor"
@@ -75,9 +75,6 @@ class Bench:
     @cached_property
     def proof_plan(self) -> ProofPlan:
         return plan_proof(self.recipe, self.tokenised("train"), self.tokenised("test"))
-
-    def chats(self, part: str) -> list[Chat]:
-        return [example for example in examples_of(self.run, part) if isinstance(example, Chat)]
 
     def tokenised(self, part: str) -> list[Tokenised]:
         return [tokenise(example, self.renderer) for example in examples_of(self.run, part)]
@@ -155,9 +152,9 @@ def _baseline(bench: Bench) -> Events:
         bench.proof_plan,
         bench.engine({}),
         bench.renderer,
-        train=bench.chats("train"),
-        dev=bench.chats("dev"),
-        test=bench.chats("test"),
+        train=examples_of(bench.run, "train"),
+        dev=examples_of(bench.run, "dev"),
+        test=examples_of(bench.run, "test"),
     )
     _write_proof(bench.run, "baseline.json", "items.baseline.jsonl", proof, items)
 
@@ -214,7 +211,7 @@ def _prove(bench: Bench) -> Events:
         bench.engine({bench.run.id: bench.run.path("adapter")}),
         bench.renderer,
         adapter=bench.run.id,
-        test=bench.chats("test"),
+        test=examples_of(bench.run, "test"),
         num_train=bench.check.counts.train,
         untuned=untuned,
         untuned_items=untuned_items,

@@ -8,6 +8,9 @@ A metric file must contain:
   lies in [0, 1], an answer equal to the target scores 1, and `detail` says in words why the score is not 1.
 - `reduce(scores) -> Interval`: the mean and its confidence interval, whatever the order: `stats.summarise`.
 
+A metric that sets `READS = "likelihood"` is given the mean log-probability of the target's tokens instead of an answer:
+its `score` is `score(config, example, logprob)`, and nothing is generated.
+
 The user's own metric is a function `(example, output) -> float | Score`, named as `module:function`. `load.load` opens
 either kind. This file imports nothing: listing the names must stay free.
 """

@@ -18,12 +18,16 @@ WANTED = "a metric is a function (example, output) that returns a number from 0 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric ready for use. `score` takes (config, example, output), where config is a `config_type`."""
+    """A metric ready for use. `score` takes (config, example, output), where config is a `config_type`.
+
+    With `reads_likelihood`, the output is the mean log-probability of the target's tokens, and nothing is generated.
+    """
 
     name: str
     config_type: type[Frozen]
-    score: Callable[[Any, Chat, str], Score]
+    score: Callable[[Any, Any, Any], Score]
     reduce: Callable[[Sequence[Score]], stats.Interval]
+    reads_likelihood: bool = False
 
 
 class NoOptions(Frozen):
@@ -40,7 +44,8 @@ def load(name: str) -> Metric:
     member = names.resolve("metrics", name)
     if ":" in name:
         return _users_own(name, member)
-    return Metric(name, member.Config, member.score, member.reduce)
+    reads_likelihood = vars(member).get("READS") == "likelihood"
+    return Metric(name, member.Config, member.score, member.reduce, reads_likelihood)
 
 
 def _users_own(name: str, function: Any) -> Metric:
