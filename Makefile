@@ -12,6 +12,7 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 TOKENIZER := .cache/tokenizers/qwen3/tokenizer.json
+PEERS := .cache/bench/trl/installed.txt
 DEMO := demo/sartor.yaml
 ARGS ?=
 
@@ -48,12 +49,14 @@ format: $(INSTALLED)  ## what `check` asks for, as far as a tool can do it
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(INSTALLED)  ## speed and memory against peers, on this machine
+bench: $(INSTALLED) $(PEERS)  ## speed and memory against peers, on this machine
 	$(OFFLINE) $(BIN)/python bench/spine.py $(ARGS)
 
+# Never with --clean: zensical keeps its cache in .cache, and would remove the tokenizer there as well.
 docs: $(INSTALLED)  ## the reference anew, and the site into site/
 	$(BIN)/python scripts/make_reference.py
-	$(BIN)/zensical build --clean --strict
+	rm -rf site
+	$(BIN)/zensical build --strict
 
 $(INSTALLED): pyproject.toml scripts/install.sh
 	@scripts/install.sh python
@@ -61,6 +64,9 @@ $(INSTALLED): pyproject.toml scripts/install.sh
 
 $(TOKENIZER): | $(INSTALLED)
 	@scripts/install.sh tokenizer
+
+$(PEERS): bench/setup.sh | $(INSTALLED)
+	@bash bench/setup.sh
 
 demo/calls.jsonl: scripts/demo_data.py | $(INSTALLED)
 	@$(BIN)/python scripts/demo_data.py $@

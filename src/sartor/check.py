@@ -94,7 +94,7 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Renderer, *, context: in
     ]
     samples = [
         Sample(row=item.example.id, pieces=tuple(preview(renderer.render(item.example)[-1], renderer)))
-        for item in prepared.train[:SAMPLES]
+        for item in [item for item in prepared.train if item.segments][:SAMPLES]
     ]
     return Check(
         ok=all(problem.severity != "error" for problem in problems),
@@ -172,7 +172,7 @@ def _leak(prepared: Prepared) -> Problem | None:
     return Problem(
         code="leak",
         severity="error",
-        message=f"{len(prepared.leaks)} held-out items ask the same as a training example: a proof on them is worthless",
+        message=f"{len(prepared.leaks)} held-out items ask the same as a training example: their proof is worthless",
         hint="remove them from one of the two files",
         count=len(prepared.leaks),
         where=tuple(f"{held_out} = {train}" for held_out, train in prepared.leaks[:SHOWN_PLACES]),

@@ -467,3 +467,7 @@ def _foretold(bench: Bench) -> None:
         f"({found['tokens_per_second']:,.0f} tokens/s)",
         highlight=False,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sartor.backends.protocol import Backend
-from sartor.chat import Renderer
+from sartor.chat import Rendered, Renderer
 from sartor.events import Answered, Event
 from sartor.generate.protocol import Answer, Engine, FinishReason, Sampling
 from sartor.metrics.load import Metric
@@ -27,11 +27,15 @@ def dev_loss(backend: Backend, objective: Any, config: Any, dev: Sequence[Batch]
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One item as it is put to the model; `whole` is empty unless the metric reads likelihoods."""
+    """One item as it is put to the model.
+
+    `whole` is empty unless the metric reads likelihoods; its target begins at `start`, which is at least 1.
+    """
 
     reference: Any
     prompt: tuple[int, ...]
-    whole: tuple[int, ...]
+    whole: tuple[int, ...] = ()
+    start: int = 0
 
 
 class Examiner:
@@ -76,22 +80,21 @@ class Examiner:
     def _ask(self, arm: str, config: Any, item: Chat | Text) -> _Asked:
         """An item under an arm, as token ids: the prompt, and the prompt with the target after it."""
         if isinstance(item, Text):
-            return _Asked(reference=item, prompt=(), whole=self._renderer.render(item)[0].ids)
+            return _Asked(item, (), *_target(self._renderer.render(item)[0]))
         turns = resolve("arms", arm).messages(config, item)
         prompt = self._renderer.prompt(turns, item.tools)
-        whole: tuple[int, ...] = ()
-        if self._metric.reads_likelihood:
-            shown = item.model_copy(update={"messages": (*turns, item.messages[-1])})
-            whole = self._renderer.render(shown)[-1].ids
-        return _Asked(reference=self._reference(item), prompt=prompt, whole=whole)
+        if not self._metric.reads_likelihood:
+            return _Asked(self._reference(item), prompt)
+        shown = item.model_copy(update={"messages": (*turns, item.messages[-1])})
+        return _Asked(self._reference(item), prompt, *_target(self._rendered(shown)))
 
     def _weigh(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
         """The mean log-probability of each target: that of the whole less that of the prompt before it."""
         for asked in batch:
             began = time.monotonic()
             (total,) = self._engine.logprobs([asked.whole], adapter)
-            before = self._engine.logprobs([asked.prompt], adapter)[0] if len(asked.prompt) > 1 else 0.0
-            target = asked.whole[max(1, len(asked.prompt)) :]
+            before = self._engine.logprobs([asked.whole[: asked.start]], adapter)[0] if asked.start > 1 else 0.0
+            target = asked.whole[asked.start :]
             score = self._metric.score(self._config, asked.reference, (total - before) / len(target))
             yield score.detail, score, Answer(target, "stop", time.monotonic() - began)
 
@@ -116,10 +119,22 @@ class Examiner:
         last = item.messages[-1]
         if not last.tool_calls:
             return item
-        rendered = self._renderer.render(item)[-1]
-        start = len(self._renderer.prompt(item.prompt, item.tools))
-        text = self._renderer.decode(rendered.ids[start:])
+        whole, start = _target(self._rendered(item))
+        text = self._renderer.decode(whole[start:])
         return item.model_copy(update={"messages": (*item.prompt, last.model_copy(update={"content": text}))})
+
+    def _rendered(self, item: Chat) -> Rendered:
+        """The item with just its target marked: an answer is scored whatever weight it has in training."""
+        *earlier, last = item.messages
+        context = [turn.model_copy(update={"weight": 0.0}) for turn in earlier]
+        marked = (*context, last.model_copy(update={"weight": 1.0}))
+        return self._renderer.render(item.model_copy(update={"messages": marked}))[-1]
+
+
+def _target(rendered: Rendered) -> tuple[tuple[int, ...], int]:
+    """The ids up to the last one with a weight, and where those begin: what follows the stop token is never said."""
+    places = [index for index, weight in enumerate(rendered.weights) if weight]
+    return rendered.ids[: places[-1] + 1], places[0]
 
 
 def _shown(item: Chat | Text) -> tuple[Json, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from sartor.errors import UserError
 from sartor.names import suggest
 from sartor.plan import Plan
-from sartor.recipe import Recipe, fields
+from sartor.recipe import Named, Recipe, fields
 
 
 def explain(key: str, recipe: Recipe | None, plan: Plan | None) -> str:
@@ -33,12 +33,15 @@ def _lines(path: str, what: str, when: str, default: Any, recipe: Recipe | None,
         asked = _dig(recipe.model_dump(mode="json"), path)
         yield f"  asked    {'nothing: left to the plan' if asked is None else _shown(asked)}"
     if plan is not None:
-        decided = {
-            key: reason for key, reason in plan.reasons.items() if key.rpartition(".")[2] == path.rpartition(".")[2]
-        }
-        values = plan.model_dump(mode="json")
-        for key, reason in decided.items():
-            yield f"  decided  {_dig(values, key)}: {reason}"
+        decided = _decided_path(path)
+        if decided in plan.reasons:
+            yield f"  decided  {_shown(_dig(plan.model_dump(mode='json'), decided))}: {plan.reasons[decided]}"
+
+
+def _decided_path(path: str) -> str:
+    """Where the plan keeps what a recipe key asks for."""
+    section, _, key = path.partition(".")
+    return {"tune": key, "prove": f"proof.{key}", "task": f"proof.{key}"}.get(section, path)
 
 
 def _dig(tree: Any, path: str) -> Any:
@@ -48,6 +51,8 @@ def _dig(tree: Any, path: str) -> Any:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Named):
+        return _shown(value.model_dump(mode="json"))
     if isinstance(value, dict) and set(value) == {"name", "settings"}:
         return f"{value['name']} {value['settings']}" if value["settings"] else str(value["name"])
-    return f"{value.name}" if "name" in vars(type(value)).get("model_fields", {}) else str(value)
+    return str(value)

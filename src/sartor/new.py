@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.data.split import labels
+from sartor.errors import RecipeError
+from sartor.recipe import parse_yaml
 from sartor.types import Chat, Text
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -65,12 +68,22 @@ def propose_metric(examples: Sequence[Chat | Text]) -> tuple[str, str]:
         )
     classes = labels(examples)
     if classes:
-        shown = ", ".join(classes[:4]) + (", …" if len(classes) > 4 else "")
+        shown = ", ".join(map(_one_line, classes[:4])) + (", …" if len(classes) > 4 else "")
         return "choice", f"The answers are one of {len(classes)} labels ({shown}): `choice` scores the label chosen."
     if sorted(map(len, targets))[len(targets) // 2] <= SHORT_ANSWER and len(set(targets)) > len(targets) // 4:
         return "exact", "The answers are short: `exact` asks for the same text. Free wording? Then `f1` is fairer."
     return "f1", "The answers are long: `f1` scores the words shared with the reference. One right text? Then `exact`."
 
 
+def _one_line(label: str) -> str:
+    """A label that can stand in a comment: a line break in it would end the comment."""
+    return label if label.isprintable() else repr(label)
+
+
 def _quoted(path: str) -> str:
-    return path if path.replace("/", "").replace("-", "").replace("_", "").replace(".", "").isalnum() else f'"{path}"'
+    """A path as YAML: plain where it is read back as it stands, else in quotes."""
+    try:
+        plain = parse_yaml(f"path: {path}", path)["path"] == path
+    except RecipeError:
+        plain = False
+    return path if plain else json.dumps(path, ensure_ascii=False)

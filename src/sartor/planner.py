@@ -20,7 +20,7 @@ from sartor.hub import Base, Shape
 from sartor.metrics.load import load as load_metric
 from sartor.names import known, resolve, suggest
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, steps_of
-from sartor.recipe import Named, Recipe
+from sartor.recipe import Named, Recipe, TuneSpec
 
 DEFAULT_ARMS = ("zero_shot", "few_shot", "tuned")
 ENOUGH_ITEMS = 200
@@ -29,6 +29,8 @@ MICRO_TOKENS = 1024  # activations of about this many tokens stay in a 32 MiB ca
 ANSWER_BATCH = 32
 SECONDS_BETWEEN_SAVES = 60.0
 USABLE_MEMORY = 0.9
+ASKED = "asked for in the recipe"
+RECIPE_SAYS = "as the recipe says"  # of keys that have a value there even when nobody wrote one
 
 
 class Reasons(dict[str, str]):
@@ -41,7 +43,7 @@ class Reasons(dict[str, str]):
     def decide(self, path: str, asked: Any, decided: Any, reason: str) -> Any:
         """What the recipe asked for, if it did; else what is decided here."""
         if asked is not None:
-            return self.because(path, asked, "asked for in the recipe")
+            return self.because(path, asked, ASKED)
         return self.because(path, decided, reason)
 
 
@@ -54,37 +56,35 @@ def plan_proof(
         RecipeError: an arm, a metric or its settings are not known.
     """
     reasons = Reasons() if reasons is None else reasons
-    arms = recipe.prove.arms or DEFAULT_ARMS
-    for arm in arms:
-        if arm not in known("arms"):
-            raise RecipeError(f"`prove.arms` names {arm!r}", hint=suggest(arm, known("arms")))
-    reasons.because("proof.arms", arms, "asked for in the recipe" if recipe.prove.arms else "the usual three")
+    arms = _arms(recipe.prove.arms or DEFAULT_ARMS)
+    reasons.because("proof.arms", arms, ASKED if recipe.prove.arms else "the usual three")
     items = reasons.decide(
         "proof.items",
         min(recipe.prove.items, len(test)) if recipe.prove.items else None,
         min(ENOUGH_ITEMS, len(test)),
         f"{len(test)} are held out; {ENOUGH_ITEMS} detect a difference of 10 points with 80 % power",
     )
-    longest = max((max(_answer_lengths(item)) for item in train), default=64)
-    longest_test = max((max(_answer_lengths(item)) for item in test), default=64)
+    longest = max((length for item in (*train, *test) for length in _answer_lengths(item)), default=64)
     max_new_tokens = reasons.decide(
         "proof.max_new_tokens",
         recipe.prove.max_new_tokens,
-        max(longest, longest_test) + 8,
-        f"the longest answer in the data has {max(longest, longest_test)} tokens; 8 more, so that none is cut",
+        longest + 8,
+        f"the longest answer in the data has {longest} tokens; 8 more, so that none is cut",
     )
     return ProofPlan(
-        arms=tuple(arms),
-        metric=_metric(recipe, [item.example for item in train]),
-        goal=recipe.task.goal or 0.0,
+        arms=arms,
+        metric=reasons.because("proof.metric", *_metric(recipe, [item.example for item in train])),
+        goal=reasons.decide(
+            "proof.goal", recipe.task.goal, 0.0, "none is set: beating the best untuned arm decides the verdict"
+        ),
         items=items,
-        dev_items=DEV_ITEMS,
+        dev_items=reasons.because("proof.dev_items", DEV_ITEMS, "enough to choose the number of shots"),
         max_new_tokens=max_new_tokens,
         batch_size=reasons.because(
             "proof.batch_size", ANSWER_BATCH, "beyond 32 rows a batch decodes no faster on a CPU"
         ),
-        max_forgetting=recipe.prove.max_forgetting,
-        seed=recipe.tune.seed,
+        max_forgetting=reasons.because("proof.max_forgetting", recipe.prove.max_forgetting, RECIPE_SAYS),
+        seed=reasons.because("proof.seed", recipe.tune.seed, "the seed of the run"),
     )
 
 
@@ -107,67 +107,36 @@ def decide(
     reasons = Reasons()
     tune = recipe.tune
     family = family_of(tune.adapter.name)
-    adapter_settings = _settings(family, tune.adapter, family.PRESETS[tune.adapter.name], "tune.adapter")
+    preset = family.PRESETS[tune.adapter.name]
+    adapter = reasons.because("adapter", _settled(family, tune.adapter, preset, "tune.adapter"), RECIPE_SAYS)
     objective = resolve("objectives", tune.objective.name)
-    objective_settings = _settings(objective, tune.objective, {}, "tune.objective")
-    num_trainable = family.count(shape, family.Config(**adapter_settings))
+    num_trainable = family.count(shape, family.Config(**adapter.settings))
     dtype = reasons.because("model.dtype", *_dtype(hardware))
-    batch_size = reasons.decide("batch_size", tune.batch_size, *_batch_size(len(train)))
-    steps, epochs = _length(tune.steps, tune.epochs, len(train), batch_size, reasons)
+    course = _course(tune, shape, len(train), reasons)
     longest = max(item.length for item in train)
     micro_tokens = reasons.because("micro_tokens", *_micro_tokens(longest))
-    tokens = sum(item.num_tokens for item in train)
     needed = _estimate(
         shape,
         hardware,
+        reasons,
         num_trainable=num_trainable,
         micro_tokens=micro_tokens,
         train=train,
-        tokens=round(tokens * steps * batch_size / len(train)),
+        passes=course["steps"] * course["batch_size"] / len(train),
         item_bytes=2 if dtype == "bfloat16" else 4,
     )
-    reasons["estimate"] = (
-        f"{hardware.flops / 1e9:.0f} GFLOP/s measured here, of which training reaches {estimate.EFFICIENCY:.0%}"
-    )
-    _refuse_if_too_large(needed, hardware)
-    save_every = reasons.decide(
-        "save_every",
-        tune.save_every,
-        max(1, min(steps, round(SECONDS_BETWEEN_SAVES * steps / max(1.0, needed.seconds)))),
-        f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed",
-    )
     return Plan(
-        model=ModelChoice(
-            name=base.name,
-            path=base.path,
-            revision=base.revision,
-            digest=base.digest,
-            dtype=dtype,
-            template=recipe.model.template,
-            context=shape.context,
-        ),
+        model=_model(recipe, base, shape, dtype),
         backend=reasons.because("backend", "torch", "one process on this machine"),
-        objective=Choice(name=tune.objective.name, settings=objective_settings),
-        adapter=Choice(name=tune.adapter.name, settings=adapter_settings),
-        family=family.__name__.rpartition(".")[2],
-        optimizer=reasons.because("optimizer", "adamw", "the usual choice for adapters"),
-        learning_rate=reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape)),
-        warmup_steps=reasons.because("warmup_steps", max(1, steps // 20), "5 % of the steps"),
-        schedule=reasons.because("schedule", "linear", "down to zero: the last steps settle"),
-        clip=reasons.because("clip", 1.0, "a gradient norm above 1 is an outlier for an adapter"),
-        weight_decay=reasons.because("weight_decay", 0.0, "an adapter is small; decay would pull it to the base"),
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
+        objective=reasons.because("objective", _settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
+        adapter=adapter,
+        family=reasons.because("family", family.__name__.rpartition(".")[2], f"the family of {tune.adapter.name}"),
         micro_tokens=micro_tokens,
-        max_length=longest,
-        save_every=save_every,
-        evaluate_every=reasons.because(
-            "evaluate_every", max(1, steps // 6), "six points show the trend of the dev loss"
-        ),
-        seed=tune.seed,
+        max_length=reasons.because("max_length", longest, "the longest training example"),
+        save_every=reasons.decide("save_every", tune.save_every, *_save_every(course["steps"], needed.seconds)),
+        seed=reasons.because("seed", tune.seed, RECIPE_SAYS),
         num_threads=reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
-        environment={},
+        environment=reasons.because("environment", {}, "no variable changes the numbers here"),
         num_trainable=reasons.because(
             "num_trainable",
             num_trainable,
@@ -177,24 +146,73 @@ def decide(
         data=data,
         estimate=needed,
         reasons=dict(reasons),
+        **course,
     )
 
 
-def _metric(recipe: Recipe, examples: Sequence[Any]) -> Choice:
+def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any) -> ModelChoice:
+    return ModelChoice(
+        name=base.name,
+        path=base.path,
+        revision=base.revision,
+        digest=base.digest,
+        dtype=dtype,
+        template=recipe.model.template,
+        context=shape.context,
+    )
+
+
+def _course(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) -> dict[str, Any]:
+    """How many steps of how many examples, and the optimizer's settings on the way: fields of the plan."""
+    batch_size = reasons.decide("batch_size", tune.batch_size, *_batch_size(num_train))
+    steps, epochs = _length(tune.steps, tune.epochs, num_train, batch_size, reasons)
+    return {
+        "batch_size": batch_size,
+        "steps": steps,
+        "epochs": epochs,
+        "optimizer": reasons.because("optimizer", "adamw", "the usual choice for adapters"),
+        "learning_rate": reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape)),
+        "warmup_steps": reasons.because("warmup_steps", max(1, steps // 20), "5 % of the steps"),
+        "schedule": reasons.because("schedule", "linear", "down to zero: the last steps settle"),
+        "clip": reasons.because("clip", 1.0, "a gradient norm above 1 is an outlier for an adapter"),
+        "weight_decay": reasons.because("weight_decay", 0.0, "an adapter is small; decay would pull it to the base"),
+        "evaluate_every": reasons.because(
+            "evaluate_every", max(1, steps // 6), "six points show the trend of the dev loss"
+        ),
+    }
+
+
+def _arms(asked: Sequence[str]) -> tuple[str, ...]:
+    for arm in asked:
+        if arm not in known("arms"):
+            raise RecipeError(f"`prove.arms` names {arm!r}", hint=suggest(arm, known("arms")))
+        if asked.count(arm) > 1:
+            raise RecipeError(f"`prove.arms` names {arm!r} twice", hint="each arm answers each item once: name it once")
+    if all(resolve("arms", arm).TUNED for arm in asked):
+        untuned = [arm for arm in known("arms") if not resolve("arms", arm).TUNED]
+        raise RecipeError(
+            f"`prove.arms` names no untuned arm, only {', '.join(asked)}",
+            hint=f"tuning is proved against one of {', '.join(untuned)}",
+        )
+    return tuple(asked)
+
+
+def _metric(recipe: Recipe, examples: Sequence[Any]) -> tuple[Choice, str]:
     """The metric with its settings; `choice` learns its options from the training split."""
     asked = recipe.task.metric
     metric = load_metric(asked.name)
-    settings = dict(asked.settings)
+    settings, reason = dict(asked.settings), ASKED
     if asked.name == "choice" and "options" not in settings:
         settings["options"] = labels(examples)
+        reason = f"{ASKED}; the training split has {len(settings['options'])} labels, which are its options"
     _validated(metric.config_type, settings, "task.metric")
-    return Choice(name=asked.name, settings=settings)
+    return Choice(name=asked.name, settings=settings), reason
 
 
-def _settings(module: Any, asked: Named, preset: dict[str, Any], path: str) -> dict[str, Any]:
+def _settled(module: Any, asked: Named, preset: dict[str, Any], path: str) -> Choice:
+    """A member with all of its settings: those asked for, over those of the preset, over the member's own."""
     config = _validated(module.Config, {**preset, **asked.settings}, path)
-    settings: dict[str, Any] = config.model_dump(mode="json")
-    return settings
+    return Choice(name=asked.name, settings=config.model_dump(mode="json"))
 
 
 def _validated(config_type: Any, settings: dict[str, Any], path: str) -> Any:
@@ -203,7 +221,8 @@ def _validated(config_type: Any, settings: dict[str, Any], path: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        hint = suggest(key, tuple(config_type.model_fields))
+        unknown = first["type"] == "extra_forbidden"
+        hint = suggest(key, tuple(config_type.model_fields)) if unknown else f"correct `{key}`, or leave it out"
         raise RecipeError(f"`{path}.{key}` is {first['input']!r}: {first['msg'].lower()}", hint=hint) from error
 
 
@@ -224,7 +243,7 @@ def _length(
     if asked_steps is not None and asked_epochs is not None:
         raise RecipeError("both `tune.steps` and `tune.epochs` are given", hint="one follows from the other: keep one")
     if asked_steps is not None:
-        reasons["steps"] = "asked for in the recipe"
+        reasons["steps"] = ASKED
         reasons["epochs"] = f"{asked_steps} steps of {batch_size} over {num_train:,} examples"
         return asked_steps, asked_steps * batch_size / num_train
     few, many = (5.0, "small data is seen often") if num_train < 300 else (3.0, "the usual three passes")
@@ -247,16 +266,23 @@ def _micro_tokens(longest: int) -> tuple[int, str]:
     return longest, f"the longest example has {longest} tokens and is never cut"
 
 
+def _save_every(steps: int, seconds: float) -> tuple[int, str]:
+    every = round(SECONDS_BETWEEN_SAVES * steps / max(1.0, seconds))
+    return max(1, min(steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
+
+
 def _estimate(
     shape: Shape,
     hardware: Hardware,
+    reasons: Reasons,
     *,
     num_trainable: int,
     micro_tokens: int,
     train: Sequence[Tokenised],
-    tokens: int,
+    passes: float,
     item_bytes: int,
 ) -> Estimate:
+    """What `passes` over the training examples need."""
     total = sum(item.num_tokens for item in train)
     per_token = estimate.training_flops(
         shape,
@@ -264,11 +290,17 @@ def _estimate(
         supervised_share=sum(item.num_supervised for item in train) / total,
         mean_length=sum(len(part.tokens) ** 2 for item in train for part in item.segments) / total,
     )
-    return Estimate(
+    tokens = round(total * passes)
+    reasons["estimate"] = (
+        f"{hardware.flops / 1e9:.0f} GFLOP/s measured here, of which training reaches {estimate.EFFICIENCY:.0%}"
+    )
+    needed = Estimate(
         peak_bytes=estimate.training_bytes(shape, num_trainable, micro_tokens=micro_tokens, item_bytes=item_bytes),
         seconds=round(estimate.training_seconds(tokens, per_token, hardware.flops), 1),
         tokens=tokens,
     )
+    _refuse_if_too_large(needed, hardware)
+    return needed
 
 
 def _refuse_if_too_large(needed: Estimate, hardware: Hardware) -> None:

@@ -241,7 +241,8 @@ def _judge(
             examples,
         )
     if gain > 0:
-        items = needed_items(gain, deviation)
+        # 80 % power asks for twice the items that just miss significance (2.8² / 1.96²); few that agree mislead it.
+        items = max(needed_items(gain, deviation), 2 * tuned.n)
         return "more_data", f"Undecided: {found}; {items:,} held-out items would decide it.", items, None
     return "keep_prompting", f"Keep prompting: {found}; tuning is not better than {best.name}.", None, None
 

@@ -299,4 +299,8 @@ def _absolute(recipe: Recipe, root: Path) -> Recipe:
     """The recipe as the run keeps it: paths that work from anywhere on this machine."""
     paths = {role: getattr(recipe.data, role) for role in ("train", "test", "dev")}
     found = {role: str((root / name).resolve()) for role, name in paths.items() if name is not None}
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=found)})
+    local = root / recipe.model.name
+    model = {"name": str(local.resolve())} if local.exists() else {}
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update=found), "model": recipe.model.model_copy(update=model)}
+    )

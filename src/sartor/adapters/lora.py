@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from sartor.errors import RecipeError
+from sartor.names import suggest
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -65,7 +67,16 @@ def export(model: Any, folder: Path) -> None:
 
 
 def count(shape: Shape, config: Config) -> int:
-    """Trainable parameters: Σ r (inputs + outputs) over the adapted layers."""
+    """Trainable parameters: Σ r (inputs + outputs) over the adapted layers.
+
+    Raises:
+        RecipeError: a target is no linear layer of the model's blocks.
+    """
     chosen = LINEAR_LAYERS if config.targets == ("all-linear",) else config.targets
     sizes = shape.linear_sizes()
+    for name in chosen:
+        if name not in sizes:
+            raise RecipeError(
+                f"`tune.adapter.targets` names {name!r}", hint=suggest(name, ("all-linear", *LINEAR_LAYERS))
+            )
     return sum(config.r * sum(sizes[name]) for name in chosen) * shape.num_layers

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from sartor.plan import Plan
 from sartor.proof import Proof
 
 _CARD = """---
-base_model: {base}
+base_model: {base_in_yaml}
 library_name: peft
 tags: [sartor, {method}]
 ---
@@ -57,6 +59,7 @@ def model_card(name: str, plan: Plan, proof: Proof) -> str:
     return _CARD.format(
         name=name,
         base=plan.model.name,
+        base_in_yaml=json.dumps(plan.model.name, ensure_ascii=False),
         revision=plan.model.revision,
         method=plan.adapter.name,
         sentence=proof.sentence,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from sartor import durable
 from sartor.chat import Renderer
-from sartor.data.ledger import Ledger, refuse_if_many
+from sartor.data.ledger import Ledger, listed, refuse_if_many
 from sartor.data.pack import Segment, segment
 from sartor.data.read import Read, read
 from sartor.data.split import Split, distinct, leaks, split
-from sartor.errors import DataError
+from sartor.errors import DataError, Where
 from sartor.recipe import Recipe
 from sartor.store import Run
 from sartor.types import EXAMPLE, Chat, LedgerEntry, Text
@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, root: Path, renderer: Renderer, *, context: int) -> 
     """Read, render, split. Examples over the longest length are dropped if the recipe says so, else reported.
 
     Raises:
-        DataError: a file cannot be read, or too many rows of it.
+        DataError: a file cannot be read, or too many rows of it, or no row of it is left.
     """
     limit = min(recipe.data.max_length or context, context)
     files = {role: _read(recipe, root, role) for role in PARTS}
@@ -76,7 +76,10 @@ def prepare(recipe: Recipe, root: Path, renderer: Renderer, *, context: int) -> 
         drop = recipe.data.too_long == "drop"
         kept[role] = fitting if drop else fitting + long
         too_long += [] if drop else long
-        entries += dropped + ([_too_long(item, limit) for item in long] if drop else [])
+        lost = dropped + ([_too_long(item, limit) for item in long] if drop else [])
+        if found and not kept[role]:
+            raise _nothing_left(role, (*found.entries, *lost))
+        entries += lost
     by_id = {item.example.id: item for items in kept.values() for item in items}
     parts = _split(recipe, kept)
     entries += parts.dropped
@@ -171,6 +174,16 @@ def _too_long(item: Tokenised, limit: int) -> LedgerEntry:
     source = item.example.source
     detail = f"{item.length} tokens, the longest allowed is {limit}"
     return LedgerEntry(action="dropped", file=source.file, line=source.line, reason="over_max_length", detail=detail)
+
+
+def _nothing_left(role: str, entries: Sequence[LedgerEntry]) -> DataError:
+    """Every row of a file the user brought was dropped."""
+    gone = [entry for entry in entries if entry.action == "dropped"]
+    return DataError(
+        f"all {len(gone):,} rows of `data.{role}` were dropped\n{listed(gone)}",
+        hint="correct these rows, or choose a model whose template and context take them",
+        where=Where(gone[0].file),
+    )
 
 
 def _lines(values: Iterable[Chat | Text | LedgerEntry]) -> str:

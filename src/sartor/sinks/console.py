@@ -15,8 +15,22 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-from sartor.events import Answered, Evaluated, Event, Finished, Saved, Skipped, Started, Stepped, Stopped, Warned
+from sartor.events import (
+    Answered,
+    Evaluated,
+    Event,
+    Failed,
+    Finished,
+    Saved,
+    Skipped,
+    Started,
+    Stepped,
+    Stopped,
+    Warned,
+)
+from sartor.report.words import visible
 
 QUIET_SECONDS = 15.0  # without a terminal: at most one line of progress in this time
 
@@ -28,13 +42,13 @@ class ConsoleSink:
         self._console = console
         self._live = console.is_terminal
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -53,7 +67,7 @@ class ConsoleSink:
 
     def stage(self, name: str) -> None:
         """A heading for what follows."""
-        self._console.print(f"[bold]{name}[/bold]", highlight=False)
+        self._console.print(Text(visible(name), style="bold"))
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -62,7 +76,7 @@ class ConsoleSink:
                 self._say(f"{verb}, {event.steps} steps in all")
                 self._advance("train", event.step, event.steps, "")
             case Stepped():
-                rate = event.num_tokens / event.seconds
+                rate = event.num_tokens / max(event.seconds, 1e-9)  # a coarse clock may measure nothing
                 self._advance("train", event.step, None, f"loss {event.loss:.3f}, {rate:,.0f} tokens/s")
             case Evaluated():
                 self._say(f"step {event.step}: dev loss {event.loss:.4f}")
@@ -73,11 +87,13 @@ class ConsoleSink:
             case Skipped():
                 self._say(f"{event.stage}: {event.reason}, skipped")
             case Warned():
-                self._say(f"[yellow]warning[/yellow] {event.message}" + (f" ({event.hint})" if event.hint else ""))
+                self._say(event.message + (f" ({event.hint})" if event.hint else ""), "warning ", "yellow")
             case Stopped():
                 self._say(f"stopped after step {event.step}; the same command goes on from here")
             case Finished():
                 self._say(f"training is done: {event.step} steps")
+            case Failed():
+                self._say(f"{event.message} ({event.hint})", f"{event.error} ", "red")
 
     def _advance(self, name: str, done: int, total: int | None, note: str) -> None:
         if name not in self._tasks or (total is not None and done < self._done(name)):
@@ -91,7 +107,8 @@ class ConsoleSink:
         task = self._progress.tasks[self._progress.task_ids.index(self._tasks[name])]
         left = task.time_remaining
         about = f", about {left:,.0f} s left" if left else ""
-        self._console.print(f"  {name}: {done}/{task.total:.0f} {note}{about}", highlight=False)
+        of = "" if task.total is None else f"/{task.total:.0f}"
+        self._console.print(Text(visible(f"  {name}: {done}{of} {note}{about}")))
 
     def _done(self, name: str) -> float:
         return self._progress.tasks[self._progress.task_ids.index(self._tasks[name])].completed
@@ -99,5 +116,6 @@ class ConsoleSink:
     def _is_complete(self, name: str) -> bool:
         return self._progress.tasks[self._progress.task_ids.index(self._tasks[name])].finished
 
-    def _say(self, text: str) -> None:
-        self._console.print(f"  {text}", highlight=False)
+    def _say(self, text: str, head: str = "", colour: str = "") -> None:
+        """One line. What users and models wrote is shown as it is: no markup, no emoji codes, no control characters."""
+        self._console.print(Text.assemble("  ", (head, colour), visible(text)))

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
+
+from sartor.report.words import visible
 
 if TYPE_CHECKING:
     from sartor.catalogue import Card
@@ -32,9 +33,9 @@ def show_check(found: Check) -> RenderableType:
         lines.append(Text(f"  dropped: {count:,} {reason}", style="dim"))
     for problem in found.problems:
         colour = "red" if problem.severity == "error" else "yellow"
-        text = Text.assemble((problem.severity, colour), f" {problem.message}\n  → {problem.hint}")
+        text = Text.assemble((problem.severity, colour), visible(f" {problem.message}\n  → {problem.hint}"))
         for place in problem.where:
-            text.append(f"\n    {place}", style="dim")
+            text.append(visible(f"\n    {place}"), style="dim")
         lines.append(text)
     lines += [_sample(sample) for sample in found.samples]
     lines.append(Text("trained tokens are underlined", style="dim"))
@@ -53,7 +54,7 @@ def show_plan(plan: Plan) -> RenderableType:
         node: object = values
         for key in path.split("."):
             node = node[key] if isinstance(node, dict) else node
-        table.add_row(path, escape(_short(node)), escape(reason))
+        table.add_row(path, _cell(_short(node)), _cell(reason))
     estimate = plan.estimate
     return Group(
         table,
@@ -66,18 +67,27 @@ def show_plan(plan: Plan) -> RenderableType:
 
 def show_proof(proof: Proof) -> RenderableType:
     """The arms and the sentence."""
-    table = Table("arm", proof.metric, "95 % interval", "tokens/answer", "s/answer", "chosen", box=None, pad_edge=False)
+    table = Table(
+        "arm",
+        Column(_cell(proof.metric)),
+        "95 % interval",
+        "tokens/answer",
+        "s/answer",
+        "chosen",
+        box=None,
+        pad_edge=False,
+    )
     for arm in proof.arms:
         table.add_row(
-            arm.name,
+            _cell(arm.name),
             f"{arm.score:.1%}",
             f"{arm.low:.1%} to {arm.high:.1%}",
             f"{arm.prompt_tokens / arm.n:.0f} + {arm.output_tokens / arm.n:.0f}",
             f"{arm.seconds / arm.n:.2f}",
-            escape(arm.chosen),
+            _cell(arm.chosen),
         )
     style = {"ship": "bold green", "regression": "bold red"}.get(proof.verdict, "bold yellow")
-    return Group(table, Text(proof.sentence, style=style))
+    return Group(table, Text(visible(proof.sentence), style=style))
 
 
 def show_answers(items: Sequence[Item], untuned: str, tuned: str, *, most: int = 6) -> RenderableType:
@@ -86,11 +96,11 @@ def show_answers(items: Sequence[Item], untuned: str, tuned: str, *, most: int =
     pairs = [(by_arm[untuned][key], after) for key, after in by_arm[tuned].items() if key in by_arm[untuned]]
     won = [pair for pair in pairs if pair[1].score > pair[0].score]
     lost = [pair for pair in pairs if pair[1].score < pair[0].score]
-    table = Table("request", "expected", untuned, tuned, show_lines=True)
+    table = Table("request", "expected", Column(_cell(untuned)), Column(_cell(tuned)), show_lines=True)
     for before, after in won[: most - min(1, len(lost))] + lost[:1]:
-        question = str(after.input[-1].get("content", ""))
+        question = str(after.input[-1].get("content", "")) if after.input else ""  # running text has no question
         cells = (question, after.target, f"{_mark(before)} {before.output}", f"{_mark(after)} {after.output}")
-        table.add_row(*(escape(_short(cell, 220)) for cell in cells))
+        table.add_row(*(_cell(_short(cell, 220)) for cell in cells))
     return table
 
 
@@ -106,7 +116,9 @@ def show_runs(runs: Sequence[Run]) -> RenderableType:
     table = Table("run", "stages done", "verdict", "worker", box=None, pad_edge=False)
     for run in runs:
         worker = run.worker()
-        table.add_row(run.id, " ".join(run.stages_done()) or "none", run.verdict(), str(worker) if worker else "")
+        table.add_row(
+            _cell(run.id), " ".join(run.stages_done()) or "none", run.verdict(), str(worker) if worker else ""
+        )
     return table
 
 
@@ -116,10 +128,15 @@ def minutes(seconds: float) -> str:
 
 
 def _sample(sample: Sample) -> Text:
-    text = Text(f"{sample.row}\n", style="dim")
+    text = Text(visible(f"{sample.row}\n"), style="dim")
     for piece, trained in sample.pieces:
-        text.append(piece, style="bold green underline" if trained else "default")
+        text.append(visible(piece), style="bold green underline" if trained else "default")
     return text
+
+
+def _cell(text: str) -> Text:
+    """What users and models wrote, as it is: no markup, no emoji codes, no control characters of a terminal."""
+    return Text(visible(text))
 
 
 def _mark(item: Item) -> str:
