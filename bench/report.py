@@ -57,6 +57,7 @@ def markdown(result: Json) -> str:
         f"cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {settings['repeats']} × {settings['steps']} steps each "
         f"after {settings['warmup']} to warm up, contestants in turn, each in a fresh process.",
         _versions(result["versions"]),
+        f"First losses are within {max(run['first_loss_error'] for run in result['runs']):.2%} of the fp32 reference.",
         *_cautions(result),
     ]
     for name, facts in result["workloads"].items():
@@ -99,7 +100,7 @@ def _heading(name: str, facts: Json) -> str:
 def _table(result: Json, workload: str) -> str:
     lines = [
         "| | useful tokens/s | supervised tokens/s | padding | share of GEMM plateau | peak memory "
-        "| Sartor is faster by | Sartor's memory |",
+        "| Sartor's rate, times this | Sartor's memory, times this |",
         "|---|---|---|---|---|---|---|---|",
     ]
     flop = result["workloads"][workload]["flop_per_token"]

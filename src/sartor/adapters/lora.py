@@ -48,7 +48,8 @@ def attach(model: Any, config: Config) -> Any:
 
     from sartor.ops.lora_linear import AugmentedLoraLinear
 
-    targets = config.targets[0] if len(config.targets) == 1 else list(config.targets)
+    # PEFT reads a word other than all-linear as a pattern for whole paths, so names go in as a list, even a single one.
+    targets = "all-linear" if config.targets == ("all-linear",) else list(config.targets)
     peft_config = LoraConfig(
         r=config.r,
         lora_alpha=config.effective_alpha,

@@ -8,6 +8,7 @@ Shapes: H query heads · G key/value heads · T tokens · D head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -58,6 +59,7 @@ def flat_attention(
     for what, met in refusals.items():
         if met:
             raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
+    query_1HTD, key_1GTD = query_1HTD.to(value_1GTD.dtype), key_1GTD.to(value_1GTD.dtype)  # rotated in fp32
     outputs = [
         F.scaled_dot_product_attention(
             query_1HTD[:, :, start:end],
@@ -78,28 +80,19 @@ def register() -> None:
 
 
 @torch.no_grad()
-def find_leak(model: nn.Module, vocab_size: int) -> str:
+def find_leak(forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor], vocab_size: int) -> str:
     """Perturb one of three segments of a packed batch: the others must not move by a bit. What went wrong, or empty.
 
-    The model decides, not our reading of its code: a mask, a convolution or a state that crosses segments shows here.
+    `forward(tokens_T, positions_T, offsets_S1)` gives the hidden states (T, D) that training would use. The model
+    decides, not our reading of its code: a mask, a convolution or a state that crosses segments shows here.
     """
     lengths = (7, 5, 9)
-    generator = torch.Generator().manual_seed(0)
-    tokens_1T = torch.randint(vocab_size, (1, sum(lengths)), generator=generator)
-    offsets = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
-    positions_1T = torch.cat([torch.arange(length) for length in lengths])[None]
-    changed_1T = tokens_1T.clone()
-    changed_1T[0, 7:12] = (changed_1T[0, 7:12] + 1) % vocab_size
-    before, after = (
-        model(
-            input_ids=ids,
-            position_ids=positions_1T,
-            attention_mask=None,
-            use_cache=False,
-            cu_seq_lens_q=offsets,
-        ).last_hidden_state[0]
-        for ids in (tokens_1T, changed_1T)
-    )
+    tokens_T = torch.randint(vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    positions_T = torch.cat([torch.arange(length) for length in lengths])
+    offsets_S1 = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
+    changed_T = tokens_T.clone()
+    changed_T[7:12] = (changed_T[7:12] + 1) % vocab_size
+    before, after = (forward(tokens, positions_T, offsets_S1) for tokens in (tokens_T, changed_T))
     if not torch.isfinite(before).all():
         return "the packed forward is not finite"
     moved = (before != after).any(dim=-1)

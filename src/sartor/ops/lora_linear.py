@@ -43,6 +43,7 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         self._joint_NKR[:, self.in_features :].copy_(self.lora_B[adapter].weight * self.scaling[adapter])
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        x = x.to(self.base_layer.weight.dtype)  # the residual stream may be fp32
         adapter = vars(self).get("_prepared")
         plain = adapter is None or self.disable_adapters or self.merged or self.active_adapters != [adapter]
         if plain or not isinstance(self.lora_dropout[adapter], nn.Identity):
