@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from sartor.catalogue import card
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.data.split import labels
@@ -20,7 +21,7 @@ _RECIPE = """\
 # Sartor's recipe. What is left out is decided by the plan, and printed with its reason: `sartor plan`.
 # `sartor explain KEY` says what a key does and when to change it.
 
-# {model} comes with a Python package and trains on a laptop; `sartor models` lists others.
+# {about}; `sartor models` lists others.
 model: {model}
 
 data:
@@ -48,7 +49,8 @@ def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str
     path = file.resolve()
     train = path.relative_to(relative_to.resolve()) if path.is_relative_to(relative_to.resolve()) else path
     return _RECIPE.format(
-        model=model,
+        about=_about(model),
+        model=_quoted(model),
         rows=found.rows,
         format=found.format,
         bad=f" ({-bad} of them unreadable: `sartor check` names them)" if bad else "",
@@ -75,15 +77,24 @@ def propose_metric(examples: Sequence[Chat | Text]) -> tuple[str, str]:
     return "f1", "The answers are long: `f1` scores the words shared with the reference. One right text? Then `exact`."
 
 
-def _one_line(label: str) -> str:
-    """A label that can stand in a comment: a line break in it would end the comment."""
-    return label if label.isprintable() else repr(label)
+def _about(model: str) -> str:
+    """What one wants to know of a base model, in a line."""
+    known = card(model)
+    if known is None:
+        return f"{_one_line(model)} is none of ours"
+    origin = " comes with a Python package and" if known.source == "embedded" else f", {known.licence},"
+    return f"{known.name}{origin} can be tuned on: {known.tunable_on}"
 
 
-def _quoted(path: str) -> str:
-    """A path as YAML: plain where it is read back as it stands, else in quotes."""
+def _one_line(text: str) -> str:
+    """Text that can stand in a comment: a line break in it would end the comment."""
+    return text if text.isprintable() else repr(text)
+
+
+def _quoted(text: str) -> str:
+    """A word or a path as YAML: plain where it is read back as it stands, else in quotes."""
     try:
-        plain = parse_yaml(f"path: {path}", path)["path"] == path
+        plain = parse_yaml(f"text: {text}", text)["text"] == text
     except RecipeError:
         plain = False
-    return path if plain else json.dumps(path, ensure_ascii=False)
+    return text if plain else json.dumps(text, ensure_ascii=False)
