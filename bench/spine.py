@@ -175,7 +175,7 @@ def measure(options: argparse.Namespace) -> Json:
     return {
         "schema": 1,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": look(HERE).model_dump(),
+        "machine": {**look(HERE).model_dump(), "processor": processor()},
         "versions": {"sartor": versions(sys.executable), "TRL": versions(str(CACHE / "trl" / "bin" / "python"))},
         "model": {"name": MODEL, "digest": weights_digest(model)},
         "settings": {
@@ -271,6 +271,14 @@ def versions(python: str) -> dict[str, str]:
 def weights_digest(model: Path) -> dict[str, str]:
     """SHA-256 of the checkpoint's weight files."""
     return {path.name: durable.sha256(path) for path in sorted(model.glob("*.safetensors"))}
+
+
+def processor() -> str:
+    """The processor with family and model: `AMD EPYC` alone does not tell one generation from the next."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    known = {key: facts[key] for key in ("cpu family", "model") if key in facts}
+    return look(HERE).processor + "".join(f", {key.split()[-1]} {value}" for key, value in known.items())
 
 
 def slug(processor: str) -> str:

@@ -298,7 +298,9 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def schema(name: Annotated[str, typer.Argument(help="recipe, plan, check, proof, item, event or ledger.")]) -> None:
+def schema(
+    name: Annotated[str, typer.Argument(help="recipe, example, ledger, check, plan, event, item, proof or lineage.")],
+) -> None:
     """The JSON Schema of a file of a run."""
     from sartor.schemas import schema_of
 

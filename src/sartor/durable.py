@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -184,6 +185,15 @@ def remove_dir(path: Path) -> None:
     except OSError as error:
         raise _machine_error(error, path) from error
     shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock file: one process at a time, the others wait. The file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def clear_staging(folder: Path) -> None:

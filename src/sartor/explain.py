@@ -27,11 +27,11 @@ def _lines(path: str, what: str, when: str, default: Any, recipe: Recipe | None,
     yield path
     yield f"  what     {what}"
     yield f"  when     {when}"
-    shown = "decided by the plan" if default is None else _shown(default)
+    shown = ("decided by the plan" if _decides(path) else "none") if default is None else _shown(default)
     yield f"  default  {shown}"
     if recipe is not None:
         asked = _dig(recipe.model_dump(mode="json"), path)
-        yield f"  asked    {'nothing: left to the plan' if asked is None else _shown(asked)}"
+        yield f"  asked    {'nothing' if asked is None else _shown(asked)}"
     if plan is not None:
         decided = _decided_path(path)
         if decided in plan.reasons:
@@ -42,6 +42,11 @@ def _decided_path(path: str) -> str:
     """Where the plan keeps what a recipe key asks for."""
     section, _, key = path.partition(".")
     return {"tune": key, "prove": f"proof.{key}", "task": f"proof.{key}"}.get(section, path)
+
+
+def _decides(path: str) -> bool:
+    """Whether a key that is left out is decided by the plan: those of tuning and proving are."""
+    return path.partition(".")[0] in ("tune", "prove")
 
 
 def _dig(tree: Any, path: str) -> Any:

@@ -186,11 +186,11 @@ def _embedded_file(name: str) -> Path:
 def _from_gguf(name: str, file: Path) -> Base:
     """The cached folder of a GGUF, made on first use."""
     target = cache_dir() / "models" / f"{name}-{durable.sha256(file)[:12]}"
-    problem = durable.verify(target)
-    if problem:
-        shutil.rmtree(target, ignore_errors=True)
-        with durable.atomic_dir(target) as staging:
-            _dequantise(file, staging)
+    with durable.exclusive(target.parent / "lock"):  # two first uses at once would write the same folder
+        if durable.verify(target):
+            shutil.rmtree(target, ignore_errors=True)
+            with durable.atomic_dir(target) as staging:
+                _dequantise(file, staging)
     return Base(name=name, path=str(target), revision="gguf", digest=durable.sha256(target / durable.MANIFEST))
 
 

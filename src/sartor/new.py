@@ -81,7 +81,7 @@ def _about(model: str) -> str:
     """What one wants to know of a base model, in a line."""
     known = card(model)
     if known is None:
-        return f"{_one_line(model)} is none of ours"
+        return f"{_one_line(model)} is not in the catalogue"
     origin = " comes with a Python package and" if known.source == "embedded" else f", {known.licence},"
     return f"{known.name}{origin} can be tuned on: {known.tunable_on}"
 

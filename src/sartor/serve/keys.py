@@ -6,14 +6,11 @@ can read.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
-import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +43,8 @@ def find_key(given: str | None, environment: Mapping[str, str]) -> Key:
     if VARIABLE in environment:
         return _usable(Key(environment[VARIABLE], VARIABLE))
     path = config_dir(environment) / "keys" / "serve"
-    with _locked(path.parent):
+    with durable.exclusive(path.parent / "lock"):  # two first starts at once must agree on one key
+        path.parent.chmod(0o700)
         if not path.exists():
             durable.atomic_write(path, generate() + "\n")
             path.chmod(0o600)
@@ -84,19 +82,6 @@ def _usable(key: Key) -> Key:
             hint="use letters, digits and punctuation; without any key given, a good one is made for you",
         )
     return key
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The key folder, for one process at a time, so that two first starts agree on one key. Nobody else looks in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _digest(text: str) -> bytes:

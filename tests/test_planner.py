@@ -1,0 +1,358 @@
+"""The planner: what is asked for wins, what is left out is decided, and every value says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sartor import hub
+from sartor.backends import estimate
+from sartor.chat import Renderer
+from sartor.data.prepare import Tokenised
+from sartor.errors import MachineError, RecipeError
+from sartor.hardware import Hardware
+from sartor.hub import Base, Shape
+from sartor.plan import Plan
+from sartor.planner import ASKED, MICRO_TOKENS, decide, plan_proof
+from sartor.recipe import Recipe
+from sartor.types import Chat, Message, Source, Text
+
+from .conversations import TINY, tiny
+from .engines import tokenised
+from .plans import chat
+
+GIB = 2**30
+BASE = Base(name="smollm2-135m-instruct", path="/models/smollm2", revision="gguf", digest="d")
+SMOLLM2 = Shape(
+    num_layers=30,
+    hidden=576,
+    inner=1536,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    vocab=49152,
+    tied=True,
+    context=8192,
+)
+MACHINE = Hardware(
+    processor="a fake one",
+    num_cores=2,
+    memory_bytes=16 * GIB,
+    free_memory_bytes=12 * GIB,
+    free_disk_bytes=100 * GIB,
+    has_bf16=True,
+    flops=1e11,
+)
+#: What the plan takes over as a fact: nothing was decided there.
+MODEL_FACTS = ("name", "path", "revision", "digest", "template", "context")
+FACTS = {"schema_", "data", *(f"model.{key}" for key in MODEL_FACTS)}
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer(tiny(TINY))
+
+
+@pytest.fixture(scope="module")
+def train(renderer: Renderer) -> list[Tokenised]:
+    return tokenised(renderer, [chat(f"question {line}", f"answer {line}", line=line) for line in range(1, 121)])
+
+
+@pytest.fixture(scope="module")
+def test_items(renderer: Renderer) -> list[Tokenised]:
+    return tokenised(renderer, [chat(f"test {line}", f"answer {line}", line=500 + line) for line in range(30)])
+
+
+def recipe(**sections: Any) -> Recipe:
+    values = {"model": "smollm2-135m-instruct", "data": "train.jsonl", "task": "exact"}
+    return Recipe.model_validate({**values, **sections})
+
+
+@pytest.fixture(scope="module")
+def plan_of(train: list[Tokenised], test_items: list[Tokenised]) -> Any:
+    def made(
+        *,
+        hardware: Hardware = MACHINE,
+        shape: Shape = SMOLLM2,
+        train: Sequence[Tokenised] = train,
+        test: Sequence[Tokenised] = test_items,
+        **sections: Any,
+    ) -> Plan:
+        return decide(recipe(**sections), BASE, shape, hardware, train=train, test=test, data="e")
+
+    return made
+
+
+def dig(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        assert key in tree, path
+        tree = tree[key]
+    return tree
+
+
+def leaves(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict) or not tree:
+        return [prefix]
+    return [leaf for key, value in tree.items() for leaf in leaves(value, f"{prefix}.{key}".strip("."))]
+
+
+def explained(plan: Plan, leaf: str) -> bool:
+    parts = leaf.split(".")
+    return any(".".join(parts[:length]) in plan.reasons for length in range(1, len(parts) + 1))
+
+
+# ---- reasons ---------------------------------------------------------------------------------------------------------
+
+SECTIONS: list[dict[str, Any]] = [
+    {},
+    {"tune": {"steps": 7}},
+    {"tune": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-4, "save_every": 3}},
+    {"task": {"metric": "choice", "goal": 0.8}, "prove": {"items": 20, "arms": ["zero_shot", "tuned"]}},
+]
+
+
+@pytest.mark.parametrize("sections", SECTIONS)
+def test_every_decided_value_has_a_reason_and_every_reason_its_value(plan_of: Any, sections: dict[str, Any]) -> None:
+    plan = plan_of(**sections)
+    values = plan.model_dump(mode="json", exclude={"reasons"})
+    assert {leaf for leaf in leaves(values) if not explained(plan, leaf)} == FACTS
+    for path, reason in plan.reasons.items():
+        dig(values, path)
+        assert len(reason) > 3
+        assert "None" not in reason
+
+
+ASKS: list[tuple[str, dict[str, Any], Any]] = [
+    ("learning_rate", {"tune": {"learning_rate": 3e-5}}, 3e-5),
+    ("batch_size", {"tune": {"batch_size": 3}}, 3),
+    ("steps", {"tune": {"steps": 11}}, 11),
+    ("epochs", {"tune": {"epochs": 1.5}}, 1.5),
+    ("save_every", {"tune": {"save_every": 9}}, 9),
+    ("proof.arms", {"prove": {"arms": ["tuned", "zero_shot"]}}, ["tuned", "zero_shot"]),
+    ("proof.items", {"prove": {"items": 20}}, 20),
+    ("proof.max_new_tokens", {"prove": {"max_new_tokens": 5}}, 5),
+    ("proof.goal", {"task": {"metric": "exact", "goal": 0.75}}, 0.75),
+    ("proof.metric", {"task": "f1"}, {"name": "f1", "settings": {}}),
+]
+
+
+@pytest.mark.parametrize(("path", "sections", "value"), ASKS)
+def test_what_the_recipe_asks_for_wins(plan_of: Any, path: str, sections: dict[str, Any], value: Any) -> None:
+    plan = plan_of(**sections)
+    assert dig(plan.model_dump(mode="json"), path) == value
+    assert plan.reasons[path] == ASKED
+    assert path == "proof.metric" or plan_of().reasons[path] != ASKED
+
+
+def test_what_has_a_value_in_every_recipe_is_taken_from_it(plan_of: Any) -> None:
+    asked = {"seed": 99, "adapter": {"name": "lora", "r": 4, "targets": ["q_proj"]}}
+    plan = plan_of(tune=asked, prove={"max_forgetting": 0.3}, model={"name": "m", "template": {"x": 1}})
+    assert (plan.seed, plan.proof.seed, plan.proof.max_forgetting, plan.model.template) == (99, 99, 0.3, {"x": 1})
+    assert plan.adapter.settings == {"r": 4, "alpha": 0.0, "dropout": 0.0, "targets": ["q_proj"]}
+    assert plan.num_trainable == 30 * 4 * (576 + 576)
+
+
+def test_more_items_than_there_are_cannot_be_answered(plan_of: Any) -> None:
+    assert plan_of(prove={"items": 500}).proof.items == 30
+
+
+# ---- what does not exist ---------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"prove": {"arms": ["zero_shto", "tuned"]}}, "'zero_shto'", "did you mean 'zero_shot'"),
+    ({"prove": {"arms": ["zero_shot", "tuned", "zero_shot"]}}, "'zero_shot' twice", "once"),
+    ({"prove": {"arms": ["tuned"]}}, "no untuned arm", "few_shot, zero_shot"),
+    ({"task": "exatc"}, "unknown metric 'exatc'", "did you mean 'exact'"),
+    ({"task": {"metric": {"name": "exact", "fold_cas": True}}}, "task.metric.fold_cas", "nown: "),
+    ({"tune": {"adapter": "lroa"}}, "unknown tuning method 'lroa'", "did you mean 'lora'"),
+    ({"tune": {"adapter": {"name": "lora", "dropuot": 0.1}}}, "tune.adapter.dropuot", "did you mean 'dropout'"),
+    ({"tune": {"adapter": {"name": "lora", "r": 0}}}, "`tune.adapter.r` is 0", "correct `r`"),
+    ({"tune": {"adapter": {"name": "lora", "targets": ["q_porj"]}}}, "'q_porj'", "did you mean 'q_proj'"),
+    ({"tune": {"objective": "stf"}}, "unknown objective 'stf'", "did you mean 'sft'"),
+    ({"tune": {"objective": {"name": "sft", "beta": 1}}}, "tune.objective.beta", "nown: "),
+    ({"tune": {"steps": 5, "epochs": 1}}, "both `tune.steps` and `tune.epochs`", "keep one"),
+]
+
+
+@pytest.mark.parametrize(("sections", "message", "hint"), WRONG)
+def test_what_does_not_exist_is_named_with_what_does(
+    plan_of: Any, sections: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan_of(**sections)
+    assert message in str(caught.value)
+    assert hint in caught.value.hint
+
+
+# ---- decisions -------------------------------------------------------------------------------------------------------
+
+
+def test_steps_follow_from_epochs_and_epochs_from_steps(plan_of: Any) -> None:
+    assert (plan_of(tune={"epochs": 2, "batch_size": 8}).steps, plan_of().epochs) == (30, 5.0)
+    asked = plan_of(tune={"steps": 30, "batch_size": 8})
+    assert asked.epochs == pytest.approx(2.0)
+    assert "30 steps of 8 over 120 examples" in asked.reasons["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "batch_size"),
+    [(50, 5.0, 8), (299, 5.0, 8), (300, 3.0, 8), (4_000, 3.0, 16), (20_001, 1.0, 32)],
+)
+def test_the_more_data_the_fewer_passes(
+    plan_of: Any, train: list[Tokenised], count: int, epochs: float, batch_size: int
+) -> None:
+    plan = plan_of(train=(train * 200)[:count])
+    assert (plan.epochs, plan.batch_size) == (epochs, batch_size)
+    assert f"{count:,}" in plan.reasons["steps"]
+
+
+def test_a_micro_batch_holds_the_longest_example(plan_of: Any, renderer: Renderer, train: list[Tokenised]) -> None:
+    assert plan_of().micro_tokens == MICRO_TOKENS
+    (giant,) = tokenised(renderer, [chat("far " * 1000, "away")])
+    plan = plan_of(train=[*train, giant])
+    assert plan.micro_tokens == plan.max_length == giant.length > MICRO_TOKENS
+    assert str(giant.length) in plan.reasons["micro_tokens"]
+
+
+def test_without_bf16_products_the_plan_is_in_fp32(plan_of: Any) -> None:
+    slow = plan_of(hardware=MACHINE.model_copy(update={"has_bf16": False}))
+    assert (slow.model.dtype, plan_of().model.dtype) == ("float32", "bfloat16")
+    assert "no bf16" in slow.reasons["model.dtype"]
+    assert slow.estimate.peak_bytes > plan_of().estimate.peak_bytes
+
+
+def test_what_cannot_fit_is_refused_with_both_numbers(plan_of: Any) -> None:
+    needed = plan_of().estimate.peak_bytes
+    small = MACHINE.model_copy(update={"memory_bytes": int(needed / 0.9) - GIB // 100})
+    with pytest.raises(MachineError) as caught:
+        plan_of(hardware=small)
+    assert f"{needed / GIB:.1f} GiB" in str(caught.value)
+    assert f"{small.memory_bytes / GIB:.1f} GiB" in str(caught.value)
+    assert "smaller model" in caught.value.hint
+    assert plan_of(hardware=MACHINE.model_copy(update={"memory_bytes": int(needed / 0.9) + 1}))
+
+
+def test_threads_are_the_cores_of_the_machine(plan_of: Any) -> None:
+    assert plan_of(hardware=MACHINE.model_copy(update={"num_cores": 7})).num_threads == 7
+
+
+@pytest.mark.parametrize(("factor", "rate"), [(1, 1e-3), (3, 5e-4), (10, 2e-4)])
+def test_the_smaller_the_base_the_higher_the_rate(plan_of: Any, factor: int, rate: float) -> None:
+    shape = SMOLLM2.model_copy(update={"hidden": 576 * factor, "inner": 1536 * factor})
+    big = MACHINE.model_copy(update={"memory_bytes": 400 * GIB})
+    assert plan_of(shape=shape, hardware=big).learning_rate == rate
+
+
+def test_the_plan_is_the_same_again_but_for_the_speed_of_the_machine(plan_of: Any) -> None:
+    assert plan_of() == plan_of()
+    faster = plan_of(hardware=MACHINE.model_copy(update={"flops": 1e13}), tune={"save_every": 5})
+    assert faster.digest == plan_of(tune={"save_every": 5}).digest
+    assert faster.estimate.seconds < plan_of().estimate.seconds
+
+
+# ---- the estimate ----------------------------------------------------------------------------------------------------
+
+
+def test_the_sizes_of_smollm2(smollm2_folder: Path) -> None:
+    assert hub.shape(smollm2_folder) == SMOLLM2
+    assert SMOLLM2.num_linear == 106_168_320
+    assert SMOLLM2.num_parameters == 134_515_008
+
+
+def test_flops_by_hand() -> None:
+    """4 a frozen weight, 6 an adapter weight, 4 a weight of the head where trained, and causal attention."""
+    bare = estimate.training_flops(SMOLLM2, 4_884_480, supervised_share=0.0, mean_length=0.0)
+    assert bare == 4 * 106_168_320 + 6 * 4_884_480 == 453_980_160
+    head = estimate.training_flops(SMOLLM2, 4_884_480, supervised_share=0.5, mean_length=0.0) - bare
+    assert head == 4 * 49_152 * 576 * 0.5
+    attention = estimate.training_flops(SMOLLM2, 4_884_480, supervised_share=0.0, mean_length=100.0) - bare
+    assert attention == 7 * 9 * 64 * 100 * 30
+
+
+def test_seconds_and_tokens_by_hand(plan_of: Any, train: list[Tokenised]) -> None:
+    plan = plan_of(tune={"epochs": 2, "batch_size": 8})
+    tokens = sum(item.num_tokens for item in train)
+    assert plan.num_trainable == 4_884_480
+    assert plan.estimate.tokens == 2 * tokens
+    per_token = estimate.training_flops(
+        SMOLLM2,
+        4_884_480,
+        supervised_share=sum(item.num_supervised for item in train) / tokens,
+        mean_length=sum(item.num_tokens**2 for item in train) / tokens,
+    )
+    seconds = 2 * tokens * per_token / (1e11 * estimate.EFFICIENCY)
+    assert plan.estimate.seconds == pytest.approx(seconds, abs=0.06)
+    assert "100 GFLOP/s measured here" in plan.reasons["estimate"]
+
+
+def test_memory_grows_with_what_is_held() -> None:
+    def needed(trainable: int = 4_884_480, micro_tokens: int = 1024, item_bytes: int = 2) -> int:
+        return estimate.training_bytes(SMOLLM2, trainable, micro_tokens=micro_tokens, item_bytes=item_bytes)
+
+    assert 1 * GIB < needed() < 4 * GIB, "SmolLM2 trains on a laptop"
+    assert needed(5_884_480) - needed() == 1_000_000 * estimate.TRAINABLE_BYTES
+    assert needed(micro_tokens=2048) > needed()
+    assert needed(item_bytes=4) - needed() > SMOLLM2.num_parameters * 2
+
+
+# ---- the proof -------------------------------------------------------------------------------------------------------
+
+
+def test_the_proof_is_planned_alike_before_and_within_the_plan(
+    plan_of: Any, train: list[Tokenised], test_items: list[Tokenised]
+) -> None:
+    """`baseline` plans the proof on its own, before there is a plan: both must decide the same."""
+    for sections in SECTIONS:
+        alone = plan_proof(recipe(**sections), train, test_items)
+        assert plan_of(**sections).proof == alone
+
+
+def test_no_answer_is_cut(plan_of: Any, renderer: Renderer, test_items: list[Tokenised]) -> None:
+    (long,) = tokenised(renderer, [chat("q", "far " * 50)])
+    for part in ({"train": [long]}, {"test": [*test_items, long]}):
+        proof = plan_of(**part).proof
+        assert proof.max_new_tokens == long.num_supervised + 8
+    assert str(long.num_supervised) in plan_of(train=[long]).reasons["proof.max_new_tokens"]
+
+
+def test_choice_learns_its_options_from_train_alone(plan_of: Any, renderer: Renderer) -> None:
+    train = tokenised(renderer, [chat(f"q {line}", ["spam", "ham"][line % 3 == 0], line=line) for line in range(60)])
+    test = tokenised(renderer, [chat(f"t {line}", "eggs", line=99 + line) for line in range(20)])
+    plan = plan_of(train=train, test=test, task="choice")
+    assert plan.proof.metric.settings == {"options": ("spam", "ham")}
+    assert "2 labels" in plan.reasons["proof.metric"]
+    asked = plan_of(train=train, test=test, task={"metric": {"name": "choice", "options": ["a", "b"]}})
+    assert asked.proof.metric.settings == {"options": ["a", "b"]}
+    assert asked.reasons["proof.metric"] == ASKED
+
+
+def test_choice_without_labels_has_no_options(plan_of: Any) -> None:
+    assert plan_of(task="choice").proof.metric.settings == {"options": ()}
+
+
+# ---- rows that train nothing -----------------------------------------------------------------------------------------
+
+
+def test_rows_that_train_nothing_do_not_crash_the_plan(
+    plan_of: Any, renderer: Renderer, train: list[Tokenised], test_items: list[Tokenised]
+) -> None:
+    """The check refuses them, but a stage's inputs are looked at before the stage runs."""
+    turns = (Message(role="user", content="a"), Message(role="assistant", content="b", weight=0))
+    (nothing,) = tokenised(renderer, [Chat(source=Source(file="t", line=1), messages=turns)])
+    assert nothing.segments == ()
+    plan = plan_of(train=[nothing, *train], test=[nothing, *test_items])
+    assert plan.estimate.tokens == pytest.approx(
+        sum(item.num_tokens for item in train) * plan.steps * plan.batch_size / 121, abs=1
+    )
+    assert plan_proof(recipe(), [nothing], [nothing]).max_new_tokens > 0
+
+
+def test_running_text_is_planned_too(plan_of: Any, renderer: Renderer) -> None:
+    texts = [Text(source=Source(file="book.txt", line=line), text=f"It rains {line}.") for line in range(60)]
+    plan = plan_of(train=tokenised(renderer, texts), test=tokenised(renderer, texts[:20]), task="perplexity")
+    assert plan.proof.metric.name == "perplexity"
+    assert re.match(r"20 are held out", plan.reasons["proof.items"])
