@@ -21,7 +21,7 @@ from .plans import chat, plan
 from .proofs import item, proof
 
 NAMES = ("recipe", "example", "ledger", "check", "plan", "proof", "item", "event", "lineage")
-COUNTS = {name: 1 for name in Counts.model_fields} | {"dropped": {"syntax": 1}, "changed": {}}
+COUNTS = dict.fromkeys(Counts.model_fields, 1) | {"dropped": {"syntax": 1}, "changed": {}}
 CHECK = Check(
     ok=False,
     format="chat",

@@ -79,7 +79,7 @@ def test_what_others_wrote_is_neither_lost_nor_obeyed(text: str, terminal: bool)
     said(every_event(text), terminal=terminal)
 
 
-def test_a_failure_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_said() -> None:
     assert "words words (words)" in said(every_event()[-1:])
 
 

@@ -40,7 +40,7 @@ def safe(text: str) -> str:
 
 
 def make_check(text: str = "words", *, ok: bool = False) -> Check:
-    counts = {name: 1234 for name in Counts.model_fields} | {"dropped": {"syntax": 3}, "changed": {}}
+    counts = dict.fromkeys(Counts.model_fields, 1234) | {"dropped": {"syntax": 3}, "changed": {}}
     problems = (
         Problem(code="leak", severity="error", message=f"e {text}!", hint=f"h {text}!", where=(f"w {text}!",)),
         Problem(code="few_examples", severity="warning", message="a warning", hint="more"),
@@ -72,7 +72,7 @@ def test_trained_text_differs_from_context() -> None:
     file = io.StringIO()
     Console(file=file, width=200, force_terminal=True, color_system="standard").print(show_check(make_check()))
     assert "\x1b[1;4;32mtrained words!" in file.getvalue()
-    assert "asked \x1b[1;4;32m" in file.getvalue()
+    assert "\x1b[1;4;32masked" not in file.getvalue()
 
 
 def test_a_plan_is_shown_with_its_reasons() -> None:

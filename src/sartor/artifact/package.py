@@ -12,7 +12,7 @@ from sartor.artifact.lineage import Lineage
 from sartor.errors import MachineError, Refused
 from sartor.plan import Plan
 from sartor.proof import Proof
-from sartor.store import Run
+from sartor.store import Run, read_json
 
 #: Files of the base that say how text becomes tokens and when to stop: they travel with the adapter.
 SPEECH = (
@@ -52,9 +52,8 @@ def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:
     if problem:
         raise MachineError(f"{problem}: not packaged", hint="delete the run's adapter/ and train again")
     with durable.atomic_dir(run.path("artifact")) as staging:
-        for file in sorted(adapter.iterdir()):
-            if file.name != durable.MANIFEST:
-                shutil.copyfile(file, staging / file.name)
+        for name in read_json(adapter / durable.MANIFEST)["files"]:  # not what somebody put beside it
+            shutil.copyfile(adapter / name, staging / name)
         shutil.copyfile(run.path("proof.json"), staging / "proof.json")
         durable.atomic_write(staging / "README.md", model_card(run.id, plan, proof))
     return run.path("artifact")

@@ -60,7 +60,7 @@ def show_plan(plan: Plan) -> RenderableType:
         table,
         Text(
             f"estimate: {estimate.peak_bytes / 2**30:.2f} GiB, {minutes(estimate.seconds)}, {estimate.tokens:,} tokens "
-            f"({plan.reasons['estimate']})"
+            f"({visible(plan.reasons['estimate'])})"
         ),
     )
 
@@ -128,7 +128,7 @@ def minutes(seconds: float) -> str:
 
 
 def _sample(sample: Sample) -> Text:
-    text = Text(visible(f"{sample.row}\n"), style="dim")
+    text = Text.assemble((visible(f"{sample.row}\n"), "dim"))  # dim for the row's name alone, not for its text
     for piece, trained in sample.pieces:
         text.append(visible(piece), style="bold green underline" if trained else "default")
     return text

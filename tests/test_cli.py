@@ -1,0 +1,178 @@
+"""The command line as its user meets it: the whole main job on a tiny model, and every mistake in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sartor import cli
+
+
+class Shell:
+    """Runs `sartor` in this process, in a folder of its own."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        self._monkeypatch.setattr(sys, "argv", ["sartor", *arguments])
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = self._capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        found, out, err = self(*arguments, "--json")
+        assert found == code, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    monkeypatch.setattr(cli.talk, "file", None)
+    return Shell(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def project(shell: Shell, tiny_folder: Path) -> Shell:
+    rows = [{"prompt": f"Say {n} twice.", "completion": f"{n} {n}"} for n in range(80)]
+    (shell.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert shell("new", "rows.jsonl", "--model", str(tiny_folder))[0] == 0
+    return shell
+
+
+FAST = ("--set", "tune.steps=3", "--set", "prove.items=10", "--set", "prove.max_new_tokens=4")
+
+
+def test_the_main_job_from_a_file_to_an_artifact(project: Shell) -> None:
+    assert project.json("check")["ok"] is True
+    plan = project.json("plan", *FAST)
+    assert plan["steps"] == 3
+    code, _, talk = project("run", *FAST, "--anyway")
+    assert code == 0, talk
+    assert "foretold → measured" in talk
+    run = next(item for item in project.json("runs") if "package" in item["stages"])
+    folder = project.folder / "runs" / run["run"]
+    proof = json.loads((folder / "proof.json").read_text())
+    assert [arm["name"] for arm in proof["arms"]] == ["zero_shot", "few_shot", "tuned"]
+    assert {arm["n"] for arm in proof["arms"]} == {10}
+    assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert {path.name for path in (folder / "artifact").iterdir()} >= {
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "README.md",
+        "sartor.json", "proof.json", "generation_config.json", "manifest.json",
+    }  # fmt: skip
+    assert project.json("show", run["run"])["proof"]["verdict"] == proof["verdict"]
+
+    code, _, talk = project("run", *FAST, "--anyway")
+    assert code == 0
+    assert [f"{stage}: unchanged, skipped" in talk for stage in ("check", "baseline", "plan", "train", "prove")] == [
+        True
+    ] * 5
+
+    code, _, talk = project("train", *FAST, "--set", "tune.seed=17", "--set", "tune.learning_rate=0.01")
+    assert code == 0, talk
+    assert "check: made before from the same inputs, in rows-" in talk
+
+
+def test_the_adapter_loads_with_plain_peft_and_answers_the_same(project: Shell, tiny_folder: Path) -> None:
+    from sartor.chat import open_renderer
+    from sartor.generate.protocol import Sampling
+    from sartor.generate.sartor import open_engine
+    from sartor.types import Message
+
+    run = project.json("train", *FAST)
+    adapter = Path(run["adapter"]).resolve()
+    renderer = open_renderer(adapter)
+    prompt = list(renderer.prompt([Message(role="user", content="Say 5 twice.")]))
+    engine = open_engine(tiny_folder, {"tuned": adapter}, dtype="float32", num_threads=1)
+    ours = [token.id for token in engine.stream([prompt], Sampling(8, frozenset()), "tuned")]
+    script = """
+import json, sys, torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+folder = sys.argv[1]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+ids = tokenizer.apply_chat_template([{"role": "user", "content": "Say 5 twice."}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+out = model.generate(**ids, max_new_tokens=8, do_sample=False, eos_token_id=-1)
+assert "sartor" not in sys.modules
+print(json.dumps({"prompt": ids["input_ids"][0].tolist(), "answer": out[0, ids["input_ids"].shape[1]:].tolist()}))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(adapter)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"prompt": prompt, "answer": ours}
+
+
+def test_package_refuses_what_the_proof_does_not_carry(project: Shell) -> None:
+    code, _, talk = project("package", *FAST)
+    assert code == 1
+    assert "the verdict is" in talk
+    assert "--anyway" in talk
+
+
+def test_a_second_process_is_told_who_works(project: Shell) -> None:
+    from sartor.recipe import load
+    from sartor.store import open_run
+
+    with open_run(Path("sartor.yaml"), load(Path("sartor.yaml"))).locked():
+        code, _, talk = project("check")
+    assert code == 2
+    assert "is being worked on by process" in talk
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["check"], 2, "no recipe at sartor.yaml"),
+        (["new", "missing.jsonl"], 2, "missing.jsonl"),
+        (["show", "nope"], 2, "0 runs fit"),
+        (["stop"], 2, "nothing is running"),
+        (["explain", "tune.learning_rat"], 2, "did you mean"),
+        (["schema", "recip"], 2, "did you mean 'recipe'"),
+        (["models", "--path", "smolm2-135m-instruct"], 2, "did you mean 'smollm2-135m-instruct'"),
+        (["serve"], 2, "no recipe"),
+    ],
+)
+def test_a_users_mistake_is_answered_in_words(shell: Shell, arguments: list[str], code: int, words: str) -> None:
+    found, _, talk = shell(*arguments)
+    assert found == code
+    assert words in " ".join(talk.split())
+    assert "→" in talk
+    assert "Traceback" not in talk
+
+
+def test_bad_rows_stop_the_check_with_their_lines(shell: Shell) -> None:
+    good = json.dumps({"prompt": "a", "completion": "b"})
+    (shell.folder / "rows.jsonl").write_text(f"{good}\n{{broken\n{good}\n")
+    (shell.folder / "sartor.yaml").write_text("model: smollm2-135m-instruct\ndata: rows.jsonl\ntask: exact\n")
+    code, _, talk = shell("check")
+    assert code == 2
+    assert "rows.jsonl:2" in talk
+    assert "max_bad_rows" in talk
+
+
+def test_an_existing_recipe_is_not_replaced(project: Shell) -> None:
+    before = (project.folder / "sartor.yaml").read_text()
+    code, _, talk = project("new", "rows.jsonl")
+    assert code == 2
+    assert "--force" in talk
+    assert (project.folder / "sartor.yaml").read_text() == before
+
+
+def test_doctor_models_explain_and_schema_answer(shell: Shell) -> None:
+    assert {finding["what"] for finding in shell.json("doctor")} >= {"python", "torch", "memory", "disk"}
+    assert shell.json("models")[0]["name"] == "smollm2-135m-instruct"
+    assert Path(shell.json("models", "--path", "smollm2-135m-instruct")["path"], "model.safetensors").is_file()
+    assert "when" in shell("explain", "tune.learning_rate")[1]
+    assert json.loads(shell("schema", "proof")[1])["title"] == "Proof"
+    assert shell("--version")[1].startswith("sartor ")
