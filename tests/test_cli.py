@@ -113,6 +113,35 @@ print(json.dumps({"prompt": ids["input_ids"][0].tolist(), "answer": out[0, ids["
     assert json.loads(done.stdout.splitlines()[-1]) == {"prompt": prompt, "answer": ours}
 
 
+def test_a_trained_run_answers_the_official_client(project: Shell) -> None:
+    import re
+
+    from openai import AuthenticationError, NotFoundError, OpenAI
+
+    run = project.json("train", *FAST)["run"]
+    command = [sys.executable, "-W", "ignore", "-m", "sartor.cli", "serve", run, "--port", "0", "--api-key", "sk-test"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert server.stderr is not None
+        url = next(found[1] for line in server.stderr if (found := re.search(r"base URL (\S+)", line)))
+        client = OpenAI(base_url=url, api_key="sk-test")
+        names = [model.id for model in client.models.list()]
+        assert names[1] == run
+        question: Any = {"messages": [{"role": "user", "content": "Say 7 twice."}], "max_tokens": 5}
+        whole = client.chat.completions.create(model=run, **question)
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens <= 5
+        chunks = list(client.chat.completions.create(model=run, stream=True, **question))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+        with pytest.raises(NotFoundError):
+            client.chat.completions.create(model="nobody", **question)
+        with pytest.raises(AuthenticationError):
+            OpenAI(base_url=url, api_key="sk-wrong").models.list()
+    finally:
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+
+
 def test_package_refuses_what_the_proof_does_not_carry(project: Shell) -> None:
     code, _, talk = project("package", *FAST)
     assert code == 1

@@ -57,7 +57,8 @@ def test_what_was_asked_and_decided() -> None:
     assert line(text, "default") == "decided by the plan"
     assert line(text, "asked") == "0.5"
     assert line(text, "decided") == "0.5: asked for in the recipe"
-    assert line(explain("tune.epochs", RECIPE, None), "asked") == "nothing: left to the plan"
+    assert line(explain("tune.epochs", RECIPE, None), "asked") == "nothing"
+    assert line(explain("data.test", None, None), "default") == "none", "no plan ever brings a test file"
     assert line(explain("task.goal", RECIPE, None), "asked") == "0.8"
 
 

@@ -139,6 +139,7 @@ def run_all(
     """check → baseline → plan → train → prove → package. Can be stopped and continued; unchanged stages are skipped."""
     from sartor.proof import Item
     from sartor.sinks.tables import show_answers
+    from sartor.store import STAGES
 
     bench = _work("prove", recipe, sets, run)
     verdict = _show_proof(bench, "proof.json", as_json)
@@ -149,7 +150,7 @@ def run_all(
     talk.print(f"report: {bench.run.path('report.html')}", highlight=False, soft_wrap=True)
     if verdict != "ship" and not anyway:
         raise typer.Exit(1)
-    _work("package", recipe, sets, run, anyway=anyway)
+    _work("package", recipe, sets, run, anyway=anyway, without=tuple(STAGES)[:-1])
     talk.print(
         f"artifact: {bench.run.path('artifact')}; next: [bold]sartor serve[/bold]", highlight=False, soft_wrap=True
     )

@@ -77,6 +77,16 @@ class Saved(_Event):
     path: str
 
 
+class Entered(_Event):
+    """A stage begins: number `number` of `of`. `seconds` is what the plan foretells for it; 0 = not foretold."""
+
+    type: Literal["entered"] = "entered"
+    stage: str
+    number: int
+    of: int
+    seconds: float = 0.0
+
+
 class Skipped(_Event):
     """A stage did not have to run."""
 
@@ -118,9 +128,9 @@ class Failed(_Event):
 
 
 Event = Annotated[
-    Started | Stepped | Evaluated | Answered | Saved | Skipped | Warned | Finished | Stopped | Failed,
+    Entered | Started | Stepped | Evaluated | Answered | Saved | Skipped | Warned | Finished | Stopped | Failed,
     Field(discriminator="type"),
 ]
 EVENT: TypeAdapter[
-    Started | Stepped | Evaluated | Answered | Saved | Skipped | Warned | Finished | Stopped | Failed
+    Entered | Started | Stepped | Evaluated | Answered | Saved | Skipped | Warned | Finished | Stopped | Failed
 ] = TypeAdapter(Event, config=_JSON)

@@ -23,7 +23,7 @@ from sartor.check import check as judge
 from sartor.data.pack import Steps, pack
 from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused
-from sartor.events import EVENT, Event, Failed, Skipped
+from sartor.events import EVENT, Entered, Event, Failed, Skipped
 from sartor.generate.protocol import Engine
 from sartor.hardware import look, measure_flops
 from sartor.hub import Base, Shape, find, shape
@@ -91,9 +91,8 @@ class Bench:
 
 def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Events:
     """All stages up to and including `last`, leaving out those in `without` and skipping those that are done."""
-    for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
-        if stage in without:
-            continue
+    wanted = [stage for stage in list(STAGES)[: list(STAGES).index(last) + 1] if stage not in without]
+    for number, stage in enumerate(wanted, start=1):
         inputs = _INPUTS[stage](bench)
         if bench.run.is_done(stage, inputs):
             yield Skipped(stage=stage, reason="unchanged")
@@ -102,6 +101,8 @@ def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Even
         if lender:
             yield Skipped(stage=stage, reason=f"made before from the same inputs, in {lender}")
             continue
+        foretold = bench.plan.estimate.seconds if stage == "train" else 0.0
+        yield Entered(stage=stage, number=number, of=len(wanted), seconds=foretold)
         began = time.monotonic()
         for event in _recorded(bench.run, _STAGE[stage](bench)):
             yield event

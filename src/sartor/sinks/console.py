@@ -19,6 +19,7 @@ from rich.text import Text
 
 from sartor.events import (
     Answered,
+    Entered,
     Evaluated,
     Event,
     Failed,
@@ -31,6 +32,7 @@ from sartor.events import (
     Warned,
 )
 from sartor.report.words import visible
+from sartor.sinks.tables import minutes
 
 QUIET_SECONDS = 15.0  # without a terminal: at most one line of progress in this time
 
@@ -65,12 +67,11 @@ class ConsoleSink:
         if self._live:
             self._progress.stop()
 
-    def stage(self, name: str) -> None:
-        """A heading for what follows."""
-        self._console.print(Text(visible(name), style="bold"))
-
     def __call__(self, event: Event) -> None:
         match event:
+            case Entered():
+                about = f", about {minutes(event.seconds)}" if event.seconds else ""
+                self._console.print(f"[bold]\\[{event.number}/{event.of}] {event.stage}[/bold]{about}", highlight=False)
             case Started():
                 verb = "training starts" if event.step == 0 else f"training goes on after step {event.step}"
                 self._say(f"{verb}, {event.steps} steps in all")
