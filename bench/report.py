@@ -57,7 +57,7 @@ def markdown(result: Json) -> str:
         f"cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {settings['repeats']} × {settings['steps']} steps each "
         f"after {settings['warmup']} to warm up, contestants in turn, each in a fresh process.",
         _versions(result["versions"]),
-        f"First losses are within {max(run['first_loss_error'] for run in result['runs']):.2%} of the fp32 reference.",
+        _agreement(result["runs"]),
         *_cautions(result),
     ]
     for name, facts in result["workloads"].items():
@@ -71,6 +71,15 @@ def _versions(versions: Json) -> str:
     return "; ".join(
         f"{LABELS.get(name, name)}: " + ", ".join(f"{package} {version}" for package, version in packages.items())
         for name, packages in versions.items()
+    )
+
+
+def _agreement(runs: Sequence[Json]) -> str:
+    """How far any contestant's first loss is from plain transformers'."""
+    bf16, fp32 = (max(run[f"first_loss_error_{dtype}"] for run in runs) for dtype in ("bfloat16", "float32"))
+    return (
+        f"All trained the same number of tokens; first losses are within {bf16:.2%} of plain transformers in bf16, "
+        f"{fp32:.2%} of it in fp32."
     )
 
 

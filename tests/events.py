@@ -6,6 +6,7 @@ from typing import Any
 
 from sartor.events import (
     Answered,
+    Entered,
     Evaluated,
     Failed,
     Finished,
@@ -35,6 +36,7 @@ def stepped(step: int = 1, **changes: Any) -> Stepped:
 def every_event(text: str = "words") -> list[Any]:
     """All kinds; `text` stands wherever a user's or a model's words may."""
     return [
+        Entered(stage=text, number=1, of=6, seconds=90.0),
         Skipped(stage=text, reason=text),
         Answered(arm=text, done=3, total=10),
         Started(run=text, plan="d", step=0, steps=4),

@@ -220,11 +220,15 @@ def test_few_examples_and_few_test_items(judged: Callable[..., Check]) -> None:
 
 def test_fifty_are_not_few(judged: Callable[..., Check]) -> None:
     test = [row(f"new {number}", "answer") for number in range(FEWEST_EXAMPLES)]
-    found = judged(rows(70), files={"test.jsonl": test}, test="test.jsonl")
-    assert found.counts.train >= FEWEST_EXAMPLES
-    assert found.problems == ()
-    fewer = judged(rows(70), files={"test.jsonl": test[1:]}, test="test.jsonl")
-    assert only(fewer, "few_test_items").count == FEWEST_EXAMPLES - 1
+    dev = [row("dev", "answer")]
+
+    def of(train: int, held_out: int) -> Check:
+        files = {"test.jsonl": test[:held_out], "dev.jsonl": dev}
+        return judged(rows(train), files=files, test="test.jsonl", dev="dev.jsonl")
+
+    assert of(FEWEST_EXAMPLES, FEWEST_EXAMPLES).problems == ()
+    assert only(of(FEWEST_EXAMPLES - 1, FEWEST_EXAMPLES), "few_examples").count == FEWEST_EXAMPLES - 1
+    assert only(of(FEWEST_EXAMPLES, FEWEST_EXAMPLES - 1), "few_test_items").count == FEWEST_EXAMPLES - 1
 
 
 def test_duplicates(judged: Callable[..., Check]) -> None:

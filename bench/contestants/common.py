@@ -84,13 +84,20 @@ def grouped(lengths: Sequence[int]) -> list[int]:
 
 
 def report(
-    job: Job, *, clock: Clock, rows: Sequence[Sequence[int]], losses: Sequence[float], num_slots: Sequence[int]
+    job: Job,
+    *,
+    clock: Clock,
+    rows: Sequence[Sequence[int]],
+    losses: Sequence[float],
+    num_slots: Sequence[int],
+    num_trained: Sequence[int],
 ) -> None:
     """Print the result as one line of JSON.
 
     Args:
         rows: the rows of each optimizer step. losses: nats a supervised token, before the step's update.
         num_slots: positions computed in each step, with padding.
+        num_trained: positions that the framework itself took a loss at, in each step: not counted from our labels.
     """
     assert len(clock.ends) == job.num_steps + 1 == len(losses) + 1 == len(rows) + 1 == len(num_slots) + 1
     measured = [row for step in rows[job.warmup :] for row in step]
@@ -99,6 +106,7 @@ def report(
     result = {
         "useful_tokens": useful,
         "supervised_tokens": sum(label != IGNORED for row in measured for label in job.labels[row]),
+        "trained_tokens": sum(num_trained[job.warmup :]),
         "seconds_per_step": seconds,
         "peak_bytes": peak_bytes(),
         "padding": max(0.0, 1.0 - useful / sum(num_slots[job.warmup :])),

@@ -21,7 +21,7 @@ def main() -> None:
     backend = open_backend(plan)
     segments = [make_segment(job, row) for row in range(len(job.ids))]
     rows = [range(start, start + BATCH_SIZE) for start in range(0, len(segments), BATCH_SIZE)]
-    losses, num_slots, clock = [], [], Clock()
+    losses, num_slots, num_trained, clock = [], [], [], Clock()
     clock.tick()
     for step, chosen in enumerate(rows):
         micro = pack([segments[row] for row in chosen], micro_tokens=plan.micro_tokens)
@@ -31,9 +31,10 @@ def main() -> None:
         clock.tick()
         losses.append(sum(part.loss for part in sums) / weight)
         num_slots.append(num_tokens(job, chosen))
+        num_trained.append(sum(part.num_supervised for part in sums))
     if backend.warnings:
         raise SystemExit(f"not the fast path: {' '.join(backend.warnings)}")
-    report(job, clock=clock, rows=rows, losses=losses, num_slots=num_slots)
+    report(job, clock=clock, rows=rows, losses=losses, num_slots=num_slots, num_trained=num_trained)
 
 
 def make_segment(job: Job, row: int) -> Segment:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import ALPHA, BATCH_SIZE, LEARNING_RATE, RANK, SEED, Clock, Job, report
+from common import ALPHA, BATCH_SIZE, IGNORED, LEARNING_RATE, RANK, SEED, Clock, Job, report
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -28,16 +28,18 @@ class StepTimes(TrainerCallback):
 
 
 class Recorder:
-    """TRL's own collator, with a note of the rows that it was given and the positions that it made of them."""
+    """TRL's own collator, with a note of the rows it was given, the positions it made of them, and those trained."""
 
     def __init__(self, collate: Any, rows: dict[tuple[int, ...], int]) -> None:
         self._collate = collate
         self._rows = rows
-        self.batches: list[tuple[list[int], int]] = []
+        self.batches: list[tuple[list[int], int, int]] = []
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
         batch = self._collate(features)
-        self.batches.append(([self._rows[tuple(row["input_ids"])] for row in features], batch["input_ids"].numel()))
+        rows = [self._rows[tuple(row["input_ids"])] for row in features]
+        num_trained = int((batch["labels"][:, 1:] != IGNORED).sum())
+        self.batches.append((rows, batch["input_ids"].numel(), num_trained))
         return batch
 
 
@@ -69,9 +71,10 @@ def run(job: Job, order: Sequence[int], *, micro_batch: int, **settings: Any) ->
     report(
         job,
         clock=clock,
-        rows=[[row for rows, _ in step for row in rows] for step in steps],
+        rows=[[row for rows, _, _ in step for row in rows] for step in steps],
         losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        num_slots=[sum(num_slots for _, num_slots in step) for step in steps],
+        num_slots=[sum(num_slots for _, num_slots, _ in step) for step in steps],
+        num_trained=[sum(num_trained for _, _, num_trained in step) for step in steps],
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sartor.events import Answered, Saved, Started, Warned
+from sartor.events import Answered, Entered, Saved, Started, Warned
 from sartor.sinks.console import ConsoleSink
 
 from ..events import every_event, stepped  # noqa: TID252 - the tests are no package that could be imported by name
@@ -29,13 +29,11 @@ HOSTILE = [
 ]
 
 
-def said(events: list[Any], *, terminal: bool = False, stage: str = "") -> str:
+def said(events: list[Any], *, terminal: bool = False) -> str:
     """What is written for these events, without the colours."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=200, color_system="standard" if terminal else None)
     with ConsoleSink(console) as sink:
-        if stage:
-            sink.stage(stage)
         for event in events:
             sink(event)
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
@@ -45,6 +43,7 @@ def said(events: list[Any], *, terminal: bool = False, stage: str = "") -> str:
 def test_every_kind_of_event_is_accepted(terminal: bool) -> None:
     text = said(every_event(), terminal=terminal)
     for words in (
+        "[1/6] words, about 1.5 min",
         "words: words, skipped",
         "training starts, 4 steps in all",
         "warning words (words)",
@@ -71,10 +70,11 @@ def test_any_event_may_follow_any(terminal: bool) -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_others_wrote_is_neither_lost_nor_obeyed(text: str, terminal: bool) -> None:
-    found = said([Warned(code="c", message=f"row {text}!", hint=f"hint {text}!")], terminal=terminal, stage=text)
+    entered = Entered(stage=text, number=1, of=6, seconds=0.0)
+    found = said([entered, Warned(code="c", message=f"row {text}!", hint=f"hint {text}!")], terminal=terminal)
     shown = text.replace("\x1b", "␛").replace("\x07", "␇")
     assert f"warning row {shown}! (hint {shown}!)" in found
-    assert shown in found.partition("warning")[0]
+    assert f"[1/6] {shown}" in found.partition("warning")[0]
     assert "\x1b" not in found
     said(every_event(text), terminal=terminal)
 

@@ -71,7 +71,8 @@ class ConsoleSink:
         match event:
             case Entered():
                 about = f", about {minutes(event.seconds)}" if event.seconds else ""
-                self._console.print(f"[bold]\\[{event.number}/{event.of}] {event.stage}[/bold]{about}", highlight=False)
+                head = visible(f"[{event.number}/{event.of}] {event.stage}")
+                self._console.print(Text.assemble((head, "bold"), about))
             case Started():
                 verb = "training starts" if event.step == 0 else f"training goes on after step {event.step}"
                 self._say(f"{verb}, {event.steps} steps in all")
