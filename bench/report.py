@@ -93,6 +93,8 @@ def _cautions(result: Json) -> Iterator[str]:
             f"(worst: plateau drift {max(map(drift, runs)):.0%}, other processes "
             f"{max(run['foreign'] for run in runs):.0%}, steal {max(run['steal'] for run in runs):.0%})."
         )
+    if not result["grid"] and "trl_tuned" in result["settings"]["contestants"]:
+        yield "**TRL's best settings were taken for granted, not looked for: `--grid` does that.**"
     if result["settings"]["repeats"] < 5:
         yield "**Not to be quoted: fewer than five repeats.**"
 
@@ -128,7 +130,7 @@ def _row(name: str, runs: Sequence[Json], ours: Sequence[Json], flop: float) -> 
     shares = [rate(run) * flop / (0.5 * (run["plateau_before"] + run["plateau_after"])) for run in runs]
     peaks = [run["peak_bytes"] for run in runs]
     cells = [
-        LABELS[name],
+        LABELS[name] + "".join(f", {key.replace('_', '-')} {value}" for key, value in runs[0]["options"].items()),
         f"{np.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})",
         f"{np.median(supervised):.0f}",
         f"{np.median([run['padding'] for run in runs]):.0%}",

@@ -94,8 +94,9 @@ class Bench:
             Refused: it trained on another number of tokens, or its first loss is not that of the same rows.
         """
         if result["trained_tokens"] != result["supervised_tokens"]:
+            trained, wanted = result["trained_tokens"], result["supervised_tokens"]
             raise Refused(
-                f"{name} on {workload.name}: trained {result['trained_tokens']} tokens, not {result['supervised_tokens']}",
+                f"{name} on {workload.name}: trained {trained} tokens, not {wanted}",
                 hint="its labels are not ours: look at masking, truncation and the shift",
             )
         rows = result["first_rows"]
@@ -107,7 +108,7 @@ class Bench:
         supervised = sum(label != workloads.IGNORED for row in rows for label in workload.labels[row])
         means = {dtype: sum(self.reference[dtype, workload.name, row] for row in rows) / supervised for dtype in DTYPES}
         errors = {f"first_loss_error_{dtype}": abs(result["first_loss"] / means[dtype] - 1.0) for dtype in DTYPES}
-        if errors["first_loss_error_bfloat16"] > MAX_LOSS_ERROR:
+        if not errors["first_loss_error_bfloat16"] <= MAX_LOSS_ERROR:  # so that NaN is refused too
             raise Refused(
                 f"{name} on {workload.name}: first loss {result['first_loss']:.4f}, reference {means['bfloat16']:.4f}",
                 hint="it does not train on the same tokens: look at its labels, order and shift",

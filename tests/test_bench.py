@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sartor.errors import DataError
+from sartor.errors import DataError, Refused
 from sartor.hub import Shape
 
 BENCH = Path(__file__).parents[1] / "bench"
@@ -151,6 +151,47 @@ def test_the_peers_best_order_keeps_every_row_and_puts_equal_lengths_side_by_sid
     assert [min(step) for step in steps] != sorted(min(step) for step in steps)
 
 
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A benchmark that knows its references already: 2 rows of 2 supervised tokens, a mean loss of 1 in bf16."""
+    monkeypatch.syspath_prepend(BENCH)
+    spine = importlib.import_module("spine")
+    known = {(dtype, "demo", row): total for dtype, total in (("bfloat16", 2.0), ("float32", 2.02)) for row in (0, 1)}
+    return spine.Bench(model=Path(), threads=1, warmup=1, environment={}, reference=known)
+
+
+DEMO = workload.Workload("demo", "here", ((1, 2, 3), (4, 5, 6)), ((-100, 2, 3), (-100, 5, 6)))
+HONEST = {"trained_tokens": 4, "supervised_tokens": 4, "first_loss": 1.004, "first_rows": [1, 0]}
+
+
+def test_the_judge_passes_honest_work_and_says_how_far_it_is(bench: Any) -> None:
+    errors = bench.judge("someone", DEMO, HONEST, steps=1)
+    assert errors["first_loss_error_bfloat16"] == pytest.approx(0.004)
+    assert errors["first_loss_error_float32"] == pytest.approx(1 - 1.004 / 1.01)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"trained_tokens": 6}, "trained 6 tokens, not 4"),
+        ({"trained_tokens": 3}, "trained 3 tokens, not 4"),
+        ({"first_loss": 1.02}, "first loss 1.0200, reference 1.0000"),
+        ({"first_loss": float("nan")}, "first loss nan"),
+    ],
+    ids=["every token", "a token lost", "another loss", "nan"],
+)
+def test_the_judge_refuses_other_work(bench: Any, fault: dict[str, float], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        bench.judge("someone", DEMO, {**HONEST, **fault}, steps=1)
+
+
+def test_the_best_point_of_each_workload_wins(bench: Any) -> None:
+    points = [
+        fake_run("trl_tuned", 0, seconds, options={"micro_batch": size}) for size, seconds in ((2, 3.0), (4, 2.0))
+    ]
+    assert importlib.import_module("spine").best_of(points) == {"code": {"micro_batch": 4}}
+
+
 def fake_run(contestant: str, repeat: int, seconds: float, **changes: Any) -> dict[str, Any]:
     facts = {
         "workload": "code",
@@ -241,3 +282,5 @@ def test_the_grid_is_shown_against_its_best() -> None:
     page = report.markdown(fake_result(RUNS, grid=grid))
     assert "| code | grouped | 4 | 100% | 25% | 8.00 GiB |" in page
     assert "| code | flat | 4 | 50% | 25% | 8.00 GiB |" in page
+    assert "taken for granted" not in page
+    assert "taken for granted" in report.markdown(fake_result(RUNS))

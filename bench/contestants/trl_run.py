@@ -53,10 +53,9 @@ def run(job: Job, order: Sequence[int], *, micro_batch: int, **settings: Any) ->
             model=job.model,
             args=SFTConfig(
                 output_dir=folder,
-                **held_equal(job),
                 per_device_train_batch_size=micro_batch,
                 gradient_accumulation_steps=accumulation,
-                **settings,
+                **{**held_equal(job), **settings},
             ),
             train_dataset=Dataset.from_dict(
                 {"input_ids": [job.ids[row] for row in order], "labels": [job.labels[row] for row in order]}
