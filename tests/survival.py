@@ -41,7 +41,7 @@ def child(work: Work, *, environment: dict[str, str] | None = None) -> int:
     os.environ.update(environment or {})
     try:
         work()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the child must end here, whatever it met
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         os._exit(3)
     os._exit(0)

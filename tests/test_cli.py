@@ -103,7 +103,8 @@ from transformers import AutoTokenizer
 folder = sys.argv[1]
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-ids = tokenizer.apply_chat_template([{"role": "user", "content": "Say 5 twice."}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+turns = [{"role": "user", "content": "Say 5 twice."}]
+ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 out = model.generate(**ids, max_new_tokens=8, do_sample=False, eos_token_id=-1)
 assert "sartor" not in sys.modules
 print(json.dumps({"prompt": ids["input_ids"][0].tolist(), "answer": out[0, ids["input_ids"].shape[1]:].tolist()}))

@@ -31,7 +31,8 @@ KILLS = int(os.environ.get("SARTOR_TEST_KILLS", "20"))
 def recipe(tmp_path: Path, tiny_folder: Path) -> Path:
     """A tiny real model, 48 rows, 2.5 epochs of packed steps: everything real but the size."""
     rows = [
-        {"prompt": f"Add {number} and {number + 3}.", "completion": f"The sum is {2 * number + 3}."} for number in range(48)
+        {"prompt": f"Add {number} and {number + 3}.", "completion": f"The sum is {2 * number + 3}."}
+        for number in range(48)
     ]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = tmp_path / "sartor.yaml"

@@ -56,7 +56,7 @@ def plan_proof(
         RecipeError: an arm, a metric or its settings are not known.
     """
     reasons = Reasons() if reasons is None else reasons
-    arms = _arms(recipe.prove.arms or DEFAULT_ARMS)
+    arms = _arms(DEFAULT_ARMS if recipe.prove.arms is None else recipe.prove.arms)
     reasons.because("proof.arms", arms, ASKED if recipe.prove.arms else "the usual three")
     items = reasons.decide(
         "proof.items",

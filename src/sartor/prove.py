@@ -122,18 +122,19 @@ def _choose(
         return sum(len(part.ids) for part in renderer.render(example))
 
     chats = [example for example in train if isinstance(example, Chat)]
-    candidates = resolve("arms", arm).candidates(chats, engine.context - plan.max_new_tokens, measure, plan.seed)
+    module = resolve("arms", arm)
+    candidates = module.candidates(chats, engine.context - plan.max_new_tokens, measure, plan.seed)
     if len(candidates) <= 1 or not dev:
-        return (candidates[0] if candidates else None), ""
+        return (candidates[0], module.described(candidates[0])) if candidates else (None, "")
     scores = []
     for config in candidates:
         answered = yield from examiner.examine(arm, config, dev[: plan.dev_items], adapter=None)
         scores.append(sum(record.score for record in answered) / len(answered))
     best = max(range(len(candidates)), key=lambda index: scores[index])
     tried = ", ".join(
-        f"{len(config.shots)} shots {score:.1%}" for config, score in zip(candidates, scores, strict=True)
+        f"{module.described(config)} {score:.1%}" for config, score in zip(candidates, scores, strict=True)
     )
-    return candidates[best], f"{len(candidates[best].shots)} shots, chosen on dev ({tried})"
+    return candidates[best], f"{module.described(candidates[best])}, chosen on dev ({tried})"
 
 
 def _result(arm: str, records: Sequence[Item], metric: Metric, chosen: str) -> ArmResult:

@@ -71,7 +71,7 @@ def test_a_common_prefix_changes_nothing(engine: SartorEngine) -> None:
     prefix = list(range(300, 340))
     prompts = [prefix + prompt for prompt in PROMPTS]
     assert answers(engine, prompts) == [answers(engine, [prompt])[0] for prompt in prompts]
-    same = [prefix + [5], prefix + [5]]
+    same = [[*prefix, 5], [*prefix, 5]]
     assert answers(engine, same) == [answers(engine, [same[0]])[0]] * 2
 
 

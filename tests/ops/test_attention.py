@@ -31,7 +31,9 @@ def test_each_segment_is_as_if_alone() -> None:
     for start, end in ((0, 3), (3, 10), (10, 11)):
         scores = query[:, :, start:end] @ key[:, :, start:end].repeat_interleave(2, 1).transpose(2, 3) * 0.3
         causal = torch.ones(end - start, end - start).tril().bool()
-        alone = F.softmax(scores.masked_fill(~causal, float("-inf")), -1) @ value[:, :, start:end].repeat_interleave(2, 1)
+        alone = F.softmax(scores.masked_fill(~causal, float("-inf")), -1) @ value[:, :, start:end].repeat_interleave(
+            2, 1
+        )
         torch.testing.assert_close(output[:, start:end], alone.transpose(1, 2))
 
 

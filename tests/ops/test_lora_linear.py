@@ -95,4 +95,6 @@ def test_the_saved_adapter_has_pefts_names(ours: bool, tmp_path: object) -> None
     from peft import get_peft_model_state_dict
 
     names = sorted(get_peft_model_state_dict(tuned(torch.float32, ours=ours)))
-    assert names == sorted(f"base_model.model.{layer}.lora_{part}.weight" for layer in ("first", "second") for part in "AB")
+    assert names == sorted(
+        f"base_model.model.{layer}.lora_{part}.weight" for layer in ("first", "second") for part in "AB"
+    )

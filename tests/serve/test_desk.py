@@ -43,7 +43,9 @@ def opened(scripted: Any, byte_renderer: Any) -> Any:
         return scripted(adapters=tuple(adapters))
 
     def desk(*artifacts: Path, fingerprint: str = "fingerprint-1") -> tuple[Desk, Any]:
-        return desk_from(read_lineages(artifacts), open_engine, lambda folder, template_kwargs=(): byte_renderer(fingerprint)), calls
+        return desk_from(
+            read_lineages(artifacts), open_engine, lambda folder, template_kwargs=(): byte_renderer(fingerprint)
+        ), calls
 
     return desk
 

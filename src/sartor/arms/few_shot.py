@@ -43,3 +43,7 @@ def messages(config: Config, item: Chat) -> tuple[Message, ...]:
     rest = [turn for turn in item.prompt if turn.role not in ("system", "developer")]
     shown = [turn for shot in config.shots for turn in shot.messages if turn.role not in ("system", "developer")]
     return tuple(leading + shown + rest)
+
+
+def described(config: Config) -> str:
+    return f"{len(config.shots)} shots"

@@ -20,3 +20,7 @@ def candidates(train: Sequence[Chat], room: int, measure: Callable[[Chat], int],
 
 def messages(config: Config, item: Chat) -> tuple[Message, ...]:
     return item.prompt
+
+
+def described(config: Config) -> str:
+    return ""
