@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sartor.errors import Unsupported
+from sartor.ops import attention
 from sartor.ops.attention import flat_attention
 
 OFFSETS = torch.tensor([0, 3, 10, 11], dtype=torch.int32)
@@ -60,3 +61,32 @@ def test_padding_is_refused() -> None:
 
 def test_a_window_longer_than_every_segment_changes_nothing() -> None:
     torch.testing.assert_close(call(sliding_window=7), call())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_short_segments_equal_the_plain_twin_and_so_do_their_gradients(dtype: torch.dtype) -> None:
+    results = []
+    for function in (attention._attend, attention.plain_segment):
+        parts = [heads(count, seed=count)[0].to(dtype).requires_grad_() for count in (4, 2)]
+        value = heads(2, seed=9)[0].to(dtype).requires_grad_()
+        output = function(parts[0], parts[1], value, 0.3)
+        (output.float() * torch.linspace(-1, 2, output.numel()).view(output.shape)).sum().backward()
+        results.append([output.detach(), *(part.grad for part in (*parts, value))])
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    for ours, plain in zip(*results, strict=True):
+        assert ours.dtype == plain.dtype == dtype
+        torch.testing.assert_close(ours, plain, **tolerance)
+
+
+def test_gradient_check_of_short_segments() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(count, 5, 4, generator=generator).requires_grad_() for count in (4, 2, 2)]
+    assert torch.autograd.gradcheck(
+        lambda *given: attention._attend(*given, 0.5), parts, eps=1e-2, atol=1e-2, rtol=1e-2, fast_mode=True
+    )
+
+
+def test_a_long_segment_takes_torchs_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = call()
+    monkeypatch.setattr(attention, "LONGEST_EXPLICIT", 4)
+    torch.testing.assert_close(call(), whole)

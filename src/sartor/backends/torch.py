@@ -52,6 +52,7 @@ class TorchBackend:
         self._embed = model.get_input_embeddings()
         self._head = model.get_output_embeddings()
         self._stream = _stream_dtype(self._decoder)
+        _round_after_norms(self._decoder, self._head.weight.dtype)
         self._trainable = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
         self._optimizer = _optimizer(plan, list(self._trainable.values()))
         self._pending: list[tuple[tuple[str, ...], torch.Tensor]] = []
@@ -237,3 +238,10 @@ def _stream_dtype(decoder: torch.nn.Module) -> torch.dtype:
     ours = {id(part) for layer in layers for part in layer.modules()}
     bare = [part for part in decoder.modules() if isinstance(part, torch.nn.Linear) and id(part) not in ours]
     return torch.float32 if layers and not bare else next(decoder.parameters()).dtype
+
+
+def _round_after_norms(decoder: torch.nn.Module, dtype: torch.dtype) -> None:
+    """What leaves a norm is rounded once, instead of once by each of the linear layers that read it."""
+    for module in decoder.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.register_forward_hook(lambda norm, inputs, output: output.to(dtype))
