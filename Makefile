@@ -28,11 +28,10 @@ install: $(INSTALLED) $(TOKENIZER)  ## all that is needed, into .venv
 
 demo: $(INSTALLED) demo/calls.jsonl  ## the main job on real data, from the file to the report
 	@$(OFFLINE) $(BIN)/sartor run $(DEMO)
-	@report=$$(ls -t demo/runs/*/report.html | head -n 1)
-	echo
-	echo "The report    $(CURDIR)/$$report"
-	echo "Serve it      $(BIN)/sartor serve --recipe $(DEMO)"
-	echo "Your own data $(BIN)/sartor new FILE.jsonl, then check, run, serve: see README.md"
+	@echo
+	@echo "The report    $(CURDIR)/$$(ls -t demo/runs/*/report.html | head -n 1)"
+	@echo "Serve it      $(BIN)/sartor serve --recipe $(DEMO)"
+	@echo "Your own data $(BIN)/sartor new FILE.jsonl, then check, run, serve: see README.md"
 
 # Two workers for two cores; each computes with one thread, or they would wait for each other.
 # The base model is unpacked once before, so that the workers find it ready.

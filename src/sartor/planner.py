@@ -256,7 +256,7 @@ def _length(
 
 def _learning_rate(shape: Shape) -> tuple[float, str]:
     millions = shape.num_parameters / 1e6
-    rate = 1e-3 if millions < 500 else 5e-4 if millions < 3_000 else 2e-4
+    rate = 5e-4 if millions < 500 else 3e-4 if millions < 3_000 else 2e-4
     return rate, f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher"
 
 
@@ -292,11 +292,11 @@ def _estimate(
     )
     tokens = round(total * passes)
     reasons["estimate"] = (
-        f"{hardware.flops / 1e9:.0f} GFLOP/s measured here, of which training reaches {estimate.EFFICIENCY:.0%}"
+        f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
     )
     needed = Estimate(
         peak_bytes=estimate.training_bytes(shape, num_trainable, micro_tokens=micro_tokens, item_bytes=item_bytes),
-        seconds=round(estimate.training_seconds(tokens, per_token, hardware.flops), 1),
+        seconds=round(estimate.training_seconds(tokens, per_token, hardware.flops, shape), 1),
         tokens=tokens,
     )
     _refuse_if_too_large(needed, hardware)

@@ -25,7 +25,7 @@ from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused
 from sartor.events import EVENT, Entered, Event, Failed, Skipped
 from sartor.generate.protocol import Engine
-from sartor.hardware import look, measure_flops
+from sartor.hardware import look, measure_flops, release_memory
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan
@@ -101,6 +101,7 @@ def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Even
         if lender:
             yield Skipped(stage=stage, reason=f"made before from the same inputs, in {lender}")
             continue
+        release_memory()
         foretold = bench.plan.estimate.seconds if stage == "train" else 0.0
         yield Entered(stage=stage, number=number, of=len(wanted), seconds=foretold)
         began = time.monotonic()
