@@ -69,8 +69,7 @@ def release_memory() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library, or no right to reset: only less tidy
         ctypes.CDLL(None).malloc_trim(0)
-        os.write(handle := os.open("/proc/self/clear_refs", os.O_WRONLY), b"5")
-        os.close(handle)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _cpu_info(key: str) -> str:
