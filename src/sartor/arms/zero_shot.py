@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from sartor.arms.as_it_stands import Config, candidates, described, messages
 
-from sartor.types import Chat, Frozen, Message
+__all__ = ["SUMMARY", "TUNED", "Config", "candidates", "described", "messages"]
 
 SUMMARY = "the base model, asked as it stands"
 TUNED = False
-
-
-class Config(Frozen):
-    """Nothing to choose."""
-
-
-def candidates(train: Sequence[Chat], room: int, measure: Callable[[Chat], int], seed: int) -> list[Config]:
-    return [Config()]
-
-
-def messages(config: Config, item: Chat) -> tuple[Message, ...]:
-    return item.prompt
-
-
-def described(config: Config) -> str:
-    return ""

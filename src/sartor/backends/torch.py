@@ -233,10 +233,14 @@ def _optimizer(plan: Plan, parameters: list[torch.nn.Parameter]) -> torch.optim.
 
 
 def _stream_dtype(decoder: torch.nn.Module) -> torch.dtype:
-    """fp32 for the residual stream where all linear layers are ours: 60 bf16 roundings less (docs/why/numerics.md)."""
+    """fp32 for the residual stream where all linear layers are ours: 60 bf16 roundings less (docs/why/numerics.md).
+
+    torch's LayerNorm wants its input in the type of its weights, so models that use it keep their own stream.
+    """
     layers = [layer for layer in decoder.modules() if isinstance(layer, lora_linear.AugmentedLoraLinear)]
     ours = {id(part) for layer in layers for part in layer.modules()}
-    bare = [part for part in decoder.modules() if isinstance(part, torch.nn.Linear) and id(part) not in ours]
+    strict = (torch.nn.Linear, torch.nn.LayerNorm)
+    bare = [part for part in decoder.modules() if isinstance(part, strict) and id(part) not in ours]
     return torch.float32 if layers and not bare else next(decoder.parameters()).dtype
 
 
