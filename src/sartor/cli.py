@@ -172,10 +172,12 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
+    from sartor.hardware import prepare_environment
     from sartor.serve.desk import open_desk
     from sartor.serve.keys import find_key
     from sartor.serve.run import serve as answer
 
+    prepare_environment()
     folders = [_servable(run) for run in _runs_named(runs or [], recipe)]
     key = find_key(api_key, os.environ)
     desk = open_desk(folders)
@@ -354,9 +356,11 @@ def _work(
     anyway: bool = False,
 ) -> Bench:
     """Bring a run to a stage, telling what happens on the way."""
+    from sartor.hardware import prepare_environment
     from sartor.sinks.console import ConsoleSink
     from sartor.stages import Bench, run_until
 
+    prepare_environment()
     run = _find(name) if name else _open(recipe, sets)[0]
     bench = Bench(run, anyway=anyway)
     with run.locked(), _signals(run) as received, ConsoleSink(talk) as sink:

@@ -15,7 +15,7 @@ from sartor.backends import estimate
 from sartor.data.prepare import Tokenised
 from sartor.data.split import labels
 from sartor.errors import MachineError, RecipeError
-from sartor.hardware import Hardware
+from sartor.hardware import ENVIRONMENT, Hardware
 from sartor.hub import Base, Shape
 from sartor.metrics.load import load as load_metric
 from sartor.names import known, resolve, suggest
@@ -136,7 +136,7 @@ def decide(
         save_every=reasons.decide("save_every", tune.save_every, *_save_every(course["steps"], needed.seconds)),
         seed=reasons.because("seed", tune.seed, RECIPE_SAYS),
         num_threads=reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
-        environment=reasons.because("environment", {}, "no variable changes the numbers here"),
+        environment=reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
         num_trainable=reasons.because(
             "num_trainable",
             num_trainable,

@@ -8,6 +8,7 @@ Shape suffixes: T tokens · S segments · N supervised positions · D hidden siz
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,8 @@ def open_backend(plan: Plan) -> TorchBackend:
 
 
 def configure(plan: Plan) -> None:
-    """Threads and determinism, as the plan says."""
+    """Environment, threads and determinism, as the plan says."""
+    os.environ.update(plan.environment)
     torch.set_num_threads(plan.num_threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # 9 % of a step, for nothing
