@@ -8,6 +8,7 @@ from common import ALPHA, BATCH_SIZE, IGNORED, LEARNING_RATE, RANK, SEED, Clock,
 
 from sartor.backends import open_backend
 from sartor.data.pack import Segment, pack, segment
+from sartor.hardware import ENVIRONMENT
 from sartor.names import resolve
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan
 from sartor.planner import MICRO_TOKENS
@@ -83,7 +84,7 @@ def make_plan(job: Job) -> Plan:
         evaluate_every=job.num_steps,
         seed=SEED,
         num_threads=job.threads,
-        environment={},
+        environment=ENVIRONMENT,
         num_trainable=0,
         proof=proof,
         data="",
