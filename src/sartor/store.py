@@ -11,12 +11,11 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ruamel.yaml import YAML
 
@@ -283,12 +282,6 @@ def _state_of(file: Path) -> str:
         return "missing"
     problem = durable.verify(file.parent) if file.name == durable.MANIFEST else ""
     return problem or durable.sha256(file)
-
-
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """A function's result and its seconds, by the monotonic clock."""
-    start = time.monotonic()
-    return function(), time.monotonic() - start
 
 
 def _name_of(recipe: Recipe) -> str:
