@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import cautions, header, line, ratio_words
+from harness import OURS, PAGE
+from peers import CONTESTANTS
+from reach import MAX_FINAL_ERROR, common_target, seconds_to
+
+from sartor import durable
 
 Json = dict[str, Any]
-
-OURS = "sartor"
-LABELS = {
-    "sartor": "Sartor",
-    "trl_default": "TRL, documented defaults",
-    "trl_tuned": "TRL, best found",
-}
-MAX_DRIFT, MAX_FOREIGN, MAX_STEAL = 0.05, 0.02, 0.01
-RESAMPLES = 10_000
 
 
 def rate(run: Json) -> float:
@@ -30,48 +27,39 @@ def rate(run: Json) -> float:
     return float(run["useful_tokens"] / sum(run["seconds_per_step"]))
 
 
-def drift(run: Json) -> float:
-    """How far the machine's matrix products moved over the run, as a share."""
-    before, after = run["plateau_before"], run["plateau_after"]
-    return float(abs(after - before) / max(before, after))
-
-
-def steady(run: Json) -> bool:
-    """Whether the machine was ours and stayed as fast as it was."""
-    return drift(run) <= MAX_DRIFT and run["foreign"] <= MAX_FOREIGN and run["steal"] <= MAX_STEAL
-
-
-def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Median over repeats of ours / theirs, with its 95 % bootstrap interval over repeats (percentiles, seed 0)."""
-    ratios = np.asarray(ours) / np.asarray(theirs)
-    chosen = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[chosen], axis=1), (2.5, 97.5))
-    return float(np.median(ratios)), float(low), float(high)
+def utilisation(run: Json, flop_per_token: float) -> float:
+    """The work that training needs, by the matrix products this machine sustained before and after."""
+    return rate(run) * flop_per_token / (0.5 * (run["plateau_before"] + run["plateau_after"]))
 
 
 def markdown(result: Json) -> str:
-    """The whole report of one result file."""
+    """The whole report of one result file of `train.py`."""
     machine, settings = result["machine"], result["settings"]
+    runs = result["runs"] or [run for run in result["reach"] if run["contestant"] != "reference"]
+    what = "Full fine-tuning" if settings["method"] == "full" else "LoRA r = 16 on all linear layers"
     parts = [
-        f"Measured {result['date']} on {machine['processor']}, {settings['threads']} threads of {machine['num_cores']} "
-        f"cores, {machine['memory_bytes'] / 2**30:.0f} GiB; {settings['repeats']} × {settings['steps']} steps each "
-        f"after {settings['warmup']} to warm up, contestants in turn, each in a fresh process.",
-        _versions(result["versions"]),
-        _agreement(result["runs"]),
-        *_cautions(result),
+        f"{what} of {result['model']['name']}, measured {result['date']} on {machine['processor']}, "
+        f"{settings['threads']} threads of {machine['num_cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
+        f"{settings['repeats']} × {settings['steps']} steps each after {settings['warmup']} to warm up, contestants in "
+        "turn, each in a fresh process.",
+        versions(result["versions"]),
+        *([_agreement(result["runs"])] if result["runs"] else []),
+        *cautions(runs, settings["repeats"]),
+        *([] if result["grid"] else ["**The peers' best settings were taken for granted: `--grid` looks for them.**"]),
     ]
     for name, facts in result["workloads"].items():
-        parts += [_heading(name, facts), _table(result, name)]
+        parts.append(_heading(name, facts))
+        parts += [_table(result, name)] if result["runs"] else [_reach(result, name)]
+    parts += _absent(result["absent"])
     if result["grid"]:
         parts.append(_grid(result["grid"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _versions(versions: Json) -> str:
-    return "; ".join(
-        f"{LABELS.get(name, name)}: " + ", ".join(f"{package} {version}" for package, version in packages.items())
-        for name, packages in versions.items()
-    )
+def versions(found: Json) -> str:
+    """Which packages each environment had."""
+    words = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in have.items()) for name, have in found.items()]
+    return "Environments: " + "; ".join(words) + "."
 
 
 def _agreement(runs: Sequence[Json]) -> str:
@@ -83,89 +71,122 @@ def _agreement(runs: Sequence[Json]) -> str:
     )
 
 
-def _cautions(result: Json) -> Iterator[str]:
-    """Why these figures must not be quoted, if so."""
-    runs = result["runs"]
-    unsteady = [run for run in runs if not steady(run)]
-    if unsteady:
-        yield (
-            f"**Not to be quoted: in {len(unsteady)} of {len(runs)} runs the machine was not idle or not steady** "
-            f"(worst: plateau drift {max(map(drift, runs)):.0%}, other processes "
-            f"{max(run['foreign'] for run in runs):.0%}, steal {max(run['steal'] for run in runs):.0%})."
-        )
-    if not result["grid"] and "trl_tuned" in result["settings"]["contestants"]:
-        yield "**TRL's best settings were taken for granted, not looked for: `--grid` does that.**"
-    if result["settings"]["repeats"] < 5:
-        yield "**Not to be quoted: fewer than five repeats.**"
-
-
 def _heading(name: str, facts: Json) -> str:
     lengths = facts["lengths"]
+    shared = f", the first {facts['shared_prefix']} of them the same in every row" if facts["shared_prefix"] > 99 else ""
     return (
-        f"### `{name}`\n\n{facts['rows']} rows from {facts['source']}: {facts['mean_length']:.0f} tokens on average "
-        f"({lengths['min']} to {lengths['max']}, median {lengths['p50']}), {facts['supervised_share']:.0%} supervised; "
-        f"{facts['flop_per_token'] / 1e6:.0f} MFLOP a useful token."
+        f"### {name.upper()}: {facts['title']}\n\n{facts['rows']} rows from {facts['source']}; {facts['batch_size']} a "
+        f"step. {facts['mean_length']:.0f} tokens on average{shared} (from {lengths['min']} to {lengths['max']}; 5, 25, "
+        f"50, 75, 95 %: {', '.join(str(lengths[f'p{percent}']) for percent in (5, 25, 50, 75, 95))}), "
+        f"{facts['supervised_share']:.1%} supervised; {facts['flop_per_token'] / 1e6:.0f} MFLOP a useful token."
     )
 
 
 def _table(result: Json, workload: str) -> str:
-    lines = [
-        "| | useful tokens/s | supervised tokens/s | padding | share of GEMM plateau | peak memory "
-        "| Sartor's rate, times this | Sartor's memory, times this |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = header(
+        "",
+        "useful tokens/s",
+        "supervised tokens/s",
+        "padding",
+        "algorithmic utilisation",
+        "peak memory",
+        "Sartor's rate, times this",
+        "Sartor's memory, times this",
+    )
     flop = result["workloads"][workload]["flop_per_token"]
-    ours = _runs(result, workload, OURS)
-    lines += [
-        _row(name, runs, ours, flop)
-        for name in result["settings"]["contestants"]
-        if (runs := _runs(result, workload, name))
-    ]
-    return "\n".join(lines)
+    ours = _runs(result["runs"], workload, OURS)
+    rows = {name: _runs(result["runs"], workload, name) for name in result["settings"]["contestants"]}
+    lines += [_row(name, runs, ours, flop) for name, runs in rows.items() if runs]
+    words = list(_summary(rows, ours))
+    return "\n".join(lines) + ("\n\n" + " ".join(words) if words else "")
+
+
+def _summary(rows: dict[str, list[Json]], ours: Sequence[Json]) -> Iterator[str]:
+    """Our rate by that of the best-tuned peer, and by the defaults of the one that most people use."""
+    tuned = {name: runs for name, runs in rows.items() if runs and CONTESTANTS[name].tier == "tuned"}
+    if tuned and ours:
+        best = max(tuned, key=lambda name: float(np.median([rate(run) for run in tuned[name]])))
+        yield f"Against the best-tuned peer ({CONTESTANTS[best].label}): **{_ratio(ours, tuned[best])}**."
+    if rows.get("trl_default") and ours:
+        yield f"Against TRL's defaults: **{_ratio(ours, rows['trl_default'])}**."
+
+
+def _ratio(ours: Sequence[Json], theirs: Sequence[Json]) -> str:
+    both = {run["repeat"] for run in ours} & {run["repeat"] for run in theirs}
+    mine, other = ([rate(run) for run in runs if run["repeat"] in both] for runs in (ours, theirs))
+    return ratio_words(mine, other)
 
 
 def _row(name: str, runs: Sequence[Json], ours: Sequence[Json], flop: float) -> str:
     rates = [rate(run) for run in runs]
     supervised = [run["supervised_tokens"] / sum(run["seconds_per_step"]) for run in runs]
-    shares = [rate(run) * flop / (0.5 * (run["plateau_before"] + run["plateau_after"])) for run in runs]
     peaks = [run["peak_bytes"] for run in runs]
     cells = [
-        LABELS[name] + "".join(f", {key.replace('_', '-')} {value}" for key, value in runs[0]["options"].items()),
+        label(name, runs[0]["options"]),
         f"{np.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})",
         f"{np.median(supervised):.0f}",
         f"{np.median([run['padding'] for run in runs]):.0%}",
-        f"{np.median(shares):.0%}",
+        f"{np.median([utilisation(run, flop) for run in runs]):.0%}",
         f"{np.median(peaks) / 2**30:.2f} GiB",
     ]
-    if name == OURS:
-        return _line([*cells, "–", "–"])
+    if name == OURS or not ours:
+        return line([*cells, "–", "–"])
     memory = np.median([run["peak_bytes"] for run in ours]) / np.median(peaks)
-    return _line([*cells, _interval([rate(run) for run in ours], rates), f"{memory:.2f} ×"])
+    return line([*cells, _ratio(ours, runs), f"{memory:.2f} ×"])
 
 
-def _interval(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    middle, low, high = paired_ratio(ours, theirs)
-    return f"{middle:.2f} × [{low:.2f}, {high:.2f}]" if len(ours) > 1 else f"{middle:.2f} × (one repeat, no interval)"
+def label(name: str, options: Json) -> str:
+    """A contestant with the settings that were best."""
+    own = {key: value for key, value in options.items() if key != "tier"}
+    return CONTESTANTS[name].label + "".join(f", {key.replace('_', '-')} {value}" for key, value in own.items())
+
+
+def _reach(result: Json, workload: str) -> str:
+    """Time to a held-out loss, as ratios of ours; and where each one ended."""
+    runs = [run for run in result["reach"] if run["workload"] == workload]
+    reference = [run["points"][-1][1] for run in runs if run["contestant"] == "reference"]
+    timed = [run for run in runs if run["contestant"] != "reference"]
+    if not timed:
+        return "Nobody exported an adapter."
+    target = result["settings"]["target"] or common_target(timed)
+    ours = [seconds_to(run["points"], target) for run in _runs(timed, workload, OURS)]
+    lines = header("", f"to a held-out loss of {target:.4f}, times Sartor's time", "last held-out loss", "by the reference")
+    for name in result["settings"]["contestants"]:
+        if not (mine := _runs(timed, workload, name)):
+            continue
+        last = float(np.median([run["points"][-1][1] for run in mine]))
+        error = last / reference[0] - 1.0 if reference else float("nan")
+        verdict = f"{error:+.2%}" + ("" if abs(error) <= MAX_FINAL_ERROR else ", not within 0.5 %")
+        times = [seconds_to(run["points"], target) for run in mine]
+        ratio = "–" if name == OURS or not ours else ratio_words(times, ours)
+        lines.append(line([label(name, mine[0]["options"]), ratio, f"{last:.4f}", verdict if reference else "–"]))
+    start = timed[0]["points"][0][1]
+    return "\n".join(lines) + f"\n\nScored by `contestants/reference.py` on the exported adapters; {start:.4f} untrained."
+
+
+def _absent(absent: Json) -> list[str]:
+    """Who could not be measured, and why."""
+    lines = [
+        f"- {CONTESTANTS[name].label}, {where}: {reason}"
+        for name, reasons in absent.items()
+        for where, reason in reasons.items()
+    ]
+    return ["### Not measured\n\n" + "\n".join(lines)] if lines else []
 
 
 def _grid(grid: Sequence[Json]) -> str:
-    """What was tried for the best of TRL."""
-    lines = [
-        "### The grid behind “best found”",
-        "",
-        "| workload | layout | micro-batch | of the best | padding | peak memory |",
-        "|---|---|---|---|---|---|",
-    ]
-    best: dict[str, float] = {}
+    """What was tried for the best of each peer."""
+    lines = ["### The grid behind “best found”", "", *header("workload", "", "of the best", "padding", "peak memory")]
+    best: dict[tuple[str, str], float] = {}
     for point in grid:
-        best[point["workload"]] = max(best.get(point["workload"], 0.0), rate(point))
+        key = point["workload"], point["contestant"]
+        best[key] = max(best.get(key, 0.0), rate(point))
     lines += [
-        _line(
+        line(
             [
                 point["workload"],
-                point["options"]["layout"],
-                str(point["options"]["micro_batch"]),
-                f"{rate(point) / best[point['workload']]:.0%}",
+                label(point["contestant"], point["options"]),
+                f"{rate(point) / best[point['workload'], point['contestant']]:.0%}",
                 f"{point['padding']:.0%}",
                 f"{point['peak_bytes'] / 2**30:.2f} GiB",
             ]
@@ -175,17 +196,41 @@ def _grid(grid: Sequence[Json]) -> str:
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _runs(result: Json, workload: str, contestant: str) -> list[Json]:
+def _runs(runs: Sequence[Json], workload: str, contestant: str) -> list[Json]:
     """The runs of one contestant, in the order of their repeats: so they pair with another's."""
-    chosen = [run for run in result["runs"] if run["workload"] == workload and run["contestant"] == contestant]
+    chosen = [run for run in runs if run["workload"] == workload and run["contestant"] == contestant]
     return sorted(chosen, key=lambda run: run["repeat"])
 
 
+# ---- the page of the docs --------------------------------------------------------------------------------------------
+
+_SECTIONS = {
+    "": "Training, LoRA",
+    "full": "Training, full fine-tuning",
+    "to-loss": "Time to a loss",
+    "full-to-loss": "Time to a loss, full fine-tuning",
+    "memory": "Predicted and measured",
+    "generate": "Generation",
+}
+
+
+def write_page(results: Path, page: Path = PAGE) -> None:
+    """The docs' page, from the newest result of each kind."""
+    newest: dict[str, Path] = {}
+    for path in sorted(results.glob("*.json")):
+        newest[json.loads(path.read_text(encoding="utf-8")).get("kind", "")] = path.with_suffix(".md")
+    parts = [
+        "# Measured against its peers",
+        "Made by the scripts in `bench/` from the newest result of each kind, and not by hand; `bench/README.md` says "
+        "how to repeat it, and what each figure means.",
+    ]
+    for kind, title in _SECTIONS.items():
+        if kind in newest:
+            parts += [f"## {title}", newest[kind].read_text(encoding="utf-8").strip()]
+    durable.atomic_write(page, "\n\n".join(parts) + "\n")
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Print the table of a result file.")
+    parser = argparse.ArgumentParser(description="Print the table of a training result.")
     parser.add_argument("result", type=Path)
     print(markdown(json.loads(parser.parse_args().result.read_text(encoding="utf-8"))))

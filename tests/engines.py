@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sartor.chat import Renderer, open_renderer
 from sartor.data.prepare import Tokenised, tokenise
-from sartor.generate.protocol import Sampling, Token
+from sartor.generate.protocol import Adapters, Sampling, Token, adapter_of_each
 from sartor.types import Chat, Text
 
 #: What is answered to a prompt, given as text, by the base (None) or by an adapter.
@@ -45,6 +46,8 @@ class FakeEngine:
         self._context = context
         self.batches: list[tuple[list[str], str | None]] = []
         self.weighed: list[tuple[tuple[int, ...], str | None]] = []
+        self._handles = count()
+        self._rows: dict[int, Iterator[Token]] = {}
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -59,19 +62,46 @@ class FakeEngine:
         """Every prompt so far, as text."""
         return [prompt for prompts, _ in self.batches for prompt in prompts]
 
-    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: str | None) -> Iterator[Token]:
-        """The scripted answers, a token of each row in turn, as a real batch gives them."""
-        texts = [self._renderer.text(prompt) for prompt in prompts]
-        self.batches.append((texts, adapter))
+    def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
+        """Every prompt is a batch of its own, unless it came by `stream`."""
+        self.batches.append(([self._renderer.text(prompt)], adapter))
+        return self._join(prompt, sampling, adapter)
+
+    def advance(self) -> list[Token]:
+        """A token of each row, as a real batch gives them."""
+        tokens = [next(row) for row in self._rows.values()]
+        self._rows = {token.row: self._rows[token.row] for token in tokens if token.finish is None}
+        return tokens
+
+    def cancel(self, handle: int) -> None:
+        self._rows.pop(handle, None)
+
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapters) -> Iterator[Token]:
+        """The scripted answers, a token of each row in turn."""
+        each = adapter_of_each(adapter, len(prompts))
+        for name in dict.fromkeys(each):
+            mine = [prompt for prompt, its in zip(prompts, each, strict=True) if its == name]
+            self.batches.append(([self._renderer.text(prompt) for prompt in mine], name))
+        rows = {
+            self._join(prompt, sampling, name): row
+            for row, (prompt, name) in enumerate(zip(prompts, each, strict=True))
+        }
+        while self._rows:
+            for token in self.advance():
+                yield Token(rows[token.row], token.id, token.finish)
+
+    def _join(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
+        handle = next(self._handles)
+        self._rows[handle] = self._answer(handle, prompt, sampling, adapter)
+        return handle
+
+    def _answer(self, handle: int, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> Iterator[Token]:
         stop = min(sampling.stop_ids)
-        answers = [
-            [*self._tokenizer(self._script(text, adapter), add_special_tokens=False).input_ids, stop] for text in texts
-        ]
-        for place in range(sampling.max_new_tokens):
-            for row, ids in enumerate(answers):
-                if place < len(ids):
-                    last = place + 1 == sampling.max_new_tokens
-                    yield Token(row, ids[place], "stop" if ids[place] == stop else "length" if last else None)
+        said = self._script(self._renderer.text(prompt), adapter)
+        ids = [*self._tokenizer(said, add_special_tokens=False).input_ids, stop]
+        for place, id in enumerate(ids[: sampling.max_new_tokens], start=1):
+            last = place == sampling.max_new_tokens
+            yield Token(handle, id, "stop" if id == stop else "length" if last else None)
 
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         """Every token after the first has the same log-probability."""

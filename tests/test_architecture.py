@@ -18,9 +18,11 @@ TESTS = Path(__file__).parent
 #: Reading order is dependency order: a file imports only what stands above it (`docs/why/layout.md` says why this one).
 ORDER = (
     *("errors", "names", "types", "recipe", "plan", "proof", "events", "durable", "store"),
-    *("hardware", "catalogue", "hub", "control", "chat", "formats", "data", "objectives", "stats", "metrics"),
-    *("ops", "adapters", "backends", "generate", "check", "planner", "arms", "evaluate", "train", "prove"),
-    *("artifact", "serve", "report", "sinks", "stages", "new", "explain", "doctor", "schemas", "cli"),
+    *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "formats", "data", "objectives", "stats"),
+    "metrics",
+    *("ops", "adapters", "backends", "generate", "check", "sizing", "timing", "advice", "planner", "elsewhere"),
+    *("arms", "evaluate", "rehearse", "train", "prove"),
+    *("artifact", "serve", "report", "sinks", "stages", "launch", "new", "explain", "doctor", "schemas", "cli"),
 )
 #: What every command loads before it knows what to do: no heavy library at import.
 WORDS = ORDER[: ORDER.index("hub") + 1]

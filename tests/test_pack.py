@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sartor.data.fold import fold
 from sartor.data.pack import Segment, Steps, pack, segment
 from sartor.errors import DataError
 from sartor.types import Batch
@@ -17,6 +18,8 @@ from sartor.types import Batch
 from .plans import segments
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=30)
+#: (which beginning, which continuation of it, tokens of its own)
+BRANCHES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 12)), min_size=1, max_size=20)
 
 
 def made(lengths: list[int]) -> list[Segment]:
@@ -25,6 +28,19 @@ def made(lengths: list[int]) -> list[Segment]:
         segment(f"row {row}", range(row * 100, row * 100 + length + 1), [0.0, *[0.5] * length])
         for row, length in enumerate(lengths)
     ]
+
+
+def branched(branches: list[tuple[int, int, int]], *, own: int = 1000) -> list[Segment]:
+    """Segments on a tree: a beginning of 5, 20 or 35 tokens, one of 0, 18 or 36 after it, and tokens of their own."""
+    made = []
+    for row, (beginning, middle, length) in enumerate(branches):
+        ids = [
+            *range(5 + 15 * beginning),
+            *range(100, 100 + 18 * middle),
+            *range(own * (row + 1), own * (row + 1) + length),
+        ]
+        made.append(segment(f"row {row}", [*ids, 9], [0.0, 0.0, *[1.0] * (len(ids) - 1)]))
+    return made
 
 
 def unpacked(batches: list[Batch]) -> dict[str, Segment]:
@@ -83,15 +99,69 @@ def test_every_token_once_and_no_segment_cut(lengths: list[int], micro_tokens: i
 
 
 @settings(deadline=None)
+@given(branches=BRANCHES, micro_tokens=st.integers(1, 120), most=st.integers(0, 4), seed=st.integers(0, 99))
+def test_sharing_counts_what_is_computed(
+    branches: list[tuple[int, int, int]], micro_tokens: int, most: int, seed: int
+) -> None:
+    items = branched(branches)
+    batches = pack(items, micro_tokens=micro_tokens, max_segments=most, share=True)
+    assert unpacked(batches) == {item.row: item for item in items}
+    lengths = {item.row: len(item.tokens) for item in items}
+    for batch in batches:
+        longest = max(lengths[row] for row in batch.rows)
+        assert fold(batch).num_tokens <= max(micro_tokens, longest)
+        assert not most or len(batch.rows) <= most
+    shuffled = [items[index] for index in np.random.default_rng(seed).permutation(len(items))]
+    again = pack(shuffled, micro_tokens=micro_tokens, max_segments=most, share=True)
+    assert len(again) == len(batches)
+    for one, other in zip(batches, again, strict=True):
+        for first, second in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True):
+            assert np.array_equal(first, second), "the order of the segments changed the batches"
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, micro_tokens=st.integers(1, 40))
+def test_sharing_changes_no_batch_of_strangers(lengths: list[int], micro_tokens: int) -> None:
+    items = sorted(made(lengths), key=lambda item: item.row)
+    plain, shared = (pack(items, micro_tokens=micro_tokens, share=share) for share in (False, True))
+    assert [batch.rows for batch in plain] == [batch.rows for batch in shared]
+
+
+def test_rows_with_the_same_beginning_meet_in_one_batch() -> None:
+    items = branched([(2, 2, 4), (1, 1, 10)] * 8)
+    apart = pack(items, micro_tokens=160)
+    batches = pack(items, micro_tokens=160, share=True)
+    assert len(apart) == 7
+    # Each fork is one token early: 70 + 8 · 5, and of the others 18 more on 19 that are shared + 11 each.
+    assert [fold(batch).num_tokens for batch in batches] == [70 + 8 * 5 + 18 + 2 * 11, 37 + 6 * 11]
+    assert [len(batch.rows) for batch in batches] == [10, 6]
+    assert [batch.num_tokens for batch in batches] == [8 * 75 + 2 * 48, 6 * 48]
+
+
+def test_a_prefix_joins_the_batch_of_a_segment_that_is_too_long() -> None:
+    long, short = segment("long", range(50), [1.0] * 50), segment("short", range(30), [1.0] * 30)
+    (batch,) = pack([short, long], micro_tokens=20, share=True)
+    assert batch.rows == ("long", "short")
+
+
+def test_nothing_to_share_packs_to_nothing() -> None:
+    assert pack([], micro_tokens=8, share=True) == []
+
+
+@settings(deadline=None)
 @given(lengths=LENGTHS, batch_size=st.integers(1, 5), seed=st.integers(0, 9), one=st.integers(1, 50))
 def test_packing_never_changes_which_examples_are_in_a_step(
     lengths: list[int], batch_size: int, seed: int, one: int
 ) -> None:
     examples = [[item] for item in made(lengths)]
-    steps = [Steps(examples, batch_size=batch_size, micro_tokens=size, seed=seed) for size in (one, 10_000)]
+    steps = [
+        Steps(examples, batch_size=batch_size, micro_tokens=size, seed=seed, share=share)
+        for size in (one, 10_000)
+        for share in (False, True)
+    ]
     for _ in range(8):
         rows = [sorted(row for batch in next(each) for row in batch.rows) for each in steps]
-        assert rows[0] == rows[1]
+        assert all(other == rows[0] for other in rows)
         assert len(rows[0]) == batch_size
 
 

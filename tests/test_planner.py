@@ -11,14 +11,17 @@ import pytest
 
 from sartor import hub
 from sartor.backends import estimate
+from sartor.catalogue import CATALOGUE
 from sartor.chat import Renderer
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.plan import Plan
-from sartor.planner import ASKED, MICRO_TOKENS, decide, plan_proof
+from sartor.planner import ASKED, MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
 from sartor.recipe import Recipe
+from sartor.sizing import shape_of, smallest
+from sartor.store import STAGES
 from sartor.types import Chat, Message, Source, Text
 
 from .conversations import TINY, tiny
@@ -49,7 +52,7 @@ MACHINE = Hardware(
 )
 #: What the plan takes over as a fact: nothing was decided there.
 MODEL_FACTS = ("name", "path", "revision", "digest", "template", "context")
-FACTS = {"schema_", "data", *(f"model.{key}" for key in MODEL_FACTS)}
+FACTS = {"schema_", "data", "advice", *(f"model.{key}" for key in MODEL_FACTS)}
 
 
 @pytest.fixture(scope="module")
@@ -225,15 +228,80 @@ def test_without_bf16_products_the_plan_is_in_fp32(plan_of: Any) -> None:
     assert slow.estimate.peak_bytes > plan_of().estimate.peak_bytes
 
 
+def machine_with(num_bytes: float) -> Hardware:
+    """A machine of which `num_bytes` can be used."""
+    return MACHINE.model_copy(update={"memory_bytes": int(num_bytes / USABLE_MEMORY) + 1})
+
+
+def test_with_less_memory_the_micro_batch_shrinks_first_then_layers_are_computed_again(plan_of: Any) -> None:
+    whole = plan_of()
+    assert (whole.micro_tokens, whole.recompute, whole.tile) == (MICRO_TOKENS, "none", 512)
+    found, room = [], whole.estimate.peak_bytes
+    while True:
+        try:
+            plan = plan_of(hardware=machine_with(room))
+        except MachineError:
+            break
+        assert plan.estimate.peak_bytes <= room
+        found.append((plan.micro_tokens, plan.recompute, plan.tile))
+        room = plan.estimate.peak_bytes - 1
+    assert found[0] == (MICRO_TOKENS, "none", 512)
+    assert found[1] == (MICRO_TOKENS // 2, "none", 512)
+    assert [way[1] for way in found] == sorted((way[1] for way in found), key=["none", "mlp", "layer"].index)
+    assert {"mlp", "layer"} & {way[1] for way in found}
+    smaller = plan_of(hardware=machine_with(whole.estimate.peak_bytes - 1))
+    assert "would not fit" in smaller.reasons["micro_tokens"]
+    assert "GiB" in smaller.reasons["recompute"]
+
+
 def test_what_cannot_fit_is_refused_with_both_numbers(plan_of: Any) -> None:
-    needed = plan_of().estimate.peak_bytes
-    small = MACHINE.model_copy(update={"memory_bytes": int(needed / 0.9) - GIB // 100})
     with pytest.raises(MachineError) as caught:
-        plan_of(hardware=small)
-    assert f"{needed / GIB:.1f} GiB" in str(caught.value)
-    assert f"{small.memory_bytes / GIB:.1f} GiB" in str(caught.value)
-    assert "smaller model" in caught.value.hint
-    assert plan_of(hardware=MACHINE.model_copy(update={"memory_bytes": int(needed / 0.9) + 1}))
+        plan_of(hardware=machine_with(GIB // 2))
+    assert "training needs at least 0.9 GiB" in str(caught.value)
+    assert "this machine has 0.6 GiB" in str(caught.value)
+    assert "use a machine with more memory" in caught.value.hint, "the smallest model is the one that was asked for"
+
+
+def test_a_refusal_names_the_nearest_that_fits(plan_of: Any, renderer: Renderer, train: list[Tokenised]) -> None:
+    large = shape_of(next(card for card in CATALOGUE if card.name == "qwen3-0.6b"))
+    with pytest.raises(MachineError) as caught:
+        plan_of(shape=large, hardware=machine_with(1.2 * GIB))
+    assert "set `model` to smollm2-135m-instruct" in caught.value.hint
+    giants = tokenised(renderer, [chat("far " * 6000, "away", line=1000 + line) for line in range(3)])
+    least = smallest(job_on(SMOLLM2, train + giants))
+    too_little = estimate.peak(estimate.memory(least, estimate.CPU)) - 100 * 2**20
+    with pytest.raises(MachineError) as caught:
+        plan_of(train=[*train, *giants], hardware=machine_with(too_little))
+    assert "`data.too_long: drop`, which drops 3 of 123 examples" in caught.value.hint
+    with pytest.raises(MachineError) as caught:
+        plan_of(tune={"adapter": {"name": "lora", "r": 1024}}, hardware=machine_with(2 * GIB))
+    assert "set `tune.adapter.r` to 256" in caught.value.hint or "set `tune.adapter.r` to 128" in caught.value.hint
+    with pytest.raises(MachineError) as caught:
+        plan_of(tune={"adapter": "full"}, hardware=machine_with(2 * GIB))
+    assert "set `tune.adapter` to lora" in caught.value.hint
+
+
+def job_on(shape: Shape, examples: Sequence[Tokenised]) -> estimate.Job:
+    longest = max(item.length for item in examples)
+    return estimate.Job(
+        shape=shape, item_bytes=2, num_trainable=4_884_480, micro_tokens=longest, longest=longest, low_rank=7 * 16
+    )
+
+
+def test_the_estimate_covers_the_whole_run(plan_of: Any) -> None:
+    found = plan_of().estimate
+    assert tuple(found.stages) == tuple(STAGES)
+    assert all(seconds > 0 for seconds in found.stages.values())
+    assert found.run_seconds == sum(found.stages.values())
+    assert found.stages["train"] > found.seconds, "opening the model, evaluating and saving take time too"
+    assert set(found.memory) == {"train", "evaluate", "save", "resume", "generate"}
+    assert found.peak_bytes == max(found.memory[phase].total for phase in estimate.TRAINING)
+
+
+def test_it_advises(plan_of: Any, train: list[Tokenised]) -> None:
+    advice = plan_of().advice
+    assert any("LoRA needs about" in line for line in advice)
+    assert plan_of(train=train[:20]).advice[0].startswith("20 training examples: prompting first")
 
 
 def test_threads_are_the_cores_of_the_machine(plan_of: Any) -> None:
@@ -263,41 +331,21 @@ def test_the_sizes_of_smollm2(smollm2_folder: Path) -> None:
     assert SMOLLM2.num_parameters == 134_515_008
 
 
-def test_flops_by_hand() -> None:
-    """4 a frozen weight, 6 an adapter weight, 4 a weight of the head where trained, and causal attention."""
-    bare = estimate.training_flops(SMOLLM2, 4_884_480, supervised_share=0.0, mean_length=0.0)
-    assert bare == 4 * 106_168_320 + 6 * 4_884_480 == 453_980_160
-    head = estimate.training_flops(SMOLLM2, 4_884_480, supervised_share=0.5, mean_length=0.0) - bare
-    assert head == 4 * 49_152 * 576 * 0.5
-    attention = estimate.training_flops(SMOLLM2, 4_884_480, supervised_share=0.0, mean_length=100.0) - bare
-    assert attention == 7 * 9 * 64 * 100 * 30
-
-
 def test_seconds_and_tokens_by_hand(plan_of: Any, train: list[Tokenised]) -> None:
     plan = plan_of(tune={"epochs": 2, "batch_size": 8})
     tokens = sum(item.num_tokens for item in train)
     assert plan.num_trainable == 4_884_480
     assert plan.estimate.tokens == 2 * tokens
     per_token = estimate.training_flops(
-        SMOLLM2,
-        4_884_480,
+        job_on(SMOLLM2, train),
         supervised_share=sum(item.num_supervised for item in train) / tokens,
         mean_length=sum(item.num_tokens**2 for item in train) / tokens,
     )
-    rest = estimate.POINTWISE_SECONDS * 30 * (576 + 1536)
-    seconds = 2 * tokens * (per_token / 1e11 + rest)
+    rest = estimate.CPU.pointwise_seconds * 30 * (576 + 1536)
+    calls = plan.steps * (30 * estimate.CPU.layer_seconds + 4_884_480 * estimate.CPU.step_seconds)
+    seconds = 2 * tokens * (per_token / (1e11 * estimate.CPU.efficiency) + rest) + calls
     assert plan.estimate.seconds == pytest.approx(seconds, abs=0.06)
     assert "100 GFLOP/s measured here" in plan.reasons["estimate"]
-
-
-def test_memory_grows_with_what_is_held() -> None:
-    def needed(trainable: int = 4_884_480, micro_tokens: int = 1024, item_bytes: int = 2) -> int:
-        return estimate.training_bytes(SMOLLM2, trainable, micro_tokens=micro_tokens, item_bytes=item_bytes)
-
-    assert 1 * GIB < needed() < 4 * GIB, "SmolLM2 trains on a laptop"
-    assert needed(5_884_480) - needed() == 1_000_000 * estimate.TRAINABLE_BYTES
-    assert needed(micro_tokens=2048) > needed()
-    assert needed(item_bytes=4) - needed() > SMOLLM2.num_parameters * 2
 
 
 # ---- the proof -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from sartor.errors import DataError
 from sartor.events import Answered
 from sartor.plan import Choice, ProofPlan
 from sartor.proof import Item, Proof
-from sartor.prove import LARGEST_FORECAST, baseline, forgotten, prove
+from sartor.prove import LARGEST_FORECAST, baseline, forgotten, general_logprobs, prove
 from sartor.stats import holm, needed_items, paired
 from sartor.types import Chat, Source, Text
 
@@ -70,6 +70,7 @@ class World:
                 self.engine,
                 self.renderer,
                 adapter="mine",
+                base_logprobs=general_logprobs(self.engine, self.renderer, adapter=None),
                 test=test,
                 num_train=len(TRAIN),
                 untuned=untuned,
@@ -330,7 +331,8 @@ def test_without_dev_items_the_fewest_shots_are_taken(world: Callable[..., World
 
 def test_forgetting_by_hand(world: Callable[..., World]) -> None:
     made = world(first(0, 0, 0), forgets=0.1)
-    found = forgotten(made.engine, made.renderer, adapter="mine", limit=0.15)
+    before = general_logprobs(made.engine, made.renderer, adapter=None)
+    found = forgotten(before, made.engine, made.renderer, adapter="mine", limit=0.15)
     assert (found.base, found.tuned) == (pytest.approx(math.exp(1.0)), pytest.approx(math.exp(1.1)))
     assert found.change == pytest.approx(math.expm1(0.1))
     assert found.low == pytest.approx(found.change) == pytest.approx(found.high)
@@ -340,6 +342,31 @@ def test_forgetting_by_hand(world: Callable[..., World]) -> None:
     assert base == tuned, "the same passages, with and without"
     assert found.num_tokens == sum(len(ids) - 1 for ids in base) > 1000
     assert found.limit == 0.15
+
+
+def test_a_whole_model_is_proved_against_the_base_that_it_came_from(world: Callable[..., World]) -> None:
+    """Two engines without adapters: that of the base, which the baseline asked, and that of the tuned model."""
+    made = world(first(6, 12, 42))
+    _, untuned, items = made.baseline()
+    after = FakeEngine(
+        made.renderer, made.tokenizer, lambda prompt, adapter: made._answer(prompt, "tuned"), rates={None: -1.05}
+    )
+    _, (proof, _) = play(
+        prove(
+            proof_plan(),
+            after,
+            made.renderer,
+            adapter=None,
+            base_logprobs=general_logprobs(made.engine, made.renderer, adapter=None),
+            test=TEST,
+            num_train=len(TRAIN),
+            untuned=untuned,
+            untuned_items=items,
+        )
+    )
+    assert (proof.verdict, proof.arm("tuned").score, proof.best_untuned.score) == ("ship", 0.7, 0.2)
+    assert proof.forgetting is not None
+    assert proof.forgetting.change == pytest.approx(math.expm1(0.05))
 
 
 def test_running_text_is_proved_by_perplexity(renderer: Renderer, smollm2_tokenizer: Any) -> None:
@@ -357,6 +384,7 @@ def test_running_text_is_proved_by_perplexity(renderer: Renderer, smollm2_tokeni
             engine,
             renderer,
             adapter="mine",
+            base_logprobs=general_logprobs(engine, renderer, adapter=None),
             test=texts,
             num_train=30,
             untuned=untuned,

@@ -133,6 +133,18 @@ def test_a_stage_that_made_a_folder_is_done_while_the_folder_is_whole(tmp_path: 
     assert not run.is_done("train", "inputs")
 
 
+@pytest.mark.parametrize(("family", "folder"), [("lora", "adapter"), ("full", "model")])
+def test_the_plan_says_what_comes_out_of_training(tmp_path: Path, family: str, folder: str) -> None:
+    run = open_run(tmp_path)
+    assert run.result == run.path("adapter")
+    durable.write_json(run.path("plan.json"), plan(family=family).model_dump(mode="json", by_alias=True))
+    assert run.export(lambda staging: durable.write_json(staging / "config.json", {})) == run.path(folder) == run.result
+    run.finish("train", "inputs", 1.0)
+    assert run.is_done("train", "inputs")
+    shutil.rmtree(run.path(folder))
+    assert not run.is_done("train", "inputs")
+
+
 def test_a_stage_is_borrowed_from_a_run_that_did_it(tmp_path: Path) -> None:
     lender, run, damaged = open_run(tmp_path), open_run(tmp_path, "tune.seed=18"), open_run(tmp_path, "tune.seed=19")
     durable.write_json(lender.path("baseline.json"), {"score": 1})

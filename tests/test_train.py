@@ -31,12 +31,13 @@ def test_events_come_in_order_and_the_loss_falls(tmp_path: Path) -> None:
     events = list(train(plan, run, steps, pack(rows(), micro_tokens=8)))
     kinds = [event.type for event in events]
     assert kinds == [
-        "started", "stepped", "stepped", "stepped", "evaluated", "stepped", "saved", "stepped", "stepped", "evaluated",
+        "started", "warned", "stepped", "stepped", "stepped", "evaluated", "stepped", "saved", "stepped", "stepped", "evaluated",
         "saved", "finished",
     ]  # fmt: skip
     losses = [event.loss for event in events if event.type == "stepped"]
     assert losses[-1] < losses[0]
-    first = events[1]
+    assert events[1].code == "memory_estimate", "the rehearsal met more than the one byte that was foretold"
+    first = events[2]
     assert (first.num_tokens, first.num_supervised, first.lr) == (8, 4, plan.lr(0))
     assert (tmp_path / "run/adapter/manifest.json").is_file()
 

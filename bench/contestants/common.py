@@ -15,18 +15,23 @@ from pathlib import Path
 from typing import Any
 
 IGNORED = -100
-BATCH_SIZE = 8  # examples of an optimizer step
 RANK, ALPHA = 16, 32
 LEARNING_RATE = 2e-4
+FULL_LEARNING_RATE = 2e-5  # of full fine-tuning
 SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One measurement: the rows in their order, the model's folder, and how many steps to take."""
+    """One measurement: the rows in their order, the model's folder, and how many steps to take.
+
+    `options` are the contestant's own, and three of the benchmark: `method` (lora, full), `export` (a folder for the
+    adapter) and `export_every` (steps).
+    """
 
     ids: list[list[int]]
     labels: list[list[int]]
+    batch_size: int
     model: str
     steps: int
     warmup: int
@@ -37,15 +42,51 @@ class Job:
     def num_steps(self) -> int:
         return self.warmup + self.steps
 
+    @property
+    def method(self) -> str:
+        return str(self.options.get("method", "lora"))
+
+    @property
+    def learning_rate(self) -> float:
+        return FULL_LEARNING_RATE if self.method == "full" else LEARNING_RATE
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the documented defaults are measured, not the best that can be found."""
+        return self.options.get("tier") == "default"
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of a forward: `micro_batch`, and never more than the step has."""
+        return min(int(self.options.get("micro_batch", self.batch_size)), self.batch_size)
+
+    def order(self) -> list[int]:
+        """The rows in the order asked for: as they are, or `layout` grouped."""
+        if self.options.get("layout") == "grouped":
+            return grouped([len(ids) for ids in self.ids], self.batch_size)
+        return list(range(len(self.ids)))
+
+    def export_folder(self, step: int) -> Path | None:
+        """Where the adapter goes after a step (counted from 1, warm-up included), if it goes anywhere."""
+        if "export" not in self.options or step % int(self.options["export_every"]):
+            return None
+        return Path(self.options["export"]) / f"step-{step:04d}"
+
 
 @dataclass(slots=True)
 class Clock:
-    """Notes when each optimizer step ended. The first time is that before the first step."""
+    """Seconds of each optimizer step. What happens between `tick` and `resume` is not measured."""
 
-    ends: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    began: float = 0.0
+
+    def resume(self) -> None:
+        self.began = time.perf_counter()
 
     def tick(self) -> None:
-        self.ends.append(time.perf_counter())
+        now = time.perf_counter()
+        self.seconds.append(now - self.began)
+        self.began = now
 
 
 def read_job() -> Job:
@@ -59,10 +100,11 @@ def read_job() -> Job:
     parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
     workload = json.loads(given.workload.read_text(encoding="utf-8"))
-    count = (given.steps + given.warmup) * BATCH_SIZE
+    count = (given.steps + given.warmup) * workload["batch_size"]
     return Job(
         ids=workload["ids"][:count],
         labels=workload["labels"][:count],
+        batch_size=workload["batch_size"],
         model=given.model,
         steps=given.steps,
         warmup=given.warmup,
@@ -71,14 +113,14 @@ def read_job() -> Job:
     )
 
 
-def grouped(lengths: Sequence[int]) -> list[int]:
+def grouped(lengths: Sequence[int], batch_size: int) -> list[int]:
     """Rows sorted by length over the whole run, then the optimizer steps shuffled, so that warm-up is like the rest.
 
     transformers' `group_by_length` sorts within up to 50 steps and begins with the longest row: in a run as short as
     ours it would pad more than it does in a long one, and warm up on the longest.
     """
     ranked = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    steps = [ranked[start : start + BATCH_SIZE] for start in range(0, len(ranked), BATCH_SIZE)]
+    steps = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
     random.Random(SEED).shuffle(steps)
     return [row for step in steps for row in step]
 
@@ -91,6 +133,8 @@ def report(
     losses: Sequence[float],
     num_slots: Sequence[int],
     num_trained: Sequence[int],
+    peak: int = 0,
+    first_groups: Sequence[Sequence[int]] = (),
 ) -> None:
     """Print the result as one line of JSON.
 
@@ -98,21 +142,24 @@ def report(
         rows: the rows of each optimizer step. losses: nats a supervised token, before the step's update.
         num_slots: positions computed in each step, with padding.
         num_trained: positions that the framework itself took a loss at, in each step: not counted from our labels.
+        peak: bytes, where the high-water mark of the process is not that of training.
+        first_groups: the first step's rows by micro-batch, where the framework averages over those.
     """
-    assert len(clock.ends) == job.num_steps + 1 == len(losses) + 1 == len(rows) + 1 == len(num_slots) + 1
+    counts = {len(clock.seconds), len(rows), len(losses), len(num_slots), len(num_trained)}
+    assert counts == {job.num_steps}, f"{job.num_steps} steps were asked for, {sorted(counts)} were noted"
     measured = [row for step in rows[job.warmup :] for row in step]
     useful = sum(len(job.ids[row]) for row in measured)
-    seconds = [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)][job.warmup :]
     result = {
         "useful_tokens": useful,
         "supervised_tokens": sum(label != IGNORED for row in measured for label in job.labels[row]),
         "trained_tokens": sum(num_trained[job.warmup :]),
-        "seconds_per_step": seconds,
-        "peak_bytes": peak_bytes(),
+        "seconds_per_step": clock.seconds[job.warmup :],
+        "warmup_seconds": clock.seconds[: job.warmup],
+        "peak_bytes": peak or peak_bytes(),
         "padding": max(0.0, 1.0 - useful / sum(num_slots[job.warmup :])),
+        "first_groups": [list(group) for group in first_groups or [rows[0]]],
         "first_loss": losses[0],
-        "first_rows": list(rows[0]),
-        "final_loss": losses[-1],
+        "losses": list(losses),
     }
     print(json.dumps(result), flush=True)
 

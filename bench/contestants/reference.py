@@ -1,23 +1,38 @@
-"""The judge: the untrained model's loss on chosen rows, by plain transformers, one row at a time.
+"""The judge: losses of chosen rows by plain transformers, one row at a time, untrained or with an exported adapter.
 
-LoRA starts as the identity, so this is what every contestant must see in its first step, whatever it packs or pads.
-Prints {"bfloat16": {row: sum over its supervised tokens, nats}, "float32": the same}. `--options '{"rows": […]}'`
-chooses. In bf16, the precision held equal, it judges; in fp32 it says how much of the rest is rounding.
+LoRA starts as the identity, so the untrained model's loss is what every contestant must see in its first step, whatever
+it packs or pads. Prints {dtype: {row: sum over its supervised tokens, nats}}. `--options`: `rows` chooses, `dtypes`
+the precisions, `adapter` a folder that PEFT loads (full tuning: a whole model), which proves the export.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from common import IGNORED, Job, read_job
 from transformers import AutoModelForCausalLM
 
 
+def load(job: Job, dtype: torch.dtype) -> Any:
+    """The base model, with the exported adapter on it if one is named."""
+    folder = Path(job.options["adapter"]) if "adapter" in job.options else None
+    if folder is not None and not (folder / "adapter_config.json").is_file():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, local_files_only=True).eval()
+    if folder is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder).eval()
+
+
 @torch.no_grad()
 def losses(job: Job, dtype: torch.dtype) -> dict[int, float]:
     """The loss of each chosen row; the softmax in fp32, as everyone takes it."""
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, local_files_only=True).eval()
+    model = load(job, dtype)
     nll = {}
     for row in job.options["rows"]:
         ids_1T, labels_T = torch.tensor([job.ids[row]]), torch.tensor(job.labels[row])
@@ -31,4 +46,5 @@ def losses(job: Job, dtype: torch.dtype) -> dict[int, float]:
 if __name__ == "__main__":
     job = read_job()
     torch.set_num_threads(job.threads)
-    print(json.dumps({name: losses(job, vars(torch)[name]) for name in ("bfloat16", "float32")}), flush=True)
+    dtypes = job.options.get("dtypes", ["bfloat16", "float32"])
+    print(json.dumps({name: losses(job, vars(torch)[name]) for name in dtypes}), flush=True)

@@ -44,6 +44,7 @@ talk = Console(stderr=True)
 RecipePath = Annotated[Path, typer.Argument(metavar="[RECIPE]", help="The recipe.", show_default=True)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: a.b=value.")]
 RunName = Annotated[str, typer.Option("--run", help="A run's folder, name or id, instead of the recipe's own.")]
+NumRanks = Annotated[int, typer.Option("--ranks", min=1, help="Processes that train together: one for each GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 DEFAULT = Path("sartor.yaml")
 
@@ -85,17 +86,41 @@ def baseline(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName 
 
 
 @app.command()
-def plan(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
-    """Decide every number, each with its reason; estimate memory, time and tokens."""
+def plan(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    arithmetic: Annotated[bool, typer.Option("--explain", help="The arithmetic of memory, item by item.")] = False,
+    on: Annotated[str, typer.Option(help="For another machine: h200, h100x8, a100-80x4, l4, rtx4090 …")] = "",
+    price: Annotated[float, typer.Option(help="With --on: of a device and hour, for the price of the run.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Decide every number, each with its reason; estimate memory and time, here or on another machine."""
+    from sartor.explain import offer_document, plan_document
     from sartor.sinks.tables import show_plan
 
+    if on:
+        from sartor.elsewhere import offer_of
+
+        asked = _find(run).path("recipe.yaml") if run else recipe
+        document, text = offer_document(offer_of(asked, sets or (), on, price=price), arithmetic=arithmetic)
+        return _print(document, escape(text), as_json)
     bench = _work("plan", recipe, sets, run, without=("baseline",))
-    _print(bench.plan.model_dump(mode="json", by_alias=True), show_plan(bench.plan), as_json)
+    document, text = plan_document(bench.plan, bench.shape, arithmetic=arithmetic)
+    _print(document, show_plan(bench.plan), as_json)
+    return None if as_json else _print(document, escape(text), as_json)
 
 
 @app.command()
-def train(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
+def train(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    ranks: NumRanks = 1,
+    as_json: AsJson = False,
+) -> None:
     """Train the adapter; goes on from the newest good checkpoint."""
+    _train_on(ranks, recipe, sets, run, without=("baseline",))
     bench = _work("train", recipe, sets, run, without=("baseline",))
     _foretold(bench)
     _print(
@@ -133,6 +158,7 @@ def run_all(
     recipe: RecipePath = DEFAULT,
     sets: Overrides = None,
     run: RunName = "",
+    ranks: NumRanks = 1,
     anyway: Annotated[bool, typer.Option("--anyway", help="Package whatever the verdict is.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -141,6 +167,7 @@ def run_all(
     from sartor.sinks.tables import show_answers
     from sartor.store import STAGES
 
+    _train_on(ranks, recipe, sets, run)
     bench = _work("prove", recipe, sets, run)
     verdict = _show_proof(bench, "proof.json", as_json)
     items = [Item.model_validate(line) for line in _lines(bench.run, "items.jsonl")]
@@ -369,6 +396,21 @@ def _work(
     if received:
         raise typer.Exit(128 + received[0])
     return bench
+
+
+def _train_on(
+    num_ranks: int, recipe: Path, sets: list[str] | None, name: str, *, without: tuple[str, ...] = ()
+) -> None:
+    """Train in several processes, if more than one is asked for; what comes after finds it done."""
+    if num_ranks == 1:
+        return
+    from sartor.launch.torchrun import launch
+    from sartor.stages import is_done
+
+    bench = _work("plan", recipe, sets, name, without=without)
+    code = 0 if is_done(bench, "train") else launch(bench.run, num_ranks)
+    if code:
+        raise typer.Exit(code)
 
 
 @contextmanager

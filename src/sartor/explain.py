@@ -1,14 +1,33 @@
-"""`sartor explain KEY`: what a recipe key does, when to change it, and what was decided here and why."""
+"""`sartor explain KEY`: what a recipe key does, when to change it, and what was decided here and why.
+
+`sartor plan --explain` and `--on`: the arithmetic of memory, the time of each stage, and the plan for another machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sartor.errors import UserError
 from sartor.names import suggest
-from sartor.plan import Plan
+from sartor.plan import Memory, Plan
 from sartor.recipe import Named, Recipe, fields
+from sartor.types import Frozen, Json
+
+if TYPE_CHECKING:
+    from sartor.backends.estimate import Job
+    from sartor.elsewhere import Offer
+    from sartor.hub import Shape
+
+MIB, GIB = 2**20, 2**30
+
+
+class Line(Frozen):
+    """One item of memory: what it is, how it comes about, its bytes."""
+
+    item: str
+    arithmetic: str
+    num_bytes: int
 
 
 def explain(key: str, recipe: Recipe | None, plan: Plan | None) -> str:
@@ -21,6 +40,133 @@ def explain(key: str, recipe: Recipe | None, plan: Plan | None) -> str:
     if not chosen:
         raise UserError(f"no recipe key {key!r}", hint=suggest(key, tuple(path for path, *_ in fields())))
     return "\n\n".join("\n".join(_lines(*field, recipe, plan)) for field in chosen)
+
+
+def plan_document(plan: Plan, shape: Shape, *, arithmetic: bool) -> tuple[Json, str]:
+    """A plan as one JSON document, and what stands below its table: times, advice and, if asked, the arithmetic."""
+    document = plan.model_dump(mode="json", by_alias=True)
+    phases = plan.estimate.memory
+    lines = _arithmetic(_job_of(plan, shape), phases["train"]) if arithmetic and phases else []
+    if arithmetic:
+        document = {"plan": document, "arithmetic": [line.model_dump(mode="json") for line in lines]}
+    text = [*_memory_lines(lines, phases), *_time_lines(plan.estimate.stages), *plan.advice]
+    return document, "\n".join(text)
+
+
+def offer_document(offer: Offer, *, arithmetic: bool) -> tuple[Json, str]:
+    """The same for a machine that is not this one."""
+    document: Json = {**offer.model_dump(mode="json"), "run_seconds": round(offer.run_seconds, 1)}
+    lines = _arithmetic(offer.job, offer.memory["train"]) if arithmetic else []
+    if arithmetic:
+        document["arithmetic"] = [line.model_dump(mode="json") for line in lines]
+    return document, "\n".join([*_offer_lines(offer), *_memory_lines(lines, offer.memory), *_closing_lines(offer)])
+
+
+def _job_of(plan: Plan, shape: Shape) -> Job:
+    """What the plan's memory was reckoned from."""
+    from sartor.backends.estimate import Job
+    from sartor.planner import settled_method
+
+    method = settled_method(Named(name=plan.adapter.name, settings=plan.adapter.settings), shape)
+    return Job(
+        shape=shape,
+        item_bytes=2 if plan.model.dtype == "bfloat16" else 4,
+        num_trainable=plan.num_trainable,
+        micro_tokens=plan.micro_tokens,
+        longest=plan.max_length,
+        low_rank=method.rank * method.num_adapted,
+        recompute=plan.recompute,
+        tile=plan.tile,
+        full=method.full,
+        depth=method.depth,
+    )
+
+
+def _arithmetic(job: Job, memory: Memory) -> list[Line]:
+    """Each item of training's memory with its numbers put in; on one device, of all that share the weights."""
+    from sartor.backends import estimate
+
+    over = f" ÷ {job.shards} devices" if job.shards > 1 else ""
+    trained = f"{job.num_trainable / 1e6:,.2f} M trained"
+    saved = estimate.saved_per_token(job)
+    word = {2: "bf16", 4: "fp32"}[job.item_bytes]
+    formulas = {
+        "runtime": "measured",
+        "weights": f"{job.shape.num_parameters / 1e6:,.1f} M parameters × {job.weight_bytes:g} bytes ({word}){over}",
+        "masters": f"{trained} × {estimate.MASTER} bytes (fp32){over}",
+        "gradients": f"{trained} × {estimate.GRADIENT} bytes (fp32){over}",
+        "moments": f"{trained} × {estimate.MOMENTS} bytes (Adam: two in fp32){over}",
+        "working": f"{trained} × {job.item_bytes} bytes ({word}), as A and beside the weights{over}",
+        "activations": f"{job.micro_tokens:,} tokens × {job.num_layers} layers × {saved:,} bytes",
+        "attention": f"{job.micro_tokens:,} tokens: gradients of q, k and v in fp32, scores of a short segment",
+        "logits": f"{job.tile} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes, twice",
+        "layer": f"{job.micro_tokens:,} tokens × {estimate.scratch_per_token(job):,} bytes, of one layer at a time",
+        "products": "those that oneDNN keeps",
+    }
+    words = {name: info.description or name for name, info in Memory.model_fields.items()}
+    lines = [Line(item=words[name], arithmetic=formulas[name], num_bytes=size) for name, size in memory.items().items()]
+    for number, line in enumerate(lines):
+        if line.item == words["activations"]:
+            parts = estimate.saved_parts(job).items()
+            within = [
+                Line(item=f"  of a token and layer: {part}", arithmetic="", num_bytes=size) for part, size in parts
+            ]
+            return [*lines[: number + 1], *within, *lines[number + 1 :]]
+    return lines
+
+
+def _memory_lines(lines: Sequence[Line], phases: dict[str, Memory]) -> Iterator[str]:
+    """The arithmetic as columns, its sum, and the other phases beside it."""
+    if not lines:
+        return
+    rows = [(line.item, _size(line.num_bytes), line.arithmetic) for line in lines]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    yield ""
+    for item, size, arithmetic in rows:
+        yield f"{item:<{widths[0]}}  {size:>{widths[1]}}  {arithmetic}".rstrip()
+    yield f"{'training':<{widths[0]}}  {_size(phases['train'].total):>{widths[1]}}"
+    others = [f"{name} {_size(memory.total)}" for name, memory in phases.items() if name != "train"]
+    yield f"other phases: {', '.join(others)}"
+
+
+def _time_lines(stages: dict[str, float]) -> Iterator[str]:
+    if stages:
+        each = ", ".join(f"{stage} {_duration(seconds)}" for stage, seconds in stages.items())
+        yield f"the whole run: {_duration(sum(stages.values()))} ({each})"
+
+
+def _offer_lines(offer: Offer) -> Iterator[str]:
+    again = {"none": "nothing computed twice", "mlp": "gate and up computed again", "layer": "layers computed again"}
+    how = "weights sharded" if offer.sharded else "the whole base on each"
+    size = f"{offer.parameters / 1e9:.2f} B parameters"
+    yield f"{offer.model} ({size}), {offer.method}, {offer.dtype}, on {offer.machine}"
+    yield f"devices       {offer.devices}" + (f", {how}" if offer.devices > 1 else "")
+    yield f"micro-batch   {offer.micro_tokens:,} tokens a device; {again[offer.recompute]}"
+    yield f"memory        {_size(offer.peak_bytes)} of {_size(offer.room_bytes)} that can be used on each"
+    yield (
+        f"training      {_duration(offer.training_seconds)} for {offer.tokens:,} tokens, at {offer.utilisation:.1%} of "
+        "the devices' peak"
+    )
+    yield from _time_lines(offer.stages)
+
+
+def _closing_lines(offer: Offer) -> Iterator[str]:
+    if offer.price:
+        yield f"price of the run {offer.price:,.2f}"
+    yield from ("", *offer.notes, "", *offer.advice)
+
+
+def _size(num_bytes: int) -> str:
+    for unit, word in ((GIB, "GiB"), (MIB, "MiB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:,.2f} {word}"
+    return f"{num_bytes:,} B"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _lines(path: str, what: str, when: str, default: Any, recipe: Recipe | None, plan: Plan | None) -> Iterator[str]:

@@ -11,7 +11,9 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sartor.types import Frozen
 
@@ -25,6 +27,18 @@ def prepare_environment() -> None:
     """Set what the libraries read once, when they start; what the user has set stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+class Product(NamedTuple):
+    """One matrix product: (rows, inner) times (inner, columns)."""
+
+    rows: int
+    inner: int
+    columns: int
+
+
+#: The products of SmolLM2-135M at 1,024 tokens.
+TYPICAL = (Product(1024, 576, 192), Product(1024, 576, 576), Product(1024, 576, 1536), Product(1024, 1536, 576))
 
 
 class Hardware(Frozen):
@@ -45,26 +59,40 @@ def look(folder: Path) -> Hardware:
     return Hardware(
         processor=_cpu_info("model name") or platform.processor() or platform.machine(),
         num_cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
-        memory_bytes=_memory("MemTotal"),
+        memory_bytes=memory_bytes(),
         free_memory_bytes=_memory("MemAvailable"),
         free_disk_bytes=shutil.disk_usage(folder).free,
         has_bf16="avx512_bf16" in flags or "amx_bf16" in flags or platform.machine() == "arm64",
     )
 
 
-def measure_flops(dtype: str, num_threads: int, *, rows: int = 1024, inner: int = 576, columns: int = 1536) -> float:
-    """FLOP/s of a matrix product of training's shape: the best of a few, so that a busy moment does not decide."""
+def measure_flops(dtype: str, num_threads: int, *, products: Sequence[Product] = TYPICAL, device: str = "cpu") -> float:
+    """FLOP/s of matrix products one after the other, each taken at the best of a few: a busy moment does not decide.
+
+    Give the products of the model that is to be trained: what a processor reaches depends on their shape.
+    """
     import torch
 
     torch.set_num_threads(num_threads)
-    left = torch.randn(rows, inner).to(vars(torch)[dtype])
-    right = torch.randn(inner, columns).to(vars(torch)[dtype])
-    best = float("inf")
-    for _ in range(12):
-        start = time.perf_counter()
-        torch.mm(left, right)
-        best = min(best, time.perf_counter() - start)
-    return 2.0 * rows * inner * columns / best
+    flops, seconds = 0.0, 0.0
+    for rows, inner, columns in products:
+        left = torch.randn(rows, inner).to(device, vars(torch)[dtype])
+        right = torch.randn(inner, columns).to(device, vars(torch)[dtype])
+        best = float("inf")
+        for _ in range(12):
+            start = time.perf_counter()
+            torch.mm(left, right)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - start)
+        flops += 2.0 * rows * inner * columns
+        seconds += best
+    return flops / seconds
+
+
+def memory_bytes() -> int:
+    """Bytes of memory that this machine has."""
+    return _memory("MemTotal")
 
 
 def peak_bytes() -> int:

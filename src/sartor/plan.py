@@ -13,6 +13,9 @@ from pydantic import Field
 
 from sartor.types import Frozen, Json, digest_of
 
+#: "mlp" computes gate and up again, "layer" everything but the residual stream at each layer's start.
+Recompute = Literal["none", "mlp", "layer"]
+
 
 class Choice(Frozen):
     """A member of a kind with its settings: an objective, a metric."""
@@ -58,12 +61,49 @@ class ProofPlan(Frozen):
     seed: int
 
 
+class Memory(Frozen):
+    """Bytes that one phase of a run holds at its fullest moment, by what they are for."""
+
+    runtime: int = Field(default=0, description="Python and the libraries")
+    weights: int = Field(default=0, description="base weights")
+    masters: int = Field(default=0, description="trained weights, fp32 masters")
+    gradients: int = Field(default=0, description="gradients")
+    moments: int = Field(default=0, description="optimizer, two moments")
+    working: int = Field(default=0, description="working copies of the adapter")
+    activations: int = Field(default=0, description="activations saved for the backward")
+    attention: int = Field(default=0, description="attention scratch")
+    logits: int = Field(default=0, description="one tile of logits")
+    layer: int = Field(default=0, description="scratch of one layer")
+    keys: int = Field(default=0, description="cached keys and values")
+    disk: int = Field(default=0, description="buffer of saving or loading")
+    products: int = Field(default=0, description="compiled matrix products")
+
+    @property
+    def total(self) -> int:
+        return sum(self.items().values())
+
+    def items(self) -> dict[str, int]:
+        """Name and bytes of each item that is there."""
+        return {name: size for name, size in self.model_dump().items() if size}
+
+
 class Estimate(Frozen):
-    """What training will need. `tokens` counts every token of every example once per epoch."""
+    """What training will need: its peak is that of the fullest phase but generation, which has a process of its own.
+
+    `tokens` counts every token of every example once per epoch; `seconds` are training's, `stages` those of each stage
+    of the whole run; `memory` is itemised by phase: train, evaluate, save, resume, generate.
+    """
 
     peak_bytes: int
     seconds: float
     tokens: int
+    memory: dict[str, Memory] = Field(default_factory=dict)
+    stages: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def run_seconds(self) -> float:
+        """The whole of `sartor run`."""
+        return sum(self.stages.values())
 
 
 class Plan(Frozen):
@@ -85,6 +125,8 @@ class Plan(Frozen):
     steps: int
     batch_size: int
     micro_tokens: int
+    recompute: Recompute = Field(default="none", description="What the backward computes again instead of keeping it.")
+    tile: int = Field(default=512, description="Supervised positions whose logits are held at once.")
     max_length: int
     save_every: int
     evaluate_every: int
@@ -96,11 +138,12 @@ class Plan(Frozen):
     data: str = Field(description="Digest of the prepared examples.")
     estimate: Estimate
     reasons: dict[str, str]
+    advice: tuple[str, ...] = Field(default=(), description="Whether this is the right method, in plain words.")
 
     @property
     def digest(self) -> str:
         """Digest of what decides the result; the estimate and the words do not."""
-        return digest_of(self.model_dump(mode="json", by_alias=True, exclude={"estimate", "reasons"}))
+        return digest_of(self.model_dump(mode="json", by_alias=True, exclude={"estimate", "reasons", "advice"}))
 
     def lr(self, step: int) -> float:
         """The learning rate of a step (0-based): linear warm-up, then the schedule down to zero, or constant."""

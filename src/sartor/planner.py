@@ -6,12 +6,16 @@ What the recipe names is taken; what it leaves out is decided here, and nowhere 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from sartor import timing
 from sartor.adapters import family_of
+from sartor.advice import advise
 from sartor.backends import estimate
+from sartor.backends.estimate import CPU, Job
 from sartor.data.prepare import Tokenised
 from sartor.data.split import labels
 from sartor.errors import MachineError, RecipeError
@@ -21,6 +25,8 @@ from sartor.metrics.load import load as load_metric
 from sartor.names import known, resolve, suggest
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, steps_of
 from sartor.recipe import Named, Recipe, TuneSpec
+from sartor.sizing import Room, Way, choose, nearest, smallest
+from sartor.timing import Work, work_of
 
 DEFAULT_ARMS = ("zero_shot", "few_shot", "tuned")
 ENOUGH_ITEMS = 200
@@ -106,47 +112,110 @@ def decide(
     """
     reasons = Reasons()
     tune = recipe.tune
-    family = family_of(tune.adapter.name)
-    preset = family.PRESETS[tune.adapter.name]
-    adapter = reasons.because("adapter", _settled(family, tune.adapter, preset, "tune.adapter"), RECIPE_SAYS)
+    method = settled_method(tune.adapter, shape)
+    adapter = reasons.because("adapter", method.adapter, RECIPE_SAYS)
     objective = resolve("objectives", tune.objective.name)
-    num_trainable = family.count(shape, family.Config(**adapter.settings))
     dtype = reasons.because("model.dtype", *_dtype(hardware))
-    course = _course(tune, shape, len(train), reasons)
-    longest = max(item.length for item in train)
-    micro_tokens = reasons.because("micro_tokens", *_micro_tokens(longest))
-    needed = _estimate(
-        shape,
-        hardware,
-        reasons,
-        num_trainable=num_trainable,
-        micro_tokens=micro_tokens,
-        train=train,
-        passes=course["steps"] * course["batch_size"] / len(train),
-        item_bytes=2 if dtype == "bfloat16" else 4,
-    )
+    course = course_of(tune, shape, len(train), reasons)
+    proof = plan_proof(recipe, train, test, reasons)
+    work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
+    room = Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
+    job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
+    most = max(MICRO_TOKENS, job.longest)
+    sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
+    seconds = timing.training_seconds(work, sized, CPU, hardware.flops)
+    save_every = reasons.decide("save_every", tune.save_every, *_save_every(course["steps"], seconds))
     return Plan(
         model=_model(recipe, base, shape, dtype),
         backend=reasons.because("backend", "torch", "one process on this machine"),
         objective=reasons.because("objective", _settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
-        family=reasons.because("family", family.__name__.rpartition(".")[2], f"the family of {tune.adapter.name}"),
-        micro_tokens=micro_tokens,
-        max_length=reasons.because("max_length", longest, "the longest training example"),
-        save_every=reasons.decide("save_every", tune.save_every, *_save_every(course["steps"], needed.seconds)),
+        family=reasons.because("family", method.family, f"the family of {tune.adapter.name}"),
+        micro_tokens=reasons.because("micro_tokens", *_micro_tokens(sized, most)),
+        recompute=reasons.because("recompute", *_recompute(sized)),
+        tile=reasons.because("tile", *_tile(sized)),
+        max_length=reasons.because("max_length", job.longest, "the longest training example"),
+        save_every=save_every,
         seed=reasons.because("seed", tune.seed, RECIPE_SAYS),
         num_threads=reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
         environment=reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
         num_trainable=reasons.because(
             "num_trainable",
-            num_trainable,
-            f"{num_trainable / shape.num_parameters:.1%} of the base's {shape.num_parameters / 1e6:.0f} M",
+            method.num_trainable,
+            f"{method.num_trainable / shape.num_parameters:.1%} of the base's {shape.num_parameters / 1e6:.0f} M",
         ),
-        proof=plan_proof(recipe, train, test, reasons),
+        proof=proof,
         data=data,
-        estimate=needed,
+        estimate=_estimate(work, sized, proof, hardware, seconds, save_every, reasons),
         reasons=dict(reasons),
+        advice=advise(
+            with_lora(job, shape),
+            room,
+            num_train=len(train),
+            most=most,
+            mean_length=work.num_tokens / len(train),
+            context=shape.context,
+        ),
         **course,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """The tuning method with all of its settings, and how many parameters it trains on a model."""
+
+    adapter: Choice
+    family: str
+    num_trainable: int
+    rank: int
+    num_adapted: int
+    full: bool
+    depth: int
+
+    def on(self, shape: Shape) -> int:
+        """Parameters that it would train on another model."""
+        family = resolve("adapters", self.family)
+        return int(family.count(shape, family.Config(**self.adapter.settings)))
+
+
+def settled_method(asked: Named, shape: Shape) -> Method:
+    """A method with its settings on a model of these sizes.
+
+    Raises:
+        RecipeError: a name or a setting is not known.
+    """
+    family = family_of(asked.name)
+    adapter = _settled(family, asked, family.PRESETS[asked.name], "tune.adapter")
+    targets = adapter.settings.get("targets", [])
+    return Method(
+        adapter=adapter,
+        family=family.__name__.rpartition(".")[2],
+        num_trainable=family.count(shape, family.Config(**adapter.settings)),
+        rank=adapter.settings.get("r", 0),
+        num_adapted=len(shape.linear_sizes()) if targets == ["all-linear"] else len(targets),
+        full=family.TRAINS == "model",
+        depth=adapter.settings.get("top_layers", 0),
+    )
+
+
+def job_of(
+    method: Method, shape: Shape, *, item_bytes: int, work: Work, train: Sequence[Tokenised], proof: ProofPlan
+) -> Job:
+    """What decides memory and time: before a micro-batch is chosen, the smallest that holds the longest example."""
+    longest = max(item.length for item in train)
+    shots = timing.SHOTS * work.num_tokens / work.num_examples if "few_shot" in proof.arms else 0.0
+    answer = work.prompt_tokens + shots + proof.max_new_tokens
+    return Job(
+        shape=shape,
+        item_bytes=item_bytes,
+        num_trainable=method.num_trainable,
+        micro_tokens=longest,
+        longest=longest,
+        low_rank=method.rank * method.num_adapted,
+        full=method.full,
+        depth=method.depth,
+        answer_rows=proof.batch_size,
+        answer_tokens=round(proof.batch_size * min(answer, shape.context)),
     )
 
 
@@ -162,7 +231,7 @@ def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any) -> ModelChoice:
     )
 
 
-def _course(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) -> dict[str, Any]:
+def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) -> dict[str, Any]:
     """How many steps of how many examples, and the optimizer's settings on the way: fields of the plan."""
     batch_size = reasons.decide("batch_size", tune.batch_size, *_batch_size(num_train))
     steps, epochs = _length(tune.steps, tune.epochs, num_train, batch_size, reasons)
@@ -260,10 +329,26 @@ def _learning_rate(shape: Shape) -> tuple[float, str]:
     return rate, f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher"
 
 
-def _micro_tokens(longest: int) -> tuple[int, str]:
-    if longest <= MICRO_TOKENS:
+def _micro_tokens(sized: Job, most: int) -> tuple[int, str]:
+    if sized.micro_tokens < most:
+        return sized.micro_tokens, f"{most:,} tokens a forward would not fit into this machine's memory"
+    if sized.longest <= MICRO_TOKENS:
         return MICRO_TOKENS, f"{MICRO_TOKENS} tokens a forward stay in the cache, and the products run at full speed"
-    return longest, f"the longest example has {longest} tokens and is never cut"
+    return sized.micro_tokens, f"the longest example has {sized.longest} tokens and is never cut"
+
+
+def _recompute(sized: Job) -> tuple[str, str]:
+    kept = sized.micro_tokens * sized.shape.num_layers * estimate.saved_per_token(sized) / 2**30
+    return sized.recompute, {
+        "none": f"all that the backward needs fits: {kept:.2f} GiB for a micro-batch; nothing is computed twice",
+        "mlp": f"gate and up of each layer are computed again: what is kept shrinks to {kept:.2f} GiB and fits",
+        "layer": f"each layer is computed again from its input: what is kept shrinks to {kept:.2f} GiB and fits",
+    }[sized.recompute]
+
+
+def _tile(sized: Job) -> tuple[int, str]:
+    size = sized.tile * sized.shape.vocab * sized.item_bytes / 2**20
+    return sized.tile, f"positions whose {sized.shape.vocab:,} logits are held at once, {size:.0f} MiB"
 
 
 def _save_every(steps: int, seconds: float) -> tuple[int, str]:
@@ -272,44 +357,60 @@ def _save_every(steps: int, seconds: float) -> tuple[int, str]:
 
 
 def _estimate(
-    shape: Shape,
-    hardware: Hardware,
-    reasons: Reasons,
-    *,
-    num_trainable: int,
-    micro_tokens: int,
-    train: Sequence[Tokenised],
-    passes: float,
-    item_bytes: int,
+    work: Work, job: Job, proof: ProofPlan, hardware: Hardware, seconds: float, save_every: int, reasons: Reasons
 ) -> Estimate:
-    """What `passes` over the training examples need."""
-    total = sum(item.num_tokens for item in train)
-    per_token = estimate.training_flops(
-        shape,
-        num_trainable,
-        supervised_share=sum(item.num_supervised for item in train) / total,
-        mean_length=sum(len(part.tokens) ** 2 for item in train for part in item.segments) / total,
-    )
-    tokens = round(total * passes)
     reasons["estimate"] = (
         f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
     )
-    needed = Estimate(
-        peak_bytes=estimate.training_bytes(shape, num_trainable, micro_tokens=micro_tokens, item_bytes=item_bytes),
-        seconds=round(estimate.training_seconds(tokens, per_token, hardware.flops, shape), 1),
-        tokens=tokens,
+    phases = estimate.memory(job, CPU)
+    return Estimate(
+        peak_bytes=estimate.peak(phases),
+        seconds=round(seconds, 1),
+        tokens=work.trained_tokens,
+        memory=phases,
+        stages=timing.stages(work, job, proof, CPU, flops=hardware.flops, save_every=save_every),
     )
-    _refuse_if_too_large(needed, hardware)
-    return needed
 
 
-def _refuse_if_too_large(needed: Estimate, hardware: Hardware) -> None:
-    if needed.peak_bytes <= hardware.memory_bytes * USABLE_MEMORY:
-        return
+def with_lora(job: Job, shape: Shape) -> Job:
+    """The same work with the default adapter, where the whole model was asked for."""
+    if not job.full:
+        return job
+    lora = settled_method(Named(name="lora"), shape)
+    return replace(
+        job,
+        full=False,
+        depth=0,
+        num_trainable=lora.num_trainable,
+        low_rank=lora.rank * lora.num_adapted,
+    )
+
+
+def way_of(job: Job, method: Method, train: Sequence[Tokenised]) -> Way:
+    """What a plan that does not fit may change."""
+    return Way(
+        rank=method.rank,
+        lengths=[item.length for item in train],
+        job_of=lambda shape: replace(job, shape=shape, num_trainable=method.on(shape)),
+        with_lora=with_lora(job, job.shape),
+    )
+
+
+def _refuse(job: Job, room: Room, hardware: Hardware, method: Method, train: Sequence[Tokenised]) -> Job:
+    """Say what is missing, and the nearest thing that fits.
+
+    Raises:
+        MachineError: always.
+    """
+    least = smallest(job)
+    needed = estimate.peak(estimate.memory(least, room.calibration))
+
+    ways = nearest(job, room, way_of(job, method, train))
     raise MachineError(
-        f"training needs about {needed.peak_bytes / 2**30:.1f} GiB, this machine has "
-        f"{hardware.memory_bytes / 2**30:.1f} GiB",
-        hint="choose a smaller model, or drop the longest examples (`data.max_length` with `data.too_long: drop`)",
+        f"training needs at least {needed / 2**30:.1f} GiB, with {least.micro_tokens:,} tokens a forward and each "
+        f"layer computed again; this machine has {hardware.memory_bytes / 2**30:.1f} GiB, and {USABLE_MEMORY:.0%} of "
+        "them can be used",
+        hint="; or ".join(ways) or "no smaller rank, length or catalogue model fits: use a machine with more memory",
     )
 
 

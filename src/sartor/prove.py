@@ -62,13 +62,18 @@ def prove(
     engine: Engine,
     renderer: Renderer,
     *,
-    adapter: str,
+    adapter: str | None,
+    base_logprobs: Sequence[float],
     test: Sequence[Chat | Text],
     num_train: int,
     untuned: Proof,
     untuned_items: Sequence[Item],
 ) -> Generator[Event, None, tuple[Proof, list[Item]]]:
-    """The tuned arms on the items that the baseline answered, the comparison, and what was forgotten."""
+    """The tuned arms on the items that the baseline answered, the comparison, and what was forgotten.
+
+    The engine holds what was tuned: under the name `adapter`, or, `None`, as its own weights. `base_logprobs`
+    are those of general text under the base, by `general_logprobs`.
+    """
     metric = load(plan.metric.name)
     examiner = Examiner(engine, renderer, plan, metric)
     records, results = list(untuned_items), list(untuned.arms)
@@ -79,19 +84,21 @@ def prove(
         answered = yield from examiner.examine(arm, module.Config(), test[: plan.items], adapter=adapter)
         records += answered
         results.append(_result(arm, answered, metric, ""))
-    forgetting = forgotten(engine, renderer, adapter=adapter, limit=plan.max_forgetting)
+    forgetting = forgotten(base_logprobs, engine, renderer, adapter=adapter, limit=plan.max_forgetting)
     return _proof(plan, results, records, forgetting=forgetting, num_train=num_train), records
 
 
-def forgotten(engine: Engine, renderer: Renderer, *, adapter: str, limit: float) -> Forgetting:
-    """Perplexity on general text with and without the adapter; the interval is over passages."""
-    text = resources.files("sartor").joinpath("resources/general.txt").read_text(encoding="utf-8")
-    passages = [
-        renderer.render(Text(source=Source(file="general.txt", line=index), text=passage.strip()))[0].ids
-        for index, passage in enumerate(text.split("\n\n"), start=1)
-    ]
-    sizes = [len(ids) - 1 for ids in passages]
-    base, tuned = engine.logprobs(passages, None), engine.logprobs(passages, adapter)
+def general_logprobs(engine: Engine, renderer: Renderer, *, adapter: str | None) -> list[float]:
+    """The log-probability (nats) of each passage of general text, which nobody trains on."""
+    return engine.logprobs(_passages(renderer), adapter)
+
+
+def forgotten(
+    base: Sequence[float], engine: Engine, renderer: Renderer, *, adapter: str | None, limit: float
+) -> Forgetting:
+    """Perplexity on general text before (`base`, by `general_logprobs`) and after; the interval is over passages."""
+    sizes = [len(ids) - 1 for ids in _passages(renderer)]
+    tuned = general_logprobs(engine, renderer, adapter=adapter)
     total = sum(sizes)
     rises = [(b - t) / size for b, t, size in zip(base, tuned, sizes, strict=True)]
     spread = mean_interval(rises, seed=0)
@@ -105,6 +112,14 @@ def forgotten(engine: Engine, renderer: Renderer, *, adapter: str, limit: float)
         limit=limit,
         num_tokens=total,
     )
+
+
+def _passages(renderer: Renderer) -> list[tuple[int, ...]]:
+    text = resources.files("sartor").joinpath("resources/general.txt").read_text(encoding="utf-8")
+    return [
+        renderer.render(Text(source=Source(file="general.txt", line=index), text=passage.strip()))[0].ids
+        for index, passage in enumerate(text.split("\n\n"), start=1)
+    ]
 
 
 def _choose(

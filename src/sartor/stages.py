@@ -31,7 +31,7 @@ from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan
 from sartor.planner import decide, plan_proof
 from sartor.proof import Item, Proof
-from sartor.prove import baseline, prove
+from sartor.prove import baseline, general_logprobs, prove
 from sartor.recipe import Recipe
 from sartor.store import STAGES, Run, read_json
 from sartor.train import train
@@ -83,9 +83,12 @@ class Bench:
     def data_digest(self) -> str:
         return digest_of([durable.sha256(self.run.path(f"data/{part}.jsonl")) for part in ("train", "dev", "test")])
 
-    def engine(self, adapters: dict[str, Path]) -> Engine:
+    def engine(self, adapters: dict[str, Path] | None = None, *, base: Path | None = None) -> Engine:
+        """An engine on a model's folder, the base's if none is named, with adapters by name."""
         dtype = "bfloat16" if look(self.run.folder).has_bf16 else "float32"
-        engine: Engine = resolve("generate", ENGINE).open_engine(self.base.folder, adapters=adapters, dtype=dtype)
+        engine: Engine = resolve("generate", ENGINE).open_engine(
+            base or self.base.folder, adapters=adapters or {}, dtype=dtype
+        )
         return engine
 
 
@@ -112,6 +115,17 @@ def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Even
         if bench.run.stopping:
             return
         bench.run.finish(stage, inputs, time.monotonic() - began)
+
+
+def is_done(bench: Bench, stage: str) -> bool:
+    """Whether a stage ran on what is there now."""
+    return bench.run.is_done(stage, _INPUTS[stage](bench))
+
+
+def follow(bench: Bench) -> None:
+    """Train beside the process that records it: the same work, of which nothing is told or written."""
+    for _ in _train(bench):
+        pass
 
 
 def _recorded(run: Run, events: Events) -> Iterator[Event]:
@@ -152,7 +166,7 @@ def _baseline(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
     proof, items = yield from baseline(
         bench.proof_plan,
-        bench.engine({}),
+        bench.engine(),
         bench.renderer,
         train=examples_of(bench.run, "train"),
         dev=examples_of(bench.run, "dev"),
@@ -192,7 +206,7 @@ def _train(bench: Bench) -> Events:
 
 
 def _finishing(bench: Bench) -> Callable[[Path], None]:
-    """What makes exported weights an adapter that can be served: tokenizer, template, stop tokens, lineage."""
+    """What makes exported weights something that can be served: tokenizer, template, stop tokens, lineage."""
     facts = lineage(
         bench.run.id,
         bench.plan,
@@ -208,11 +222,13 @@ def _prove(bench: Bench) -> Events:
 
     untuned = Proof.model_validate(read_json(bench.run.path("baseline.json")))
     untuned_items = [Item.model_validate(line) for line in durable.read_lines(bench.run.path("items.baseline.jsonl"))]
+    base_logprobs, engine, adapter = _tuned(bench)
     proof, items = yield from prove(
         bench.plan.proof,
-        bench.engine({bench.run.id: bench.run.path("adapter")}),
+        engine,
         bench.renderer,
-        adapter=bench.run.id,
+        adapter=adapter,
+        base_logprobs=base_logprobs,
         test=examples_of(bench.run, "test"),
         num_train=bench.check.counts.train,
         untuned=untuned,
@@ -229,6 +245,20 @@ def _prove(bench: Bench) -> Events:
         measured=measured(bench.run),
     )
     durable.atomic_write(bench.run.path("report.html"), page)
+
+
+def _tuned(bench: Bench) -> tuple[list[float], Engine, str | None]:
+    """What the base makes of general text; an engine with what was tuned; and the adapter's name there, if it is one.
+
+    A whole model is opened after the base has left the memory: only an adapter shares its engine with the base.
+    """
+    result = bench.run.result
+    if result.name == "adapter":
+        engine = bench.engine({bench.run.id: result})
+        return general_logprobs(engine, bench.renderer, adapter=None), engine, bench.run.id
+    base_logprobs = general_logprobs(bench.engine(), bench.renderer, adapter=None)
+    release_memory()
+    return base_logprobs, bench.engine(base=result), None
 
 
 def _package(bench: Bench) -> Events:
@@ -274,12 +304,17 @@ def _train_inputs(bench: Bench) -> str:
 
 
 def _prove_inputs(bench: Bench) -> str:
-    files = ("adapter/manifest.json", "baseline.json", "items.baseline.jsonl")
-    return digest_of(bench.plan.digest, [durable.sha256(bench.run.path(name)) for name in files])
+    files = [_sealed(bench.run), *(bench.run.path(name) for name in ("baseline.json", "items.baseline.jsonl"))]
+    return digest_of(bench.plan.digest, [durable.sha256(file) for file in files])
 
 
 def _package_inputs(bench: Bench) -> str:
-    return digest_of([durable.sha256(bench.run.path(name)) for name in ("adapter/manifest.json", "proof.json")])
+    return digest_of([durable.sha256(file) for file in (_sealed(bench.run), bench.run.path("proof.json"))])
+
+
+def _sealed(run: Run) -> Path:
+    """The manifest of what was trained."""
+    return run.result / durable.MANIFEST
 
 
 _STAGE: dict[str, Callable[[Bench], Events]] = {

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from sartor import durable
 from sartor.errors import MachineError, RecipeError, UserError
+from sartor.names import resolve
 from sartor.recipe import Recipe
 from sartor.recipe import load as load_recipe
 from sartor.types import Json, digest_of
@@ -33,7 +34,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "check": ("check.json", "data/train.jsonl", "data/dev.jsonl", "data/test.jsonl", "data/ledger.jsonl"),
     "baseline": ("baseline.json", "items.baseline.jsonl"),
     "plan": ("plan.json",),
-    "train": ("adapter/manifest.json",),
+    "train": ("adapter/manifest.json", "model/manifest.json"),  # one of them: see `Run.result`
     "prove": ("proof.json", "items.jsonl", "report.html"),
     "package": ("artifact/manifest.json",),
 }
@@ -61,6 +62,13 @@ class Run:
 
     def path(self, name: str) -> Path:
         return self.folder / name
+
+    @property
+    def result(self) -> Path:
+        """The folder of what is trained here: `adapter/`, or `model/` where the plan tunes the whole model."""
+        plan = self.path("plan.json")
+        family = read_json(plan)["family"] if plan.is_file() else "lora"
+        return self.path(resolve("adapters", family).TRAINS)
 
     @property
     def root(self) -> Path:
@@ -152,11 +160,11 @@ class Run:
         return 0
 
     def export(self, *writers: Callable[[Path], None]) -> Path:
-        """Write the trained adapter, whole or not at all."""
-        with durable.atomic_dir(self.path("adapter")) as staging:
+        """Write what was trained, whole or not at all."""
+        with durable.atomic_dir(self.result) as staging:
             for write in writers:
                 write(staging)
-        return self.path("adapter")
+        return self.result
 
     def checkpoints(self) -> list[Path]:
         """Checkpoint folders, newest first."""

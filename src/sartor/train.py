@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sartor.backends import open_backend
 from sartor.backends.protocol import Backend
+from sartor.backends.ranks import here, keeper, share
 from sartor.data.pack import Steps
 from sartor.errors import DataError
 from sartor.evaluate import dev_loss
@@ -15,6 +16,7 @@ from sartor.events import Evaluated, Event, Finished, Saved, Started, Stepped, S
 from sartor.hardware import peak_bytes
 from sartor.names import resolve
 from sartor.plan import Plan
+from sartor.rehearse import rehearse
 from sartor.store import Run
 from sartor.types import Batch
 
@@ -29,35 +31,41 @@ def train(
     objective = resolve("objectives", plan.objective.name)
     config = objective.Config(**plan.objective.settings)
     backend = open_backend(plan)
-    start = run.restore([backend, steps])
+    place = here()
+    files = keeper(run, place, backend.sum)  # of several ranks, only the first writes
+    start = files.restore([backend, steps])
     yield from _opening(plan, run, backend, start)
+    if start == 0 and place.size == 1:  # a rehearsal saves and loads in one process, and of ranks only the first saves
+        yield from rehearse(plan, run, backend, steps, dev)
     for step in range(start, plan.steps):
         began = time.monotonic()
-        micro = next(steps)
+        micro = share(next(steps), place)
         weight = backend.sum(sum(objective.weight(batch) for batch in micro))  # known before any forward
         if weight == 0:
             raise DataError(f"step {step + 1} has no trained token", hint="`sartor check` names such rows")
         sums = [backend.forward_backward(batch, objective, config, weight) for batch in micro]
         norm = backend.step(plan.adam(step))
+        stopping = backend.sum(run.stopping) > 0  # one answer for all ranks
         yield Stepped(
             step=step + 1,
-            loss=sum(part.loss for part in sums) / weight,
+            loss=backend.sum(sum(part.loss for part in sums)) / weight,
             lr=plan.lr(step),
             grad_norm=norm,
-            num_tokens=sum(part.num_tokens for part in sums),
-            num_supervised=sum(part.num_supervised for part in sums),
+            num_tokens=int(backend.sum(sum(part.num_tokens for part in sums))),
+            num_supervised=int(backend.sum(sum(part.num_supervised for part in sums))),
             seconds=time.monotonic() - began,
             peak_bytes=peak_bytes(),
         )
         if dev and plan.evaluates(step):
             loss, num_supervised = dev_loss(backend, objective, config, dev)
             yield Evaluated(step=step + 1, loss=loss, num_supervised=num_supervised)
-        if plan.saves(step) or run.stopping:
-            yield Saved(step=step + 1, path=run.save(step + 1, [backend, steps]).name)
-        if run.stopping and step + 1 < plan.steps:
+        if plan.saves(step) or stopping:
+            yield Saved(step=step + 1, path=files.save(step + 1, [backend, steps]).name)
+        if stopping and step + 1 < plan.steps:
+            run.stopping = True  # whichever rank was asked
             yield Stopped(step=step + 1)
             return
-    run.export(backend.export, finishing)
+    files.export(backend.export, finishing)
     yield Finished(step=plan.steps)
 
 

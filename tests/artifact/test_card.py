@@ -61,3 +61,11 @@ def test_without_forgetting_nothing_is_said_of_it() -> None:
 def test_the_method_is_named() -> None:
     card = model_card("t", plan(adapter=Choice(name="dora")), proof())
     assert head(card)["tags"] == ["sartor", "dora"]
+
+
+def test_a_whole_model_is_loaded_without_peft() -> None:
+    card = model_card("t", plan(adapter=Choice(name="full"), family="full"), proof())
+    assert head(card)["library_name"] == "transformers"
+    assert "PEFT" not in card
+    assert "this is a whole model" in card
+    assert "with plain PEFT" in model_card("t", plan(), proof())

@@ -41,6 +41,14 @@ def test_another_plan_has_another_lineage() -> None:
     assert other.stop_ids == ()
 
 
+def test_it_says_whether_the_base_is_needed() -> None:
+    whole = plan(adapter={"name": "full"}, family="full")
+    assert FACTS.holds == "adapter"
+    assert lineage("t", whole, recipe="r", renderer="f", stop_ids=frozenset()).holds == "model"
+    older = {name: value for name, value in FACTS.model_dump(by_alias=True).items() if name != "holds"}
+    assert Lineage.model_validate(older) == FACTS
+
+
 def test_unknown_facts_are_refused() -> None:
     with pytest.raises(ValidationError):
         Lineage.model_validate({**FACTS.model_dump(by_alias=True), "surprise": 1})

@@ -12,13 +12,14 @@ from sartor import durable
 from sartor.artifact.lineage import Lineage, lineage
 from sartor.artifact.package import SPEECH, add_speech, package
 from sartor.errors import MachineError, Refused
-from sartor.plan import Plan
+from sartor.plan import Choice, Plan
 from sartor.proof import Proof
 from sartor.store import Run
 
 from ..plans import plan  # noqa: TID252 - the tests are no package that could be imported by name
 from ..proofs import proof  # noqa: TID252
 
+WHOLE = plan(adapter=Choice(name="full"), family="full")
 FACTS = lineage("tickets-1a2b", plan(), recipe="r", renderer="f", stop_ids=frozenset({2, 0, 7}))
 
 
@@ -47,6 +48,23 @@ def trained_run(folder: Path) -> Run:
     return run
 
 
+def whole_run(folder: Path) -> Run:
+    """A run that tuned the whole model, which it keeps in `model/`."""
+    run = Run(folder / "runs" / "tickets-1a2b")
+    base = base_folder(folder / "base", generation={"eos_token_id": 2})
+    durable.write_json(run.path("plan.json"), WHOLE.model_dump(mode="json", by_alias=True))
+    run.export(
+        lambda staging: durable.write_json(staging / "config.json", {}),
+        lambda staging: durable.write_json(staging / "generation_config.json", {"use_cache": True}),
+        lambda staging: durable.atomic_write(staging / "model.safetensors", b"tuned numbers"),
+        lambda staging: add_speech(
+            base, staging, lineage(run.id, WHOLE, recipe="r", renderer="f", stop_ids=frozenset({7}))
+        ),
+    )
+    durable.write_json(run.path("proof.json"), proof().model_dump(mode="json", by_alias=True))
+    return run
+
+
 def pack(run: Run, found: Proof | None = None, *, anyway: bool = False, made: Plan | None = None) -> Path:
     return package(run, made or plan(), found or proof(), anyway=anyway)
 
@@ -65,6 +83,26 @@ def test_what_is_proved_is_packaged_whole(tmp_path: Path) -> None:
     assert (artifact / "adapter_model.safetensors").read_bytes() == b"numbers"
     assert json.loads((artifact / "proof.json").read_text())["verdict"] == "ship"
     assert "tickets-1a2b" in (artifact / "README.md").read_text()
+
+
+def test_a_whole_model_is_packaged_with_its_own_weights(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    assert not run.path("adapter").exists()
+    artifact = pack(run, made=WHOLE)
+    names = {path.name for path in artifact.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "sartor.json"} <= names
+    assert durable.verify(artifact) == ""
+    assert (artifact / "model.safetensors").read_bytes() == b"tuned numbers"
+    assert json.loads((artifact / "generation_config.json").read_text())["eos_token_id"] == [7]
+    assert json.loads((artifact / "sartor.json").read_text())["holds"] == "model"
+
+
+def test_a_damaged_model_is_not_packaged(tmp_path: Path) -> None:
+    run = whole_run(tmp_path)
+    run.path("model/model.safetensors").write_bytes(b"tuned numbfrs")
+    with pytest.raises(MachineError, match="not packaged") as caught:
+        pack(run, made=WHOLE)
+    assert "the run's model/ and train again" in caught.value.hint
 
 
 def test_packaging_again_replaces_the_artifact(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
 
-from sartor import names
+from sartor import durable, names
 from sartor.adapters import family_of, methods
 from sartor.errors import RecipeError
 from sartor.hub import Shape, shape
@@ -25,18 +25,31 @@ from sartor.types import Frozen
 FAMILIES = names.known("adapters")
 METHODS = methods()
 #: In another process: nothing of ours is loaded there, only what everybody has.
-PLAIN_PEFT = """
-import sys, torch
+PLAINLY = {
+    "adapter": """
 from peft import PeftModel
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
 base = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
 model = PeftModel.from_pretrained(base, sys.argv[2]).eval()
+""",
+    "model": """
+model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32).eval()
+""",
+}
+FRAME = """
+import sys, torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+{loaded}
 with torch.no_grad():
     logits = model(input_ids=torch.tensor([[1, 5, 9, 200, 3000]])).logits
 assert not any(name.split(".")[0] == "sartor" for name in sys.modules)
-save_file({"logits": logits}, sys.argv[3])
+save_file({{"logits": logits}}, sys.argv[3])
 """
+#: What the folder holds, by `TRAINS`.
+FILES = {
+    "adapter": {"adapter_config.json", "adapter_model.safetensors"},
+    "model": {"config.json", "generation_config.json", "model.safetensors"},
+}
 IDS = torch.tensor([[1, 5, 9, 200, 3000]])
 
 
@@ -68,6 +81,13 @@ def trainable(model: Any) -> Iterator[torch.nn.Parameter]:
     return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
+def save_config(folder: Path, kind: type[Any], **settings: Any) -> Path:
+    """The configuration of three layers of a family, for models without weights."""
+    sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "head_dim": 8}
+    kind(**sizes, num_attention_heads=4, num_key_value_heads=2, **settings).save_pretrained(folder)
+    return folder
+
+
 def trained(folder: Path, method: str) -> Any:
     """An adapter that says something: as after training, every trainable number has moved."""
     model = family_of(method).attach(tiny_model(folder), config_of(method))
@@ -81,11 +101,12 @@ def trained(folder: Path, method: str) -> Any:
 
 
 def test_members(family: ModuleType) -> None:
-    wanted = {"Config", "PRESETS", "SUMMARY", "PAPER", "SERVED_BY", "MERGEABLE", "PACKABLE"}
+    wanted = {"Config", "PRESETS", "TRAINS", "SUMMARY", "PAPER", "SERVED_BY", "MERGEABLE", "PACKABLE"}
     assert wanted | {"attach", "export", "count"} <= set(vars(family))
     assert 0 < len(family.SUMMARY) <= 100
     assert "\n" not in family.SUMMARY
     assert family.PAPER
+    assert family.TRAINS in FILES
     assert family.SERVED_BY
     assert isinstance(family.MERGEABLE, bool)
     assert isinstance(family.PACKABLE, bool)
@@ -122,12 +143,12 @@ def test_presets_are_valid_and_round_trip(method: str) -> None:
 
 
 def count_on_meta(folder: Path, method: str, **settings: Any) -> tuple[int, Shape]:
-    """What PEFT itself counts, without a weight in memory."""
+    """What the model itself counts, without a weight in memory; what is tied counts once."""
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model = family_of(method).attach(model, config_of(method, **settings))
-    return model.get_nb_trainable_parameters()[0], shape(folder)
+    return sum(parameter.numel() for parameter in trainable(model)), shape(folder)
 
 
 def test_the_count_is_exact(method: str, smollm2_folder: Path, tiny_folder: Path) -> None:
@@ -136,24 +157,106 @@ def test_the_count_is_exact(method: str, smollm2_folder: Path, tiny_folder: Path
         assert family_of(method).count(sizes, config_of(method)) == counted
 
 
+def test_full_tuning_counts_what_is_tied_once(smollm2_folder: Path) -> None:
+    counted, sizes = count_on_meta(smollm2_folder, "full")
+    assert family_of("full").count(sizes, config_of("full")) == counted == 134_515_008
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
+def test_the_count_of_the_top_layers_is_exact(
+    tmp_path: Path, method: str, kind: type[Any], tied: bool, num_layers: int
+) -> None:
+    if "top_layers" not in type(config_of(method)).model_fields:
+        return
+    folder = save_config(tmp_path, kind, tie_word_embeddings=tied)
+    counted, sizes = count_on_meta(folder, method, top_layers=num_layers)
+    assert family_of(method).count(sizes, config_of(method, top_layers=num_layers)) == counted
+
+
 def test_lora_of_rank_16_on_all_linear_layers_of_smollm2(smollm2_folder: Path) -> None:
     counted, sizes = count_on_meta(smollm2_folder, "lora", r=16)
     assert family_of("lora").count(sizes, config_of("lora", r=16)) == counted == 4_884_480
 
 
-@pytest.mark.parametrize("settings", [{"r": 3}, {"targets": ("q_proj", "v_proj")}, {"r": 8, "targets": ("down_proj",)}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": 3},
+        {"targets": ("q_proj", "v_proj")},
+        {"r": 8, "targets": ("down_proj",)},
+        {"targets": ("q_proj",), "top_layers": 7},
+    ],
+)
 def test_the_count_follows_the_settings(smollm2_folder: Path, settings: dict[str, Any]) -> None:
     counted, sizes = count_on_meta(smollm2_folder, "lora", **settings)
     assert family_of("lora").count(sizes, config_of("lora", **settings)) == counted
 
 
-def test_only_the_adapter_is_trained_and_in_fp32(method: str, tiny_folder: Path) -> None:
+def test_only_what_is_tuned_is_trained(method: str, tiny_folder: Path) -> None:
+    """An adapter in fp32; a whole model in the format that it is computed in, its masters being the backend's."""
     model = family_of(method).attach(
         AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16), config_of(method)
     )
     own = list(trainable(model))
     assert sum(parameter.numel() for parameter in own) == family_of(method).count(shape(tiny_folder), config_of(method))
-    assert {parameter.dtype for parameter in own} == {torch.float32}
+    wanted = {"adapter": torch.float32, "model": torch.bfloat16}[family_of(method).TRAINS]
+    assert {parameter.dtype for parameter in own} == {wanted}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("num_top", [1, 2])
+def test_the_backward_ends_below_the_top_layers(tmp_path: Path, method: str, num_top: int) -> None:
+    folder = save_config(tmp_path, LlamaConfig, tie_word_embeddings=True)
+    base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    layers = base.model.layers
+    reached: list[int] = []
+    model = family_of(method).attach(base, config_of(method, top_layers=num_top))
+    for number, layer in enumerate(layers):
+        layer.register_full_backward_hook(lambda part, inputs, outputs, number=number: reached.append(number))
+    below: list[torch.Tensor] = []
+    layers[2 - num_top].register_forward_hook(lambda part, inputs, output: below.append(output))
+    model.train()(input_ids=IDS % 512).logits.square().sum().backward()
+    tuned = range(3 - num_top, 3)
+    assert set(reached) == set(tuned)
+    assert not below[0].requires_grad
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.partition("layers.")[2].partition(".")[0] for name in moved} - {""} == set(map(str, tuned))
+
+
+def test_full_tuning_of_the_top_leaves_tied_embeddings_alone(tmp_path: Path) -> None:
+    names_of = {}
+    for tied in (True, False):
+        folder = save_config(tmp_path, LlamaConfig, tie_word_embeddings=tied)
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = family_of("full").attach(base, config_of("full", top_layers=1))
+        names_of[tied] = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert "model.norm.weight" in names_of[True]
+    assert all(name.startswith(("model.layers.2.", "model.norm.")) for name in names_of[True])
+    assert names_of[False] - names_of[True] == {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_more_top_layers_than_there_are_is_refused(tmp_path: Path, method: str) -> None:
+    folder = save_config(tmp_path, LlamaConfig, tie_word_embeddings=True)
+    family, config = family_of(method), config_of(method, top_layers=4)
+    with pytest.raises(RecipeError, match=r"`tune\.adapter\.top_layers` is 4, and the model has 3 layers") as caught:
+        family.count(shape(folder), config)
+    assert "at most 3" in caught.value.hint
+    with pytest.raises(RecipeError, match="is 4, and the model has 3 layers"):
+        family.attach(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), config)
+    for wrong in (-1, 1.5, "all"):
+        with pytest.raises(ValidationError):
+            config_of(method, top_layers=wrong)
+
+
+def test_top_layers_of_a_model_that_keeps_them_elsewhere(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=64, n_embd=8, n_layer=2, n_head=2))
+    with pytest.raises(RecipeError, match="GPT2LMHeadModel does not keep its layers as Llama does"):
+        family_of("full").attach(model, config_of("full", top_layers=1))
+    assert all(parameter.requires_grad for parameter in family_of("full").attach(model, config_of("full")).parameters())
 
 
 def test_identity_at_the_start(method: str, tiny_folder: Path) -> None:
@@ -170,22 +273,45 @@ def test_a_trained_adapter_says_something_else(method: str, tiny_folder: Path) -
 # ---- on disk ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_export_loads_in_plain_peft_with_equal_logits(method: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_export_loads_without_us_with_equal_logits(method: str, tiny_folder: Path, tmp_path: Path) -> None:
     model = trained(tiny_folder, method)
     expected = logits(model)
-    folder = tmp_path / "adapter"
+    trains, folder = family_of(method).TRAINS, tmp_path / "export"
     family_of(method).export(model, folder)
-    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == str(tiny_folder)
-    command = [sys.executable, "-c", PLAIN_PEFT, str(tiny_folder), str(folder), str(tmp_path / "logits.safetensors")]
+    assert {path.name for path in folder.iterdir()} == FILES[trains]
+    if trains == "adapter":
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        assert settings["base_model_name_or_path"] == str(tiny_folder)
+    code = FRAME.format(loaded=PLAINLY[trains])
+    command = [sys.executable, "-c", code, str(tiny_folder), str(folder), str(tmp_path / "logits.safetensors")]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     found = load_file(tmp_path / "logits.safetensors")["logits"]
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_export_is_the_same_again(method: str, tiny_folder: Path, tmp_path: Path) -> None:
+    digests = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        torch.manual_seed(3)  # what is drawn at the start follows the seed
+        family_of(method).export(trained(tiny_folder, method), folder)
+        digests.append({path.name: durable.sha256(path) for path in folder.iterdir()})
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_whole_model_is_written_in_the_format_it_is_computed_in(
+    tiny_folder: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=dtype)
+    family_of("full").export(family_of("full").attach(base, config_of("full")), tmp_path)
+    assert {item.dtype for item in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["dtype"] == str(dtype).removeprefix("torch.")
+    assert str(tiny_folder) not in json.dumps(config), "no path of this machine leaves it"
+
+
 def test_merging_equals_the_forward(method: str, tiny_folder: Path) -> None:
-    if not family_of(method).MERGEABLE:
+    if not family_of(method).MERGEABLE or family_of(method).TRAINS == "model":
         return
     model = trained(tiny_folder, method)
     expected = logits(model)

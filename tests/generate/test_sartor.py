@@ -1,46 +1,46 @@
-"""Our engine against Hugging Face's own generation, on a tiny model in fp32."""
+"""Our engine against transformers' own generation in fp32: whatever shares the batch, the answers are the same."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from sartor.generate.protocol import Sampling, Token
+from sartor.errors import ModelError, UserError
+from sartor.generate.protocol import Adapters, Sampling, Token
 from sartor.generate.sartor import SartorEngine, open_engine
 
-PROMPTS = [[1, 4093, 198, 504 + n, 77, 900 + 31 * n][: 3 + n % 4] for n in range(6)]
-GREEDY = Sampling(max_new_tokens=6, stop_ids=frozenset())
+from .conftest import FAMILIES
+
+Answers = Callable[..., list[list[int]]]
+
+
+def prompts_of(lengths: Sequence[int], vocab: int = 480, prefix: Sequence[int] = ()) -> list[list[int]]:
+    dice = random.Random(7)
+    return [[*prefix, *(dice.randrange(3, vocab) for _ in range(length))] for length in lengths]
+
+
+MIXED = prompts_of([1, 5, 16, 17, 33, 40, 3])
+FEW_SHOT = prompts_of([9, 2, 20, 1, 12, 6], prefix=prompts_of([70])[0])
+GREEDY = Sampling(max_new_tokens=12, stop_ids=frozenset())
 
 
 @pytest.fixture(scope="module")
-def adapters(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two adapters with random weights, as PEFT writes them."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folders = {}
-    for seed, name in enumerate(("tickets-1.2", "calls")):
-        model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for key, weight in model.named_parameters():
-                if "lora_B" in key:
-                    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.5)
-        folders[name] = tmp_path_factory.mktemp("adapter")
-        model.save_pretrained(folders[name])
-    return folders
+def adapters(family_folder: Callable[[str], Path], make_adapters: Callable[..., dict[str, Path]]) -> dict[str, Path]:
+    return make_adapters(family_folder("Llama"), "tickets-1.2", "calls", "mails")
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_folder: Path, adapters: dict[str, Path]) -> SartorEngine:
-    return open_engine(tiny_folder, adapters, dtype="float32", num_threads=1)
+def engine(family_folder: Callable[[str], Path], adapters: dict[str, Path]) -> SartorEngine:
+    return open_engine(family_folder("Llama"), adapters, dtype="float32", num_threads=1)
 
 
 def answers(
-    engine: SartorEngine, prompts: list[list[int]], sampling: Sampling = GREEDY, adapter: str | None = None
+    engine: SartorEngine, prompts: Sequence[Sequence[int]], sampling: Sampling = GREEDY, adapter: Adapters = None
 ) -> list[list[int]]:
     rows: list[list[int]] = [[] for _ in prompts]
     for token in engine.stream(prompts, sampling, adapter):
@@ -48,45 +48,141 @@ def answers(
     return rows
 
 
-def test_greedy_answers_equal_plain_generate(engine: SartorEngine, tiny_folder: Path) -> None:
-    from transformers import AutoModelForCausalLM
+class Forwards:
+    """Counts the forwards of the model under an engine, and the tokens in each."""
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    def __init__(self, engine: SartorEngine) -> None:
+        self.sizes: list[int] = []
+        self._handle = engine._model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, _: Any, args: Any, kwargs: Any) -> None:
+        self.sizes.append(kwargs["input_ids"].shape[1])
+
+    def __enter__(self) -> list[int]:
+        return self.sizes
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers_equal_plain_generate(
+    family: str, family_folder: Callable[[str], Path], plain_answers: Answers
+) -> None:
+    folder = family_folder(family)
+    engine = open_engine(folder, {}, dtype="float32", num_threads=1)
+    assert answers(engine, MIXED) == plain_answers(folder, MIXED, 12)
+    assert answers(engine, FEW_SHOT) == plain_answers(folder, FEW_SHOT, 12)
+
+
+def test_the_plain_twin_gives_the_same(
+    family_folder: Callable[[str], Path], plain_answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SARTOR_NATIVE", "0")
+    from sartor.ops import native
+
+    native.load.cache_clear()
+    folder = family_folder("Gemma2")
+    engine = open_engine(folder, {}, dtype="float32", num_threads=1)
+    assert answers(engine, MIXED) == plain_answers(folder, MIXED, 12)
+    assert answers(engine, FEW_SHOT) == plain_answers(folder, FEW_SHOT, 12)
+    native.load.cache_clear()
+
+
+def test_the_real_model_answers_as_plain_generate_does(
+    smollm2_folder: Path, smollm2_tokenizer: Any, plain_answers: Answers
+) -> None:
+    shots = "".join(f"Q: What is {n} plus {n}?\nA: {2 * n}.\n" for n in range(4))
+    texts = ["The capital of France is", "Once", f"{shots}Q: What is 9 plus 9?\nA:", f"{shots}Q: Who wrote Faust?\nA:"]
+    prompts = [list(smollm2_tokenizer(text).input_ids) for text in texts]
+    engine = open_engine(smollm2_folder, {}, dtype="float32")
+    assert answers(engine, prompts) == plain_answers(smollm2_folder, prompts, 12)
+
+
+@pytest.mark.parametrize("prompts", [MIXED, FEW_SHOT], ids=["mixed", "few_shot"])
+def test_adapters_mixed_in_one_batch_answer_as_peft_does(
+    engine: SartorEngine,
+    adapters: dict[str, Path],
+    family_folder: Callable[[str], Path],
+    plain_answers: Answers,
+    prompts: list[list[int]],
+) -> None:
+    base = family_folder("Llama")
+    chosen = [None, "calls", "mails", "tickets-1.2", "calls", None, "mails"][: len(prompts)]
     wanted = [
-        model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=-1)[
-            0, len(prompt) :
-        ].tolist()
-        for prompt in PROMPTS
+        plain_answers(base, [prompt], 12, adapters[name] if name else None)[0]
+        for prompt, name in zip(prompts, chosen, strict=True)
     ]
-    assert answers(engine, PROMPTS) == wanted
+    assert answers(engine, prompts, adapter=chosen) == wanted
+    assert answers(engine, prompts, adapter="calls") == plain_answers(base, prompts, 12, adapters["calls"])
+    assert engine.adapters == ("tickets-1.2", "calls", "mails")
 
 
-def test_a_batch_gives_what_each_prompt_gives_alone(engine: SartorEngine) -> None:
-    assert answers(engine, PROMPTS, adapter="calls") == [
-        answers(engine, [prompt], adapter="calls")[0] for prompt in PROMPTS
-    ]
+def test_one_forward_a_step_however_many_adapters(engine: SartorEngine) -> None:
+    prompts = prompts_of([8] * 8)
+    with Forwards(engine) as sizes:
+        answers(engine, prompts, adapter=[None, "calls", "mails", "tickets-1.2"] * 2)
+    assert sizes == [64] + [8] * 11
 
 
-def test_a_common_prefix_changes_nothing(engine: SartorEngine) -> None:
-    prefix = list(range(300, 340))
-    prompts = [prefix + prompt for prompt in PROMPTS]
-    assert answers(engine, prompts) == [answers(engine, [prompt])[0] for prompt in prompts]
-    same = [[*prefix, 5], [*prefix, 5]]
-    assert answers(engine, same) == [answers(engine, [same[0]])[0]] * 2
+def test_the_first_token_leaves_before_the_second_is_computed(engine: SartorEngine) -> None:
+    with Forwards(engine) as sizes:
+        stream = engine.stream([MIXED[0]], GREEDY, None)
+        assert isinstance(next(stream), Token)
+        assert len(sizes) == 1
+        stream.close()  # type: ignore[attr-defined]
 
 
-def test_adapters_answer_by_name_and_leave_no_trace(engine: SartorEngine) -> None:
-    base = answers(engine, PROMPTS)
-    one, two = (answers(engine, PROMPTS, adapter=name) for name in ("tickets-1.2", "calls"))
-    assert base != one != two != base
-    assert answers(engine, PROMPTS) == base
-    assert engine.adapters == ("tickets-1.2", "calls")
+def test_a_shared_prefix_is_computed_once_and_kept(engine: SartorEngine) -> None:
+    prefix = prompts_of([96], vocab=400)[0][::-1]
+    one, other = prompts_of([5, 9, 2], prefix=prefix), prompts_of([7, 7], prefix=prefix)
+    with Forwards(engine) as sizes:
+        answers(engine, one)
+        answers(engine, other)
+        answers(engine, other, adapter="calls")
+    assert sizes[0] == 96 + 5 + 9 + 2  # within a forward: the first brings the prefix, the others find it
+    assert sizes[12] == 7 + 7  # across calls
+    assert sizes[24] == 96 + 7 + 7  # another adapter has other keys and values
+
+
+def test_requests_join_and_leave_a_running_batch(engine: SartorEngine) -> None:
+    alone = answers(engine, MIXED)
+    rows: dict[int, list[int]] = {}
+    first = [engine.submit(prompt, GREEDY, None) for prompt in MIXED[:3]]
+    for handle in first:
+        rows[handle] = []
+
+    def step() -> None:
+        for token in engine.advance():
+            rows[token.row].append(token.id)
+
+    for _ in range(4):
+        step()
+    engine.cancel(first[1])
+    late = [engine.submit(prompt, GREEDY, None) for prompt in MIXED[3:]]
+    rows.update({handle: [] for handle in late})
+    gone = len(rows[first[1]])
+    for _ in range(13):
+        step()
+    assert [rows[handle] for handle in (first[0], first[2], *late)] == [alone[0], *alone[2:]]
+    assert rows[first[1]] == alone[1][:gone] and gone == 4
+    assert engine.advance() == [] and engine._pool.num_used == 0
+    engine.cancel(first[0])  # it has ended
+    engine.cancel(10**9)  # it never was
+
+
+def test_closing_a_stream_frees_its_pages(engine: SartorEngine) -> None:
+    stream = engine.stream(MIXED, GREEDY, None)
+    next(stream)
+    assert engine._pool.num_used > 0
+    stream.close()  # type: ignore[attr-defined]
+    assert engine._pool.num_used == 0 and engine.advance() == []
 
 
 def test_a_row_that_stops_leaves_and_the_others_go_on(engine: SartorEngine) -> None:
-    free = answers(engine, PROMPTS)
+    free = answers(engine, MIXED)
     stop = free[0][2]
-    told = list(engine.stream(PROMPTS, Sampling(max_new_tokens=6, stop_ids=frozenset({stop})), None))
+    told = list(engine.stream(MIXED, Sampling(max_new_tokens=12, stop_ids=frozenset({stop})), None))
     for row, whole in enumerate(free):
         cut = whole.index(stop) + 1 if stop in whole else len(whole)
         mine = [token for token in told if token.row == row]
@@ -95,33 +191,101 @@ def test_a_row_that_stops_leaves_and_the_others_go_on(engine: SartorEngine) -> N
         assert all(token.finish is None for token in mine[:-1])
 
 
-def test_the_first_token_leaves_before_the_second_is_computed(
-    engine: SartorEngine, monkeypatch: pytest.MonkeyPatch
+def test_a_small_cache_is_slower_and_not_wrong(family_folder: Callable[[str], Path], engine: SartorEngine) -> None:
+    """Five pages for seven prompts: rows wait, and rows that came later give way and read again."""
+    page = 2 * 3 * 2 * 16 * 16 * 4  # keys and values · layers · heads · head size · tokens · bytes
+    small = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1, cache_bytes=5 * page)
+    assert answers(small, MIXED) == answers(engine, MIXED)
+    assert small._pool.num_used == 0
+    with pytest.raises(UserError, match="do not fit into the cache of 80 tokens") as refused:
+        small.submit(prompts_of([75])[0], GREEDY, None)
+    assert "cache_bytes" in refused.value.hint
+
+
+def test_a_long_prompt_is_read_in_several_steps_beside_the_others(
+    family_folder: Callable[[str], Path], engine: SartorEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[int] = []
-    model = engine._model
-    handle = model.get_base_model().register_forward_pre_hook(lambda *_: calls.append(1))
-    stream = engine.stream([PROMPTS[0]], GREEDY, None)
-    assert isinstance(next(stream), Token)
-    assert len(calls) == 1
-    stream.close()  # type: ignore[attr-defined]
-    handle.remove()
+    prompts = prompts_of([20, 150, 9])
+    wanted = answers(engine, prompts)
+    chunked = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1)
+    chunked._rows._step_tokens = 32
+    with Forwards(chunked) as sizes:
+        assert answers(chunked, prompts) == wanted
+    assert max(sizes) == 32
 
 
-def test_sampling_is_repeatable_by_seed(engine: SartorEngine) -> None:
-    def draw(seed: int, top_p: float = 1.0) -> list[list[int]]:
-        return answers(engine, PROMPTS, Sampling(6, frozenset(), temperature=1.5, top_p=top_p, seed=seed))
+def test_sampling_depends_on_the_seed_and_on_nothing_else(engine: SartorEngine) -> None:
+    def draw(seed: int, top_p: float = 1.0, prompts: Sequence[Sequence[int]] = MIXED) -> list[list[int]]:
+        return answers(engine, prompts, Sampling(12, frozenset(), temperature=1.5, top_p=top_p, seed=seed))
 
     assert draw(1) == draw(1) != draw(2)
-    assert draw(1, top_p=1e-6) == answers(engine, PROMPTS)
+    assert draw(1, prompts=MIXED[2:3]) == draw(1)[2:3]
+    assert draw(1, top_p=1e-6) == answers(engine, MIXED)
 
 
-def test_logprobs_are_those_of_a_plain_forward(engine: SartorEngine, tiny_folder: Path) -> None:
+def test_logprobs_are_those_of_a_plain_forward(
+    engine: SartorEngine, family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
-    ids = [1, 40, 500, 6000]
-    logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0].detach(), -1)
-    wanted = sum(float(logprobs[place, token]) for place, token in enumerate(ids[1:]))
-    assert engine.logprobs([ids], None) == [pytest.approx(wanted, abs=1e-4)]
-    assert engine.logprobs([ids], "calls") != engine.logprobs([ids], None)
+    model = AutoModelForCausalLM.from_pretrained(family_folder("Llama"), dtype=torch.float32)
+    sequences = [[7], *prompts_of([4, 60, 2, 130]), [9, 9]]
+    wanted = []
+    for ids in sequences:
+        logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0].detach(), -1)
+        wanted.append(sum(float(logprobs[place, token]) for place, token in enumerate(ids[1:])))
+    assert engine.logprobs(sequences, None) == pytest.approx(wanted, abs=1e-3)
+    monkeypatch.setattr("sartor.generate.sartor.WEIGHED", 31)  # sequences cut at any place
+    assert engine.logprobs(sequences, None) == pytest.approx(wanted, abs=1e-3)
+    assert engine.logprobs([sequences[2]], "calls") != pytest.approx([wanted[2]], abs=1e-3)
+    assert engine.logprobs([], None) == []
+    assert engine._pool.num_used == 0
+
+
+def test_what_does_not_fit_or_is_not_there_is_named(engine: SartorEngine) -> None:
+    for size in (256, 400):
+        with pytest.raises(UserError, match=f"a prompt of {size} tokens leaves no room"):
+            engine.submit([5] * size, GREEDY, None)
+    with pytest.raises(UserError, match="empty"):
+        engine.submit([], GREEDY, None)
+    with pytest.raises(UserError, match="no adapter 'call' is loaded") as unknown:
+        engine.submit([5], GREEDY, "call")
+    assert "calls" in unknown.value.hint
+    with pytest.raises(UserError, match="cannot be weighed"):
+        engine.logprobs([[5] * 257], None)
+    with pytest.raises(ValueError, match="2 adapters for 1 prompts"):
+        list(engine.stream([[5]], GREEDY, [None, None]))
+    assert engine.advance() == []
+    (last,) = list(engine.stream([[5] * 255], GREEDY, None))  # one place is left
+    assert last.finish == "length"
+
+
+def test_a_failed_step_leaves_nothing_behind(engine: SartorEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = answers(engine, MIXED)
+    engine.submit(MIXED[0], GREEDY, None)
+
+    def break_down(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("sartor.generate.sartor.choose", break_down)
+        with pytest.raises(MemoryError):
+            engine.advance()
+    assert engine.advance() == []
+    assert answers(engine, MIXED) == wanted
+
+
+def test_a_model_that_does_not_work_through_our_cache_is_refused(
+    family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: neighbours in a page are swapped."""
+    from functools import cached_property
+
+    from sartor.ops import decode
+
+    right = decode.Flat.slots_T
+    wrong = cached_property(lambda flat: right.func(flat) ^ 1)
+    wrong.__set_name__(decode.Flat, "slots_T")
+    monkeypatch.setattr(decode.Flat, "slots_T", wrong)
+    with pytest.raises(ModelError, match="this model's logits are"):
+        open_engine(family_folder("Qwen3"), {}, dtype="float32", num_threads=1)

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from sartor.errors import DataError
-from sartor.generate.protocol import Sampling, Token
+from sartor.generate.protocol import Adapters, Sampling, Token, stream
 from sartor.serve.app import create_app
 from sartor.serve.desk import Desk
 from sartor.serve.keys import Key
@@ -49,7 +49,7 @@ class ByteRenderer:
 
 @dataclass
 class ScriptedEngine:
-    """Says its script. With a `gate`, each token is computed only when the test lets one through."""
+    """Says its script to everyone in the batch. With a `gate`, each step waits until the test lets it through."""
 
     script: str = "Hello, wörld 🙂!"
     context: int = 4096
@@ -58,38 +58,58 @@ class ScriptedEngine:
     fails_at: int | None = None
     asked: list[tuple[tuple[int, ...], Sampling, str | None]] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
-    num_closed: int = 0
+    num_cancelled: int = 0
+    most_at_once: int = 0
     threads: set[int] = field(default_factory=set)
-    busy: bool = False
+    rows: dict[int, Iterator[Token]] = field(default_factory=dict)
+    stepping: bool = False
 
-    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: str | None) -> Iterator[Token]:
-        assert not self.busy, "two streams at a time"
-        self.busy = True
-        self.asked.append((tuple(prompts[0]), sampling, adapter))
+    @property
+    def busy(self) -> bool:
+        return bool(self.rows)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
+        handle = len(self.asked)
+        self.asked.append((tuple(prompt), sampling, adapter))
+        self.rows[handle] = self._answer(handle, sampling, adapter)
+        return handle
+
+    def advance(self) -> list[Token]:
+        assert not self.stepping, "two steps at a time"
+        if not self.rows:
+            return []
+        self.stepping = True
         try:
-            answer = self._answer(sampling, adapter)
-            for index, id in enumerate(answer):
-                if self.gate is not None:
-                    self.gate.acquire()
-                self.threads.add(threading.get_ident())
-                if index == self.fails_at:
-                    raise ZeroDivisionError("the engine's secret")
-                self.computed.append(id)
-                if id == STOP:
-                    yield Token(0, id, "stop")
-                    return
-                last = index + 1 == sampling.max_new_tokens
-                yield Token(0, id, "length" if last else None)
-                if last:
-                    return
+            if self.gate is not None:
+                self.gate.acquire()
+            self.threads.add(threading.get_ident())
+            self.most_at_once = max(self.most_at_once, len(self.rows))
+            tokens = [next(answer) for answer in self.rows.values()]
+            self.rows = {token.row: self.rows[token.row] for token in tokens if token.finish is None}
+            return tokens
         finally:
-            self.busy = False
-            self.num_closed += 1
+            self.stepping = False
+
+    def cancel(self, handle: int) -> None:
+        assert not self.stepping, "cancelled in the middle of a step"
+        if self.rows.pop(handle, None) is not None:
+            self.num_cancelled += 1
+
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapters) -> Iterator[Token]:
+        return stream(self, prompts, sampling, adapter)
 
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         return [0.0 for _ in sequences]
 
-    def _answer(self, sampling: Sampling, adapter: str | None) -> list[int]:
+    def _answer(self, handle: int, sampling: Sampling, adapter: str | None) -> Iterator[Token]:
+        for index, id in enumerate(self._ids(sampling, adapter), start=1):
+            if index - 1 == self.fails_at:
+                raise ZeroDivisionError("the engine's secret")
+            self.computed.append(id)
+            last = index == sampling.max_new_tokens
+            yield Token(handle, id, "stop" if id == STOP else "length" if last else None)
+
+    def _ids(self, sampling: Sampling, adapter: str | None) -> list[int]:
         if sampling.temperature:
             dice = random.Random(sampling.seed)
             return [*(dice.choice(b"abcdefgh") for _ in range(12)), STOP]

@@ -1,4 +1,4 @@
-"""One answer as pieces: one per token, and the engine's stream is closed whatever happens."""
+"""One answer as pieces: one a token, and nothing after the one that ends it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ from typing import Any
 
 import pytest
 
+from sartor.errors import UserError
 from sartor.generate.protocol import Sampling
 from sartor.serve.answer import Piece, Question, answer
+from sartor.serve.errors import ApiError
 
 STOP_IDS = frozenset({256})
 
 
 def pieces(engine: Any, renderer: Any, *stops: str, limit: int = 100) -> list[Piece]:
-    question = Question((104,), Sampling(limit, STOP_IDS), None, stops)
-    return list(answer(engine, renderer, question))
+    """The answer by an engine that has nothing else to do, up to its last piece."""
+    answering = answer(engine, renderer, Question((104,), Sampling(limit, STOP_IDS), None, stops))
+    handle = answering.join()
+    made: list[Piece] = []
+    while not made or made[-1].finish is None:
+        (token,) = engine.advance()
+        assert token.row == handle
+        made.append(answering.push(token))
+    return made
 
 
 def test_one_piece_per_token(scripted: Any, byte_renderer: Any) -> None:
-    engine = scripted(script="né!")
-    made = pieces(engine, byte_renderer())
+    made = pieces(scripted(script="né!"), byte_renderer())
     assert [piece.text for piece in made] == ["n", "", "é", "!", ""]
     assert [piece.finish for piece in made] == [None, None, None, None, "stop"]
-    assert engine.num_closed == 1
 
 
 def test_what_is_held_back_comes_at_the_end(scripted: Any, byte_renderer: Any) -> None:
@@ -31,21 +38,23 @@ def test_what_is_held_back_comes_at_the_end(scripted: Any, byte_renderer: Any) -
     assert cut == [Piece("a"), Piece(""), Piece("b\ufffd", "length")]
 
 
-def test_a_stop_string_on_the_last_token_is_a_stop(scripted: Any, byte_renderer: Any) -> None:
+def test_a_stop_string_ends_the_answer(scripted: Any, byte_renderer: Any) -> None:
+    assert pieces(scripted(script="abcdef"), byte_renderer(), "cd") == [
+        Piece("a"),
+        Piece("b"),
+        Piece(""),
+        Piece("", "stop"),
+    ]
     assert pieces(scripted(script="abc"), byte_renderer(), "bc", limit=3)[-1] == Piece("", "stop")
 
 
-def test_closing_closes_the_engine(scripted: Any, byte_renderer: Any) -> None:
+def test_what_the_engine_cannot_hold_is_a_bad_request(scripted: Any, byte_renderer: Any) -> None:
     engine = scripted()
-    work = answer(engine, byte_renderer(), Question((104,), Sampling(9, STOP_IDS), None))
-    next(work)
-    assert engine.busy
-    work.close()
-    assert not engine.busy and len(engine.computed) == 1
 
+    def refuse(*_: Any) -> int:
+        raise UserError("it does not fit into the cache", hint="ask for less")
 
-def test_an_engine_that_ends_without_a_reason_is_a_bug(scripted: Any, byte_renderer: Any) -> None:
-    engine = scripted()
-    engine._answer = lambda sampling, adapter: [97, 98]
-    with pytest.raises(RuntimeError, match="without a finish reason"):
-        pieces(engine, byte_renderer())
+    engine.submit = refuse
+    with pytest.raises(ApiError, match="ask for less") as refused:
+        answer(engine, byte_renderer(), Question((104,), Sampling(9, STOP_IDS), None)).join()
+    assert refused.value.status == 400

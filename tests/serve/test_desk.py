@@ -66,6 +66,25 @@ def test_base_and_adapters_by_name(tmp_path: Path, base: hub.Base, opened: Any) 
     assert missing.value.status == 404
 
 
+def test_a_whole_model_is_served_alone_from_its_own_folder(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    folder = package(tmp_path / "tickets-1a", "tickets-1a", base, holds="model")
+    (base.folder / "model.safetensors").unlink()  # nothing of the base is needed any more
+    desk, calls = opened(folder)
+    assert [(model.name, model.adapter, model.parent) for model in desk.models] == [("tickets-1a", None, "smol")]
+    assert calls == [(folder, {})]
+    with pytest.raises(ModelError, match="trained with another template or tokenizer"):
+        opened(folder, fingerprint="fingerprint-2")
+
+
+@pytest.mark.parametrize("holds", ["model", "adapter"])
+def test_a_whole_model_is_no_base_for_others(tmp_path: Path, base: hub.Base, opened: Any, holds: str) -> None:
+    one = package(tmp_path / "one", "one", base, holds="model")
+    two = package(tmp_path / "two", "two", base, holds=holds)
+    for folders in ((one, two), (two, one)):
+        with pytest.raises(UserError, match=r"tuned as a whole, and no base for (one|two): one server has one base"):
+            opened(*folders)
+
+
 def test_nothing_to_serve(opened: Any) -> None:
     with pytest.raises(UserError, match="nothing to serve"):
         opened()

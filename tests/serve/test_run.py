@@ -23,11 +23,15 @@ from sartor.serve.keys import Key
 from sartor.serve.run import serve
 
 class Engine:
-    adapters, context = (), 100
-    def stream(self, prompts, sampling, adapter):
-        for number in range(20):
-            yield Token(0, 97 + number, "length" if number == 19 else None)
-            time.sleep(0.05)
+    adapters, context, number = (), 100, 0
+    def submit(self, prompt, sampling, adapter):
+        return 0
+    def advance(self):
+        time.sleep(0.05)
+        self.number += 1
+        return [Token(0, 96 + self.number, "length" if self.number == 20 else None)]
+    def cancel(self, handle):
+        pass
 
 class Renderer:
     stop_ids, fingerprint = frozenset(), "x"

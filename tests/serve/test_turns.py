@@ -1,59 +1,78 @@
-"""One generation at a time; who goes away makes room."""
+"""Requests share a batch; who goes away makes room, and harms nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
 
+from sartor.generate.protocol import Sampling
+from sartor.serve.answer import Piece, Question, answer
 from sartor.serve.errors import ApiError
 from sartor.serve.turns import Turns
 
 
-def test_requests_take_turns_on_one_thread(start: Any, scripted: Any) -> None:
-    server = start(scripted())
+def test_requests_share_the_batch_on_one_thread(start: Any, scripted: Any, eventually: Any) -> None:
+    gate = threading.Semaphore(0)
+    server = start(scripted(gate=gate, script="word " * 50))
 
     def ask(name: str) -> str:
         reply = server.client().chat.completions.create(model=name, messages=[{"role": "user", "content": "hi"}])
         return str(reply.choices[0].message.content)
 
+    def all_joined() -> bool:
+        gate.release()  # who comes during a step joins after it
+        return len(server.engine.rows) == 8
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, ["base", "tickets"] * 8))
-    assert answers == ["Hello, wörld 🙂!", "tickets: Hello, wörld 🙂!"] * 8  # the engine asserts one at a time
-    assert len(server.engine.threads) == 1 and server.engine.num_closed == 16
+        answers = [pool.submit(ask, name) for name in ["base", "tickets"] * 4]
+        eventually(all_joined)
+        gate.release(10_000)
+        assert [answer.result() for answer in answers] == ["word " * 50, "tickets: " + "word " * 50] * 4
+    assert len(server.engine.threads) == 1
+    assert server.engine.most_at_once == 8
+    assert not server.engine.busy and server.engine.num_cancelled == 0
 
 
-def test_a_streaming_client_that_leaves_frees_the_engine(start: Any, scripted: Any, chat: Any, eventually: Any) -> None:
+def test_a_late_request_joins_a_running_batch(start: Any, scripted: Any, chat: Any, eventually: Any) -> None:
+    gate = threading.Semaphore(2)
+    server = start(scripted(gate=gate, script="Hello " * 500))
+
+    def ended() -> bool:
+        gate.release()
+        return late.done()
+
+    with server.http() as client, client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as early:
+        lines = (line for line in early.iter_lines() if line)
+        assert next(lines).startswith("data: ")
+        with ThreadPoolExecutor(1) as pool:
+            late = pool.submit(server.http().post, "/v1/chat/completions", json=chat(max_tokens=3))
+            eventually(ended)
+            assert late.result().json()["choices"][0]["message"]["content"] == "Hel"
+        assert len(server.engine.rows) == 1  # the early one goes on
+        gate.release(10_000)
+        assert list(lines)[-1] == "data: [DONE]"
+
+
+def test_a_streaming_client_that_leaves_frees_its_slot(start: Any, scripted: Any, chat: Any, eventually: Any) -> None:
     gate = threading.Semaphore(1)
     server = start(scripted(gate=gate))
     with server.http() as client, client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as reply:
         assert next(reply.iter_lines()).startswith("data: ")
-    eventually(lambda: not server.desk.find("base").turns._turn.locked())
-    gate.release()  # the token that was being computed when the client left
-    eventually(lambda: server.engine.num_closed == 1)
+    eventually(lambda: server.desk.find("base").turns._num_requests == 0)
+    gate.release()  # the step that was being computed when the client left
+    eventually(lambda: server.engine.num_cancelled == 1)
     assert len(server.engine.computed) <= 2
     gate.release(1000)
     assert server.http().post("/v1/chat/completions", json=chat()).json()["choices"][0]["finish_reason"] == "stop"
 
 
-def test_a_waiting_client_that_leaves_frees_the_engine(start: Any, scripted: Any, chat: Any, eventually: Any) -> None:
-    gate = threading.Semaphore(0)
-    server = start(scripted(gate=gate))
-    with server.http() as client, pytest.raises(httpx2.ReadTimeout):
-        client.post("/v1/chat/completions", json=chat(), timeout=httpx2.Timeout(20, read=0.3))
-    eventually(lambda: server.engine.busy and not server.desk.find("base").turns._turn.locked())
-    gate.release()
-    eventually(lambda: server.engine.num_closed == 1)
-    assert len(server.engine.computed) == 1
-
-
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_the_line_is_never_computed(
+def test_a_client_that_leaves_before_its_first_token_harms_nobody(
     start: Any, scripted: Any, chat: Any, eventually: Any, stream: bool
 ) -> None:
     gate = threading.Semaphore(0)
@@ -61,7 +80,7 @@ def test_a_client_that_leaves_the_line_is_never_computed(
     turns = server.desk.find("base").turns
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
-        eventually(lambda: server.engine.busy)
+        eventually(lambda: server.engine.stepping)
         with server.http() as client, pytest.raises(httpx2.ReadTimeout):
             body = chat(stream=stream, messages=[{"role": "user", "content": "late"}])
             with client.stream(
@@ -70,10 +89,8 @@ def test_a_client_that_leaves_the_line_is_never_computed(
                 reply.read()
         gate.release(1000)
         assert first.result().json()["choices"][0]["message"]["content"] == "Hello, wörld 🙂!"
-    eventually(lambda: turns._num_waiting == 0)
-    after = server.http().post("/v1/chat/completions", json=chat())
-    assert after.status_code == 200
-    assert [bytes(prompt) for prompt, _, _ in server.engine.asked if bytes(prompt) == b"late"] == []
+    eventually(lambda: turns._num_requests == 0 and not server.engine.busy)
+    assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
 
 
 def test_many_leave_and_the_others_are_unharmed(start: Any, scripted: Any, chat: Any, eventually: Any) -> None:
@@ -92,71 +109,53 @@ def test_many_leave_and_the_others_are_unharmed(start: Any, scripted: Any, chat:
         stayed = list(pool.map(stay, range(6)))
         assert all(future.result() is None for future in left)
     assert stayed == ["tickets: " + "word " * 200] * 6
-    eventually(lambda: not server.engine.busy and server.engine.num_closed == len(server.engine.asked))
-    assert server.desk.find("base").turns._num_waiting == 0
+    eventually(lambda: not server.engine.busy)
+    assert server.desk.find("base").turns._num_requests == 0
 
 
-def test_the_line_has_an_end(scripted: Any) -> None:
+def test_a_step_that_breaks_breaks_those_in_it_and_no_others(start: Any, scripted: Any, chat: Any) -> None:
+    server = start(scripted(fails_at=3))
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda _: server.http().post("/v1/chat/completions", json=chat()), range(4)))
+    assert {reply.status_code for reply in replies} == {500}
+    server.engine.fails_at = None
+    assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
+    assert not server.engine.busy
+
+
+def test_there_is_an_end_to_how_many_may_ask(scripted: Any, byte_renderer: Any) -> None:
     async def crowd() -> None:
-        turns = Turns(scripted(), max_waiting=1)
-        gate = threading.Event()
+        gate = threading.Semaphore(0)
+        turns = Turns(scripted(gate=gate, script="ab"), max_requests=2)
+        question = Question((104,), Sampling(9, frozenset({256})), None)
 
-        def slow() -> Generator[int]:
-            gate.wait(20)
-            yield 1
+        async def run() -> list[Piece]:
+            return [piece async for piece in turns.steps(lambda: answer(turns.engine, byte_renderer(), question))]
 
-        async def run() -> list[int]:
-            return [step async for step in turns.steps(slow)]
-
-        working = asyncio.ensure_future(run())
-        await asyncio.sleep(0)
+        working = [asyncio.ensure_future(run()) for _ in range(2)]
         turns.require_room()
-        waiting = asyncio.ensure_future(run())
         await asyncio.sleep(0)
         with pytest.raises(ApiError) as full:
             turns.require_room()
         assert full.value.status == 429 and "Retry-After" in full.value.headers
-        gate.set()
-        assert await asyncio.gather(working, waiting) == [[1], [1]]
+        gate.release(100)
+        assert await asyncio.gather(*working) == [[Piece("a"), Piece("b"), Piece("", "stop")]] * 2
         turns.require_room()
         turns.close()
 
     asyncio.run(crowd())
 
 
-def test_a_cancelled_step_is_finished_and_closed_on_its_own_thread(scripted: Any) -> None:
-    """The next in line must not begin before the one that left is closed, and closing must not meet it running."""
-    order: list[str] = []
-    entered, gate = threading.Event(), threading.Event()
-
-    def slow() -> Generator[int]:
-        try:
-            entered.set()
-            gate.wait(20)
-            order.append("computed")
-            yield 1
-        finally:
-            order.append("closed")
-
-    def quick() -> Generator[int]:
-        order.append("next")
-        yield 2
-
+def test_closing_ends_the_thread_after_its_step(scripted: Any, byte_renderer: Any) -> None:
     async def run() -> None:
-        turns = Turns(scripted())
-
-        async def consume(work: Any) -> list[int]:
-            return [step async for step in turns.steps(work)]
-
-        leaving = asyncio.ensure_future(consume(slow))
-        await asyncio.to_thread(entered.wait, 20)
-        staying = asyncio.ensure_future(consume(quick))
-        await asyncio.sleep(0)
-        leaving.cancel()
-        await asyncio.wait({leaving})
-        gate.set()
-        assert await staying == [2]
-        turns.close()
+        engine = scripted(script="word " * 1000)
+        turns = Turns(engine)
+        question = Question((104,), Sampling(9999, frozenset({256})), None)
+        pieces = turns.steps(lambda: answer(engine, byte_renderer(), question))
+        assert (await anext(pieces)).text == "w"
+        await asyncio.to_thread(turns.close)
+        computed = len(engine.computed)
+        await asyncio.sleep(0.02)
+        assert len(engine.computed) == computed < 5000
 
     asyncio.run(run())
-    assert order == ["computed", "closed", "next"]

@@ -1,8 +1,9 @@
-"""Tuning methods: one family per file, its members as PRESETS, every one a PEFT method.
+"""Tuning methods: one family per file, its members as PRESETS, every one but full tuning a PEFT method.
 
 A file `adapters/x.py` holds `Config` (its settings), `PRESETS` (method name -> settings; the family's own name among
 them), `SUMMARY`, `PAPER`, `SERVED_BY`, `MERGEABLE`, `PACKABLE`, and the functions `attach(model, config)`,
-`export(model, folder)` and `count(shape, config)`.
+`export(model, folder)` and `count(shape, config)`. `TRAINS` says what comes out of it, and is the name of the run's
+folder for that: an `adapter` on the base, or a `model` of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from sartor.errors import RecipeError
 from sartor.names import known, resolve, suggest
 
-NOT_MEMBERS: frozenset[str] = frozenset()
+NOT_MEMBERS: frozenset[str] = frozenset({"layers"})
 
 
 def methods() -> dict[str, str]:

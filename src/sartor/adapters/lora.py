@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from sartor.adapters.layers import top_layers
 from sartor.errors import RecipeError
 from sartor.names import suggest
 from sartor.types import Frozen
@@ -17,6 +18,7 @@ from sartor.types import Frozen
 if TYPE_CHECKING:
     from sartor.hub import Shape
 
+TRAINS = "adapter"
 SUMMARY = "low-rank updates of the linear layers"
 PAPER = "arXiv 2106.09685"
 PRESETS: dict[str, dict[str, Any]] = {"lora": {}}
@@ -35,6 +37,9 @@ class Config(Frozen):
     alpha: float = Field(0.0, ge=0, description="The scale of the update is alpha / r; 0 stands for 2 r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     targets: tuple[str, ...] = Field(("all-linear",), min_length=1, description="The layers that get an adapter.")
+    top_layers: int = Field(
+        0, ge=0, description="Adapters only in so many decoder layers, from the top: the backward ends there; 0: all."
+    )
 
     @property
     def effective_alpha(self) -> float:
@@ -42,19 +47,29 @@ class Config(Frozen):
 
 
 def attach(model: Any, config: Config) -> Any:
-    """The model as a PEFT model with a new adapter; fp32 adapter weights, frozen base."""
+    """The model as a PEFT model with a new adapter; fp32 adapter weights, frozen base.
+
+    Raises:
+        RecipeError: the model has fewer layers than `top_layers`.
+    """
     from peft import LoraConfig, get_peft_model
     from torch import nn
 
     from sartor.ops.lora_linear import AugmentedLoraLinear
 
-    # PEFT reads a word other than all-linear as a pattern for whole paths, so names go in as a list, even a single one.
-    targets = "all-linear" if config.targets == ("all-linear",) else list(config.targets)
+    # PEFT reads a word other than all-linear as a pattern for whole paths, so names go in as a list, even a single one;
+    # where it is to leave out layers it takes no word at all.
+    targets: Any = "all-linear" if config.targets == ("all-linear",) else list(config.targets)
+    if config.top_layers and targets == "all-linear":
+        parts = model.base_model.named_modules()
+        targets = sorted({path.rpartition(".")[2] for path, part in parts if isinstance(part, nn.Linear)})
+    num_layers = model.config.get_text_config().num_hidden_layers
     peft_config = LoraConfig(
         r=config.r,
         lora_alpha=config.effective_alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
+        layers_to_transform=list(top_layers(config.top_layers, num_layers)) if config.top_layers else None,
         task_type="CAUSAL_LM",
     )
     peft_config._register_custom_module({nn.Linear: AugmentedLoraLinear})
@@ -71,7 +86,7 @@ def count(shape: Shape, config: Config) -> int:
     """Trainable parameters: Σ r (inputs + outputs) over the adapted layers.
 
     Raises:
-        RecipeError: a target is no linear layer of the model's blocks.
+        RecipeError: a target is no linear layer of the model's blocks, or the model has fewer than `top_layers`.
     """
     chosen = LINEAR_LAYERS if config.targets == ("all-linear",) else config.targets
     sizes = shape.linear_sizes()
@@ -80,4 +95,5 @@ def count(shape: Shape, config: Config) -> int:
             raise RecipeError(
                 f"`tune.adapter.targets` names {name!r}", hint=suggest(name, ("all-linear", *LINEAR_LAYERS))
             )
-    return sum(config.r * sum(sizes[name]) for name in chosen) * shape.num_layers
+    per_layer = sum(config.r * sum(sizes[name]) for name in chosen)
+    return per_layer * len(top_layers(config.top_layers, shape.num_layers))

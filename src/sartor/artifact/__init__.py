@@ -1,1 +1,1 @@
-"""Run → Artifact: what leaves the house. The PEFT folder, all that serving it right needs, card and lineage."""
+"""Run → Artifact: what leaves the house. What was tuned, all that serving it right needs, card and lineage."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+from sartor.names import resolve
 from sartor.plan import Plan
 from sartor.proof import Proof
 
 _CARD = """---
 base_model: {base_in_yaml}
-library_name: peft
+library_name: {library}
 tags: [sartor, {method}]
 ---
 
@@ -38,13 +39,22 @@ of the proof is in `proof.json`.
 sartor serve {name}
 ```
 
-or with plain PEFT, the base named in `adapter_config.json`, and the tokenizer, chat template and stop tokens of this
-folder: what was trained is then what is served.
+{plainly}.
+Take the tokenizer, chat template and stop tokens of this folder: what was trained is then what is served.
 
 ## Limits
 
 The proof speaks of items like those it was measured on, and of nothing else.
 """
+
+#: What lies in the folder -> the library that loads it, and how.
+_PLAINLY = {
+    "adapter": ("peft", "or with plain PEFT, the base named in `adapter_config.json`"),
+    "model": (
+        "transformers",
+        "or with plain transformers, or whatever loads its folders: this is a whole model, the base is not needed",
+    ),
+}
 
 
 def model_card(name: str, plan: Plan, proof: Proof) -> str:
@@ -56,7 +66,10 @@ def model_card(name: str, plan: Plan, proof: Proof) -> str:
             f"Perplexity on general text: {proof.forgetting.base:.2f} before, {proof.forgetting.tuned:.2f} after "
             f"({proof.forgetting.change:+.1%})."
         )
+    library, plainly = _PLAINLY[resolve("adapters", plan.family).TRAINS]
     return _CARD.format(
+        library=library,
+        plainly=plainly,
         name=name,
         base=plan.model.name,
         base_in_yaml=json.dumps(plan.model.name, ensure_ascii=False),

@@ -1,4 +1,7 @@
-"""`sartor.json`: where an adapter comes from, so that it is never served on another base, template or tokenizer."""
+"""`sartor.json`: where an adapter, or a whole tuned model, comes from.
+
+So that it is never served on another base, template or tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from sartor import __version__
+from sartor.names import resolve
 from sartor.plan import Plan
 from sartor.types import Frozen, Json
 
@@ -16,7 +20,7 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
 class BaseRef(Frozen):
-    """The base that the adapter belongs to."""
+    """The base that was tuned."""
 
     name: str
     path: str
@@ -25,11 +29,15 @@ class BaseRef(Frozen):
 
 
 class Lineage(Frozen):
-    """Digests of everything that made the adapter. `renderer` covers tokenizer, template and template arguments."""
+    """Digests of everything that made it. `renderer` covers tokenizer, template and template arguments.
+
+    `holds` says what lies beside it: an adapter, which needs the base, or a whole model.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
     method: str
+    holds: Literal["adapter", "model"] = "adapter"
     base: BaseRef
     template: Json
     renderer: str
@@ -47,6 +55,7 @@ def lineage(name: str, plan: Plan, *, recipe: str, renderer: str, stop_ids: froz
     return Lineage(
         name=name,
         method=plan.adapter.name,
+        holds=resolve("adapters", plan.family).TRAINS,
         base=BaseRef(
             name=plan.model.name, path=plan.model.path, revision=plan.model.revision, digest=plan.model.digest
         ),

@@ -1,4 +1,4 @@
-"""Package: a proved adapter becomes a folder that plain PEFT loads, with its card, proof and lineage."""
+"""Package: what is proved becomes a folder that plain PEFT or transformers loads, with its card, proof and lineage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sartor.plan import Plan
 from sartor.proof import Proof
 from sartor.store import Run, read_json
 
-#: Files of the base that say how text becomes tokens and when to stop: they travel with the adapter.
+#: Files of the base that say how text becomes tokens and when to stop: they travel with what was tuned.
 SPEECH = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -25,7 +25,7 @@ SPEECH = (
 
 
 def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
-    """Tokenizer, template, stop tokens and lineage into an adapter's staging folder."""
+    """Tokenizer, template, stop tokens and lineage into the staging folder of an adapter or a model."""
     for name in SPEECH:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
@@ -36,24 +36,24 @@ def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
 
 
 def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:
-    """Write `artifact/` of a run: the adapter as trained, with card and proof.
+    """Write `artifact/` of a run: adapter or model as trained, with card and proof.
 
     Raises:
         Refused: the verdict is not `ship` and `anyway` is not set.
-        MachineError: the adapter's files do not match their checksums.
+        MachineError: the trained files do not match their checksums.
     """
     if proof.verdict != "ship" and not anyway:
         raise Refused(
             f"the verdict is `{proof.verdict}`: {proof.sentence}",
             hint="`sartor package --anyway` packages it all the same",
         )
-    adapter = run.path("adapter")
-    problem = durable.verify(adapter)
+    trained = run.result
+    problem = durable.verify(trained)
     if problem:
-        raise MachineError(f"{problem}: not packaged", hint="delete the run's adapter/ and train again")
+        raise MachineError(f"{problem}: not packaged", hint=f"delete the run's {trained.name}/ and train again")
     with durable.atomic_dir(run.path("artifact")) as staging:
-        for name in read_json(adapter / durable.MANIFEST)["files"]:  # not what somebody put beside it
-            shutil.copyfile(adapter / name, staging / name)
+        for name in read_json(trained / durable.MANIFEST)["files"]:  # not what somebody put beside it
+            shutil.copyfile(trained / name, staging / name)
         shutil.copyfile(run.path("proof.json"), staging / "proof.json")
         durable.atomic_write(staging / "README.md", model_card(run.id, plan, proof))
     return run.path("artifact")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from sartor.backends.protocol import Backend
+from sartor.backends.ranks import here
 from sartor.names import resolve
 from sartor.plan import Plan
 
-NOT_MEMBERS: frozenset[str] = frozenset({"protocol", "estimate"})
+NOT_MEMBERS: frozenset[str] = frozenset({"protocol", "estimate", "frozen", "ranks", "placement", "optimizer"})
 
 
 def open_backend(plan: Plan) -> Backend:
-    """The plan's backend with weights, adapter and optimizer in place."""
-    backend: Backend = resolve("backends", plan.backend).open_backend(plan)
+    """The plan's backend with weights, adapter and optimizer in place.
+
+    On how many ranks a plan is computed is no part of it: a run may go on with another number of them.
+    """
+    name = "fsdp" if plan.backend == "torch" and here().size > 1 else plan.backend
+    backend: Backend = resolve("backends", name).open_backend(plan)
     return backend

@@ -1,44 +1,319 @@
-"""How much memory and time a training run needs, from the model's sizes and one measured matrix product.
+"""How much memory and time a run needs, from the model's sizes and a short calibration: every byte and second itemised.
 
-The constants were calibrated on SmolLM2-135M with 2 cores (docs/why/numerics.md); the end of each run prints the
-estimate beside what was measured, so that they stay honest.
+`Calibration` holds what sizes cannot tell: it is fitted to measurements, in one place, and nowhere else (`CPU`, `CUDA`;
+docs/why/planning.md). The end of each run prints the estimate beside what was measured, so that it stays honest.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
-if TYPE_CHECKING:
-    from sartor.hub import Shape
+from pydantic import Field
 
-#: Python, torch, transformers and PEFT before the first weight.
-RUNTIME_BYTES = 480 * 2**20
-#: Seconds a token for each element of a block's hidden and inner vectors, beside the products: norms, rotation,
-#: activation, attention, copies. 1.4 ms a token for SmolLM2-135M, on fast and slow multipliers alike.
-POINTWISE_SECONDS = 2.2e-8
-#: Bytes per trainable parameter: fp32 master, gradient and two moments, two working copies, and a save in passing.
-TRAINABLE_BYTES = 4 + 4 + 8 + 4 + 4
+from sartor.hardware import ENVIRONMENT, Product
+from sartor.hub import Shape
+from sartor.plan import Memory, Recompute
+from sartor.types import Frozen
 
-
-def training_flops(shape: Shape, num_trainable: int, *, supervised_share: float, mean_length: float) -> float:
-    """FLOPs a token: 4 per frozen weight (forward, input gradient), 6 per adapter weight, the head where trained."""
-    head = 4.0 * shape.vocab * shape.hidden * supervised_share
-    attention = 7.0 * shape.num_heads * shape.head_dim * mean_length * shape.num_layers
-    return 4.0 * shape.num_linear + 6.0 * num_trainable + head + attention
+MIB = 2**20
+MASTER, GRADIENT, MOMENTS = 4, 4, 8  # bytes a trained parameter: fp32, fp32, and Adam's two in fp32
+STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
+TRAINING = ("train", "evaluate", "save", "resume")  # the phases of the training process
 
 
-def training_seconds(num_tokens: int, flops_per_token: float, flops: float, shape: Shape) -> float:
-    """Seconds for tokens: their products at a measured speed in FLOP/s, and the rest, which does not follow it."""
-    rest = POINTWISE_SECONDS * shape.num_layers * (shape.hidden + shape.inner)
-    return num_tokens * (flops_per_token / flops + rest)
+class Calibration(Frozen):
+    """What is measured, not derived. Bytes, seconds, and shares."""
+
+    runtime_bytes: int = Field(description="Python and the libraries, before the first weight.")
+    product_bytes: int = Field(description="One compiled matrix product that oneDNN keeps.")
+    num_products: int = Field(description="How many it keeps.")
+    working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
+    logits_copies: float = Field(description="Copies of a tile of logits that live at once.")
+    disk_copies: float = Field(description="Copies of trained weights and moments while they are saved or loaded.")
+    prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
+    prefix_share: float = Field(description="Share of a repeated prompt's beginning that is found in a cache.")
+    efficiency: float = Field(description="Share of the given FLOP/s that training's products reach.")
+    pointwise_seconds: float = Field(description="A token, for each element of a layer's hidden and inner vectors.")
+    layer_seconds: float = Field(description="A layer and micro-batch: what calling costs, forward and backward.")
+    decode_seconds: float = Field(description="A layer and token of generation: what calling costs.")
+    step_seconds: float = Field(description="A trained parameter and optimizer step.")
+    bandwidth: float = Field(description="Bytes a second that generation reads of the weights.")
+    link: float = Field(description="Bytes a second from one device to the others.")
+    disk_bandwidth: float = Field(description="Bytes a second that are written to disk and checked.")
+    start_seconds: float = Field(description="Importing the libraries and opening a model.")
+    row_seconds: float = Field(description="Reading, rendering and checking a row.")
+    report_seconds: float = Field(description="Statistics, charts and the report.")
 
 
-def training_bytes(shape: Shape, num_trainable: int, *, micro_tokens: int, item_bytes: int) -> int:
-    """Peak memory: runtime, weights, adapter with optimizer, saved activations of one micro-batch, a tile of logits."""
-    query, key = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-    # Saved for backward in one block, per token: norms in fp32, projections, rotated copies, gate, up and product.
-    per_block = item_bytes * (6 * shape.hidden + 4 * query + 6 * key + 5 * shape.inner) + 4 * (4 * shape.hidden)
-    activations = micro_tokens * shape.num_layers * per_block
-    logits = 512 * shape.vocab * item_bytes * 2
-    weights = shape.num_parameters * item_bytes
-    return int(RUNTIME_BYTES + weights + num_trainable * TRAINABLE_BYTES + activations + logits)
+#: SmolLM2-135M on 2 cores. 1.4 ms a token beside the products, on fast and slow multipliers alike.
+CPU = Calibration(
+    runtime_bytes=480 * MIB,
+    product_bytes=2 * MIB,
+    num_products=int(ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]),
+    working_copies=2.0,
+    logits_copies=2.0,
+    disk_copies=1.0,
+    prefill_tokens=2048,
+    prefix_share=0.0,
+    efficiency=1.0,
+    pointwise_seconds=2.2e-8,
+    layer_seconds=1e-4,
+    decode_seconds=1e-3,
+    step_seconds=5e-9,
+    bandwidth=2e10,
+    link=1e9,
+    disk_bandwidth=3e8,
+    start_seconds=5.0,
+    row_seconds=2e-3,
+    report_seconds=4.0,
+)
+
+#: Not measured by us: an assumption, said beside every number that rests on it. 45 % of the dense bf16 peak is between
+#: what well-tuned trainers publish for LoRA (34 % of an A100) and for full training (64 % of an H200 with FP8).
+CUDA = Calibration(
+    runtime_bytes=1200 * MIB,
+    product_bytes=0,
+    num_products=0,
+    working_copies=2.0,
+    logits_copies=2.0,
+    disk_copies=1.0,
+    prefill_tokens=8192,
+    prefix_share=0.0,
+    efficiency=0.45,
+    pointwise_seconds=0.0,
+    layer_seconds=4e-4,
+    decode_seconds=8e-5,
+    step_seconds=1e-10,
+    bandwidth=1e12,
+    link=3e10,
+    disk_bandwidth=1e9,
+    start_seconds=20.0,
+    row_seconds=2e-3,
+    report_seconds=4.0,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What decides memory and time beside the calibration. Sizes are of the whole model, tokens of one device.
+
+    `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r). `depth` is how many
+    layers the backward passes, 0 all. `devices` share the work; `shards` of them hold the weights together, 1: each
+    holds all of them. `answer_tokens` is what generation holds in its cache at most.
+    """
+
+    shape: Shape
+    item_bytes: int
+    num_trainable: int
+    micro_tokens: int
+    longest: int
+    low_rank: int = 0
+    recompute: Recompute = "none"
+    tile: int = 512
+    full: bool = False
+    depth: int = 0
+    weight_bits: float = 0.0  # 0: those of the products' type
+    devices: int = 1
+    shards: int = 1
+    answer_rows: int = 1
+    answer_tokens: int = 0
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes a base parameter."""
+        return self.weight_bits / 8 or self.item_bytes
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that the backward passes."""
+        return self.depth or self.shape.num_layers
+
+
+def query_width(shape: Shape) -> int:
+    return shape.num_heads * shape.head_dim
+
+
+def key_width(shape: Shape) -> int:
+    return shape.num_kv_heads * shape.head_dim
+
+
+def saved_parts(job: Job) -> dict[str, int]:
+    """What one layer keeps of one token for the backward, in bytes by what it is."""
+    shape, item = job.shape, job.item_bytes
+    if job.recompute == "layer":
+        return {"residual stream": STREAM * shape.hidden}
+    parts = {
+        "residual stream, before attention and before the MLP": 2 * STREAM * shape.hidden,
+        "rotated queries, keys, values": item * (query_width(shape) + 2 * key_width(shape)),
+        "attention output": item * query_width(shape),
+        "gate and up": item * 2 * shape.inner,
+        "log-sum-exp of each head, scale of each norm": 4 * (shape.num_heads + 2),
+        "low-rank inputs": item * job.low_rank,
+    }
+    if job.recompute == "mlp":
+        del parts["gate and up"]
+    return {name: size for name, size in parts.items() if size}
+
+
+def saved_per_token(job: Job) -> int:
+    """Bytes that one layer keeps of one token for the backward."""
+    return sum(saved_parts(job).values())
+
+
+def scratch_per_token(job: Job) -> int:
+    """Bytes of one layer while it computes: gradients of gate, up and qkv, their product, the stream's gradient."""
+    shape, item = job.shape, job.item_bytes
+    inner = item * 3 * shape.inner
+    attention = item * (query_width(shape) + 2 * key_width(shape) + query_width(shape))
+    again = {
+        "none": 0,
+        "mlp": item * 2 * shape.inner,
+        "layer": saved_per_token(replace(job, recompute="none")),
+    }[job.recompute]
+    return inner + attention + 2 * STREAM * shape.hidden + item * shape.hidden + again
+
+
+def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
+    """Bytes of each phase on one device, itemised. Sharded (FSDP) over more than one, with a layer gathered at a time.
+
+    With gradients dropped after each step, a save holds weights and moments but no gradients and no activations.
+    """
+    shape, share = job.shape, 1.0 / job.shards
+    trained = job.num_trainable * share
+    held = Memory(
+        runtime=calibration.runtime_bytes,
+        weights=int(shape.num_parameters * job.weight_bytes * share),
+        masters=0 if job.full and job.item_bytes == MASTER else int(trained * MASTER),
+        moments=int(trained * MOMENTS),
+        working=0 if job.full else int(trained * job.item_bytes * calibration.working_copies),
+        products=calibration.product_bytes * calibration.num_products,
+    )
+    logits = int(job.tile * shape.vocab * job.item_bytes * calibration.logits_copies)
+    attention = _attention_scratch(job)
+    gathered = _gathered(job)
+    computing = {"attention": attention, "logits": logits}
+    disk = int(trained * (MASTER + MOMENTS) * calibration.disk_copies)
+    return {
+        "train": held.model_copy(
+            update={
+                **computing,
+                "gradients": int(trained * GRADIENT),
+                "activations": job.micro_tokens * job.num_layers * saved_per_token(job),
+                "layer": job.micro_tokens * scratch_per_token(job) + gathered,
+            }
+        ),
+        "evaluate": held.model_copy(
+            update={**computing, "layer": job.micro_tokens * scratch_per_token(job) + gathered}
+        ),
+        "save": held.model_copy(update={"disk": disk}),
+        "resume": held.model_copy(update={"disk": disk}),
+        "generate": held.model_copy(
+            update={
+                "masters": 0,
+                "moments": 0,
+                "keys": job.answer_tokens * shape.num_layers * 2 * key_width(shape) * job.item_bytes,
+                "layer": min(calibration.prefill_tokens, job.answer_tokens) * scratch_per_token(job) + gathered,
+                "logits": job.answer_rows * shape.vocab * (job.item_bytes + 4),
+            }
+        ),
+    }
+
+
+def peak(phases: dict[str, Memory]) -> int:
+    """Bytes of the training process at its fullest."""
+    return max(phases[name].total for name in TRAINING)
+
+
+def training_flops(job: Job, *, supervised_share: float, mean_length: float) -> float:
+    """FLOPs a token: 4 per frozen weight (forward, input gradient), 6 per trained one, the head where supervised.
+
+    Attention is causal: 2 products forward and 5 backward over half the square. Below the lowest trained layer there is
+    no backward. Recomputed forwards come on top.
+    """
+    shape, passed = job.shape, job.num_layers / job.shape.num_layers
+    backward = 4.0 if job.full else 2.0
+    weights = (2.0 + backward * passed) * shape.num_linear
+    adapter = 0.0 if job.full else 6.0 * job.num_trainable
+    head = (2.0 + backward) * shape.vocab * shape.hidden * supervised_share
+    square = query_width(shape) * mean_length * shape.num_layers
+    attention = (2.0 + 5.0 * passed) * square
+    again = {
+        "none": 0.0,
+        "mlp": 4.0 * job.num_layers * shape.hidden * shape.inner,
+        "layer": 2.0 * passed * (shape.num_linear + square) + adapter / 3.0,
+    }[job.recompute]
+    return weights + adapter + head + attention + again
+
+
+def training_seconds(
+    job: Job,
+    calibration: Calibration,
+    *,
+    num_tokens: int,
+    num_micro: int,
+    steps: int,
+    flops_per_token: float,
+    flops: float,
+) -> float:
+    """Seconds for `num_tokens` in `num_micro` micro-batches on one device: products, what is not products, steps.
+
+    `flops` is the device's speed in FLOP/s, before the calibration's efficiency.
+    """
+    shape = job.shape
+    products = num_tokens * flops_per_token / (flops * calibration.efficiency)
+    pointwise = num_tokens * calibration.pointwise_seconds * shape.num_layers * (shape.hidden + shape.inner)
+    calls = num_micro * shape.num_layers * calibration.layer_seconds
+    return products + pointwise + calls + steps * job.num_trainable / job.shards * calibration.step_seconds
+
+
+def travel_seconds(job: Job, calibration: Calibration, *, num_micro: int, steps: int) -> float:
+    """Seconds that weights and gradients travel between devices: sharded weights twice a micro-batch, gradients once
+    a step, to and fro. It happens beside the computing: the longer of the two counts."""
+    if job.devices == 1:
+        return 0.0
+    weights = 2 * num_micro * job.shape.num_parameters * job.weight_bytes if job.shards > 1 else 0.0
+    gradients = 2 * steps * job.num_trainable * GRADIENT
+    return (weights + gradients) * (job.devices - 1) / job.devices / calibration.link
+
+
+def forward_seconds(job: Job, calibration: Calibration, *, num_tokens: float, flops: float) -> float:
+    """Seconds to read tokens: a forward alone, without the head."""
+    shape = job.shape
+    products = num_tokens * 2.0 * (shape.num_linear + job.num_trainable) / (flops * calibration.efficiency)
+    return products + num_tokens * calibration.pointwise_seconds / 3 * shape.num_layers * (shape.hidden + shape.inner)
+
+
+def decode_seconds(job: Job, calibration: Calibration, *, rows: int, flops: float) -> float:
+    """Seconds for one more token of each of `rows` answers: the weights are read once, and multiplied by each."""
+    shape = job.shape
+    weights = shape.num_linear + shape.vocab * shape.hidden
+    reading = weights * job.weight_bytes / calibration.bandwidth
+    products = 2.0 * rows * weights / (flops * calibration.efficiency)
+    return max(reading, products) + shape.num_layers * calibration.decode_seconds
+
+
+def save_seconds(job: Job, calibration: Calibration) -> float:
+    """Seconds for one checkpoint."""
+    return job.num_trainable * (MASTER + MOMENTS) / calibration.disk_bandwidth
+
+
+def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
+    """The matrix products of training a layer, as (rows, inner, columns): what the calibration measures."""
+    sizes = set(shape.linear_sizes().values())
+    return tuple(Product(micro_tokens, inputs, outputs) for inputs, outputs in sorted(sizes))
+
+
+def _attention_scratch(job: Job) -> int:
+    """fp32 sums of one layer's gradients of q, k and v, and the square of the scores of a short segment."""
+    shape = job.shape
+    sums = STREAM * job.micro_tokens * (query_width(shape) + 2 * key_width(shape))
+    return sums + 2 * STREAM * shape.num_heads * min(job.longest, 160) ** 2
+
+
+def _gathered(job: Job) -> int:
+    """Sharded weights come together a layer at a time, and the next one is on its way; so does the head."""
+    if job.shards == 1:
+        return 0
+    shape = job.shape
+    layer = shape.num_linear // shape.num_layers
+    return int((2 * layer + shape.vocab * shape.hidden) * job.weight_bytes)

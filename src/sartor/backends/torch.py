@@ -1,41 +1,52 @@
-"""One process on this machine, by torch: flat packed batches, a frozen base, fp32 master adapters.
+"""By torch, on a CPU or a GPU: flat packed batches, a frozen base or a trained one, fp32 masters.
 
-Start-up checks on the model itself decide whether the fast paths are right for it; where one is not, the slower right
-path is taken, and `warnings` says so.
+What other processes have to do with it is left to a collaborator, `ranks.Ranks`. Start-up checks on the model itself
+decide whether the fast paths are right for it; where one is not, the slower right path is taken, and `warnings` says
+so.
 
-Shape suffixes: T tokens · S segments · N supervised positions · D hidden size.
+Shape suffixes: T tokens · S segments · N supervised positions · V vocabulary.
 """
 
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from sartor.adapters import family_of
+from sartor.backends import optimizer, placement
+from sartor.backends.ranks import Alone, Ranks, here
+from sartor.data.fold import fold
 from sartor.errors import ModelError, NumericsError, Unsupported
-from sartor.ops import attention, cross_entropy, lora_linear
+from sartor.ops import attention, lora_linear, native
+from sartor.ops.fuse import Fusion, fuse
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
 STATE = "trainer.safetensors"
 SLOW_ATTENTION = "sdpa"
+SHARDED = (
+    "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
+    "layers are gathered as they are needed. Right, but slower than a base that fits each rank."
+)
 
 
 class TorchBackend:
     """See `protocol.Backend`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, ranks: Ranks | None = None) -> None:
         configure(plan)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        attention.register()
+        self._ranks = ranks or Alone()
+        self._device = placement.device_of(self._ranks.place)
+        placement.register_attention(self._device)
         family = family_of(plan.adapter.name)
         model = AutoModelForCausalLM.from_pretrained(
             plan.model.path,
@@ -44,21 +55,24 @@ class TorchBackend:
             local_files_only=True,
             trust_remote_code=False,
         )
+        fused = placement.use_gpu_kernels(model, self._device)
         torch.manual_seed(plan.seed)
         self._family = family
         self._model = family.attach(model, family.Config(**plan.adapter.settings))
         self._model.train()
-        self._layers = lora_linear.prepare(self._model)
-        self._decoder = model.base_model
-        self._embed = model.get_input_embeddings()
-        self._head = model.get_output_embeddings()
-        self._stream = _stream_dtype(self._decoder)
-        _round_after_norms(self._decoder, self._head.weight.dtype)
-        self._trainable = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
-        self._optimizer = _optimizer(plan, list(self._trainable.values()))
+        self._policy = placement.Policy(model, _stream_dtype(model.base_model))
+        _round_after_norms(model.base_model, model.get_output_embeddings().weight.dtype)
+        self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
+        if self._device.type == "cuda" and not fused:
+            placement.compile_layers(model)
+        self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
+        self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
+        self._kernels = self._lay_out(plan)
+        self._weights = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
+        self._trainable = optimizer.masters_of(self._weights)
+        self._optimizer = optimizer.make(plan.optimizer, list(self._trainable.values()), plan.adam(0))
         self._pending: list[tuple[tuple[str, ...], torch.Tensor]] = []
-        self._warnings: list[str] = []
-        self._packed = self._check_packing()
+        self._check_packing()
         self._check_head()
 
     @property
@@ -66,23 +80,24 @@ class TorchBackend:
         return tuple(self._warnings)
 
     def forward_backward(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool = True) -> Sums:
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad), placement.made_on(self._device):
             stats = self._stats(batch)
             loss, metrics = objective.loss(config, stats, batch)
             if grad:
                 (loss / weight).backward()
         if grad:
-            per_segment_S = torch.zeros(len(batch.rows)).index_add_(
-                0, stats.segments_N, stats.logprobs_N.detach() * stats.weights_N
-            )
+            lost_N = stats.logprobs_N.detach() * stats.weights_N
+            per_segment_S = lost_N.new_zeros(len(batch.rows)).index_add_(0, stats.segments_N, lost_N)
             self._pending.append((batch.rows, per_segment_S))
+        num_tokens = batch.num_tokens if batch.rows else 0  # an idle rank's token is of no row
         return Sums(
-            loss=float(loss.detach()), num_tokens=batch.num_tokens, num_supervised=batch.num_supervised, metrics=metrics
+            loss=float(loss.detach()), num_tokens=num_tokens, num_supervised=batch.num_supervised, metrics=metrics
         )
 
     def step(self, adam: Adam) -> float:
         gradients = [item.grad for item in self._trainable.values() if item.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        self._ranks.reduce(gradients)
+        norm = self._ranks.whole(torch.nn.utils.get_total_norm(gradients))
         self._refuse_non_finite(norm)
         if adam.clip > 0 and norm > adam.clip:
             torch._foreach_mul_(gradients, adam.clip / norm)
@@ -96,81 +111,141 @@ class TorchBackend:
         return float(norm)
 
     def sum(self, value: float) -> float:
-        return value
+        return self._ranks.sum(value)
 
     def save(self, folder: Path) -> None:
-        tensors = {f"weight.{name}": item.detach() for name, item in self._trainable.items()}
+        """The same file from any number of ranks: all gather, rank 0 writes."""
+        tensors = {}
         for name, item in self._trainable.items():
-            for key, value in self._optimizer.state.get(item, {}).items():
-                tensors[f"{key}.{name}"] = value.detach()
-        tensors["random"] = torch.get_rng_state()
-        save_file({name: item.contiguous() for name, item in tensors.items()}, folder / STATE)
+            tensors[f"weight.{name}"] = self._on_disk(item.detach())
+            for key, value in optimizer.state_of(self._optimizer, item).items():
+                tensors[f"{key}.{name}"] = self._on_disk(value)
+        tensors |= placement.random_state(self._device)
+        if self._ranks.place.rank == 0:
+            save_file(tensors, folder / STATE)
 
     def load(self, folder: Path) -> None:
         tensors = load_file(folder / STATE)
         for name, item in self._trainable.items():
-            with torch.no_grad():
-                item.copy_(tensors[f"weight.{name}"])
             state = {key.removesuffix(f".{name}"): value for key, value in tensors.items() if key.endswith(f".{name}")}
-            state.pop("weight")
-            if state:
-                self._optimizer.state[item] = state
-        torch.set_rng_state(tensors["random"])
+            with torch.no_grad():
+                item.copy_(self._ranks.part(state.pop("weight"), item))
+            parts = {key: self._ranks.part(value, item) for key, value in state.items()}
+            optimizer.restore(self._optimizer, item, parts)
+        placement.set_random_state(tensors)
         self._refresh()
 
     def export(self, folder: Path) -> None:
-        self._family.export(self._model, folder)
+        """All ranks gather, rank 0 writes."""
+        model = self._model
+        if not self._whole and self._family.TRAINS == "model":
+            model = placement.on_one_rank(
+                model, {name: self._on_disk(item) for name, item in model.state_dict().items()}
+            )
+        if self._ranks.place.rank == 0:
+            self._family.export(model, folder)
+
+    def _on_disk(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as it goes to disk: whole, on the CPU."""
+        return self._ranks.whole(tensor).cpu().contiguous()
 
     def _refresh(self) -> None:
-        for layer in self._layers:
-            layer.refresh()
+        optimizer.refresh(self._weights, self._trainable)
+        for part in self._kernels:
+            part.refresh()
+
+    def _lay_out(self, plan: Plan) -> list[Fusion | lora_linear.AugmentedLoraLinear]:
+        """Weights laid out for the fastest layers that are right for this model; what to refresh after each update.
+
+        Laying W and sB side by side needs W whole: on a sharded base PEFT's own forward computes.
+        """
+        if not self._whole:
+            return []
+        if self._device.type == "cpu" and self._family.PACKABLE:
+            missing = native.problem()
+            if not missing:
+                plain, self._policy.stream = self._policy.stream, torch.float32
+                decoder = self._policy.model.base_model
+                dtype = vars(torch)[plan.model.dtype]
+                fusion = fuse(decoder, self._policy.probe, dtype=dtype, recompute=plan.recompute)
+                self._policy.fused = not fusion.problem
+                if self._policy.fused:
+                    return [fusion]
+                self._policy.stream, missing = plain, fusion.problem
+            self._warnings.append(f"hand-written layers are off: {missing}. transformers' own compute, slower.")
+        with placement.made_on(self._device):
+            return [*lora_linear.prepare(self._model)]
 
     def _stats(self, batch: Batch) -> TokenStats:
-        supervised_N = torch.from_numpy(batch.weights_T != 0).nonzero()[:, 0]
-        targets_N = torch.from_numpy(batch.targets_T)[supervised_N]
-        hidden_ND = self._hidden(batch)[supervised_N]
-        offsets_S1 = torch.from_numpy(batch.offsets_S1).long()
+        if self._policy.packed and self._num_tokens:
+            batch = placement.filled(batch, self._num_tokens, segment_step=placement.SEGMENT_STEP)
+        supervised_N = (batch.weights_T != 0).nonzero()[0]
+        offsets_S1 = self._here(batch.offsets_S1)
+        logprobs_N = self._folded(batch, supervised_N) if self._policy.fused else self._flat(batch, supervised_N)
+        supervised = self._here(supervised_N)
         return TokenStats(
-            logprobs_N=cross_entropy.supervised_logprobs(hidden_ND, self._head.weight, targets_N),
-            weights_N=torch.from_numpy(batch.weights_T)[supervised_N],
-            segments_N=torch.bucketize(supervised_N, offsets_S1[1:], right=True),
+            logprobs_N=logprobs_N,
+            weights_N=self._here(batch.weights_T)[supervised],
+            segments_N=torch.bucketize(supervised, offsets_S1[1:].long(), right=True),
         )
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
-        """Last hidden states (T, D): one packed forward, or one segment at a time on the slow path."""
-        tokens_T, positions_T = torch.from_numpy(batch.tokens_T), torch.from_numpy(batch.positions_T)
-        offsets_S1 = torch.from_numpy(batch.offsets_S1)
-        if self._packed:
-            return self._forward(tokens_T, positions_T, offsets_S1)
-        spans = pairwise(batch.offsets_S1.tolist())
-        return torch.cat([self._forward(tokens_T[start:end], positions_T[start:end], None) for start, end in spans])
+    def _flat(self, batch: Batch, supervised_N: np.ndarray) -> torch.Tensor:
+        """Log-probabilities (N,) of the supervised tokens, every segment computed whole."""
+        logprobs_N: torch.Tensor = self._policy(
+            self._here(batch.tokens_T),
+            self._here(batch.positions_T),
+            self._here(batch.offsets_S1),
+            placement.longest_segment(batch),
+            self._here(supervised_N),
+            self._here(batch.targets_T[supervised_N]),
+        )
+        return logprobs_N
 
-    def _forward(
-        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor | None
-    ) -> torch.Tensor:
-        hidden_1TD = self._decoder(
-            inputs_embeds=self._embed(tokens_T)[None].to(self._stream),
-            position_ids=positions_T[None],
-            attention_mask=None,
-            use_cache=False,
-            **({} if offsets_S1 is None else {"cu_seq_lens_q": offsets_S1}),
-        ).last_hidden_state
-        return hidden_1TD[0].to(self._head.weight.dtype)  # type: ignore[no-any-return]
+    def _folded(self, batch: Batch, supervised_N: np.ndarray) -> torch.Tensor:
+        """The same, with equal beginnings and equal targets computed once; autograd adds up what they are worth."""
+        folded = fold(batch)
+        places_M, first_M, back_N = np.unique(folded.places_T[supervised_N], return_index=True, return_inverse=True)
+        logprobs_M: torch.Tensor = self._policy(
+            self._here(folded.tokens_U),
+            self._here(folded.positions_U),
+            self._here(folded.offsets_P1),
+            len(folded.tokens_U),
+            self._here(places_M),
+            self._here(batch.targets_T[supervised_N][first_M]),
+            self._here(folded.parents_P),
+        )
+        return logprobs_M[self._here(back_N)]
 
-    def _check_packing(self) -> bool:
-        """Whether packed segments stay apart in this very model; else it falls back to one segment at a time."""
+    def _here(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._device)
+
+    def _check_packing(self) -> None:
+        """Whether packed segments stay apart in this very model; else it falls back to one segment at a time.
+
+        Raises:
+            ModelError: they do not, and the model is sharded.
+        """
         if not self._family.PACKABLE:
             problem = "this tuning method cannot be packed"
         else:
             try:
-                problem = attention.find_leak(self._forward, self._head.weight.shape[0])
+                problem = attention.find_leak(self._probe, self._policy.model.config.get_text_config().vocab_size)
             except Unsupported as error:
                 problem = error.message
         if not problem:
-            return True
+            return
+        if not self._whole:  # ranks would gather a layer as often as they have segments: each another number of times
+            raise ModelError(
+                f"a sharded model must be packed, and {problem}", hint="train on one rank, or choose another method"
+            )
         self._warnings.append(f"packing is off: {problem}. Training goes one segment at a time, right but slower.")
         self._model.get_base_model().set_attn_implementation(SLOW_ATTENTION)
-        return False
+        self._policy.packed = False
+
+    def _probe(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor) -> torch.Tensor:
+        """Hidden states of a probe, as training would compute them."""
+        tokens_T, positions_T, offsets_S1 = (part.to(self._device) for part in (tokens_T, positions_T, offsets_S1))
+        return self._policy.hidden(tokens_T, positions_T, offsets_S1, len(tokens_T))[0].cpu()
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -179,15 +254,9 @@ class TorchBackend:
         Raises:
             ModelError: it has a bias, a scale or a soft cap.
         """
-        asked: dict[str, Any] = {
-            "input_ids": torch.arange(5, 13)[None] % self._head.weight.shape[0],
-            "use_cache": False,
-        }
-        if self._packed:
-            asked["cu_seq_lens_q"] = torch.tensor([0, 8], dtype=torch.int32)
-        own_TV = self._model.get_base_model()(**asked).logits[0]
-        hidden_TD = self._decoder(**asked).last_hidden_state[0]
-        if not torch.allclose(own_TV, hidden_TD @ self._head.weight.t(), rtol=0.02, atol=0.02):
+        tokens_T = torch.arange(5, 13, device=self._device) % self._policy.model.config.get_text_config().vocab_size
+        own_1TV, product_1TV = self._policy.own_logits(tokens_T)
+        if not torch.allclose(own_1TV, product_1TV, rtol=0.02, atol=0.02):
             raise ModelError(
                 "this model's head is not one plain matrix product (a bias, a scale or a soft cap)",
                 hint="choose a model of the Llama, Qwen, SmolLM or Mistral families",
@@ -200,12 +269,14 @@ class TorchBackend:
             for row, value in zip(rows, sums_S.tolist(), strict=True)
             if value != value or abs(value) == float("inf")
         ]
-        if not bad and torch.isfinite(norm):
+        num_bad = self._ranks.sum(len(bad))
+        if not num_bad and torch.isfinite(norm):
             return
-        rows = list(dict.fromkeys(bad or [row for members, _ in self._pending for row in members]))
+        found = bad if num_bad else [row for members, _ in self._pending for row in members]
+        rows = list(dict.fromkeys(self._ranks.join(found)))
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.clear()
-        what = "the loss" if bad else "the gradient"
+        what = "the loss" if num_bad else "the gradient"
         raise NumericsError(
             f"{what} is not finite; rows of this step: {', '.join(rows[:8])}" + (" …" if len(rows) > 8 else ""),
             hint="look at these rows; if they are sound, lower tune.learning_rate. The weights were not touched",
@@ -220,18 +291,10 @@ def open_backend(plan: Plan) -> TorchBackend:
 def configure(plan: Plan) -> None:
     """Environment, threads and determinism, as the plan says."""
     os.environ.update(plan.environment)
-    torch.set_num_threads(plan.num_threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(max(1, plan.num_threads // here().local_size))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())  # some CUDA kernels have no such form
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # 9 % of a step, for nothing
-
-
-def _optimizer(plan: Plan, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0)
-    adam = plan.adam(0)
-    return torch.optim.AdamW(
-        parameters, lr=0.0, betas=(adam.beta1, adam.beta2), eps=adam.epsilon, weight_decay=0.0, fused=True
-    )
 
 
 def _stream_dtype(decoder: torch.nn.Module) -> torch.dtype:

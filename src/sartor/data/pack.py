@@ -7,6 +7,7 @@ epoch, so the whole state of the data is one number: the next step.
 from __future__ import annotations
 
 import json
+from bisect import bisect, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from sartor import durable
+from sartor.data.fold import SHORTEST, Alphabet, arrange, grow, num_unique
 from sartor.errors import DataError
 from sartor.types import Batch, Json
 
@@ -36,11 +38,15 @@ def segment(row: str, ids: Sequence[int], weights: Sequence[float]) -> Segment:
     return Segment(row=row, tokens=tuple(ids[:-1]), targets=tuple(ids[1:]), weights=tuple(weights[1:]))
 
 
-def pack(segments: Sequence[Segment], *, micro_tokens: int, max_segments: int = 0) -> list[Batch]:
+def pack(segments: Sequence[Segment], *, micro_tokens: int, max_segments: int = 0, share: bool = False) -> list[Batch]:
     """Put segments into as few flat batches as fit (first fit, longest first); `max_segments` 0 = any number.
 
+    With `share`, room is counted in the tokens that `fold` leaves to compute, so that segments that begin alike meet in
+    one batch; the batches then do not depend on the order of the segments, if each has a row of its own.
     A segment longer than `micro_tokens` gets a batch of its own.
     """
+    if share and segments:
+        return [_flatten(members) for members in _shared_fit(segments, micro_tokens, max_segments)]
     bins: list[list[Segment]] = []
     room: list[int] = []
     for item in sorted(segments, key=lambda item: -len(item.tokens)):
@@ -53,6 +59,43 @@ def pack(segments: Sequence[Segment], *, micro_tokens: int, max_segments: int = 
             bins.append([item])
             room.append(micro_tokens - len(item.tokens))
     return [_flatten(members) for members in bins]
+
+
+def _shared_fit(segments: Sequence[Segment], micro_tokens: int, max_segments: int) -> list[list[Segment]]:
+    """Each segment to the bin in which it costs least, the first of equals: first fit, where nothing is shared.
+
+    They come branch by branch through the forest of all, the branch with the longest segment first at every fork.
+    """
+    alphabet = arrange(_flatten(segments))
+    named = zip(alphabet.lengths, alphabet.order, strict=True)
+    ranks = [(-length, segments[index].row, place) for place, (length, index) in enumerate(named)]
+    turns = [place for run in grow(alphabet, ranks) for place in reversed(run.ends)]
+    bins: list[list[int]] = []  # places in the alphabet, ascending
+    sizes: list[int] = []
+    for place in turns:
+        costs = [alphabet.lengths[place] - _saved(alphabet, members, place) for members in bins]
+        for index in sorted(range(len(bins)), key=costs.__getitem__):
+            room = max(0, micro_tokens - sizes[index])  # what costs nothing fits anywhere
+            if costs[index] > room or len(bins[index]) == max_segments:
+                continue
+            size = num_unique(alphabet.only(sorted([*bins[index], place])))  # a new fork may undo what others shared
+            if size - sizes[index] <= room:
+                insort(bins[index], place)
+                sizes[index] = size
+                break
+        else:
+            bins.append([place])
+            sizes.append(alphabet.lengths[place])
+    turn = {place: number for number, place in enumerate(turns)}
+    return [[segments[alphabet.order[place]] for place in sorted(members, key=turn.__getitem__)] for members in bins]
+
+
+def _saved(alphabet: Alphabet, members: Sequence[int], place: int) -> int:
+    """Tokens that a segment need not add to a bin: what it has in common with the nearest member."""
+    after = bisect(members, place)
+    neighbours = [sorted((member, place)) for member in members[max(0, after - 1) : after + 1]]
+    common = max(alphabet.common(*pair) for pair in neighbours)
+    return common if common >= SHORTEST or common == alphabet.lengths[place] else 0
 
 
 def _flatten(members: Sequence[Segment]) -> Batch:
@@ -70,19 +113,29 @@ def _flatten(members: Sequence[Segment]) -> Batch:
 class Steps:
     """An endless iterator of optimizer steps: each a list of batches holding `batch_size` examples.
 
-    Epochs follow one another without a short batch between them. `save` and `load` keep the position.
+    Epochs follow one another without a short batch between them. `share` packs with equal beginnings counted once.
+    `save` and `load` keep the position.
 
     Raises (on construction):
         DataError: there are no examples.
     """
 
-    def __init__(self, examples: Sequence[Sequence[Segment]], *, batch_size: int, micro_tokens: int, seed: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Sequence[Segment]],
+        *,
+        batch_size: int,
+        micro_tokens: int,
+        seed: int,
+        share: bool = False,
+    ) -> None:
         if not examples:
             raise DataError("there are no examples to train on", hint="`sartor check` says what became of the rows")
         self._examples = examples
         self._batch_size = batch_size
         self._micro_tokens = micro_tokens
         self._seed = seed
+        self._share = share
         self.position = 0
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -92,7 +145,8 @@ class Steps:
         first = self.position * self._batch_size
         chosen = [self._examples[self._index(place)] for place in range(first, first + self._batch_size)]
         self.position += 1
-        return pack([item for segments in chosen for item in segments], micro_tokens=self._micro_tokens)
+        segments = [item for members in chosen for item in members]
+        return pack(segments, micro_tokens=self._micro_tokens, share=self._share)
 
     def _index(self, place: int) -> int:
         epoch, within = divmod(place, len(self._examples))

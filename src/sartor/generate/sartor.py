@@ -1,160 +1,252 @@
-"""Our own engine: batched sampling with a KV cache, a common prefix computed once, rows leaving as they end.
+"""Our own engine: one running batch over a paged cache, whatever its rows' prompts, adapters and ages.
 
-Attention is the model's stock one. Adapters are PEFT's own layers, as anybody else would serve them.
+A step is one flat forward of the model's own code, for rows that answer and rows that still read; what begins alike is
+computed once and kept (`batch/pages.py`). Attention comes in through transformers' interface (`ops/decode.py`), and the
+linear layers hold all adapters (`batch/layers.py`).
 
-Shapes: B rows still going · T tokens · V vocabulary.
+Shapes: T tokens · B rows that get a token · V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from sartor.generate.protocol import Sampling, Token
-from sartor.hub import shape
+from sartor.errors import ModelError, Unsupported, UserError
+from sartor.generate import protocol
+from sartor.generate.batch.adapters import read_adapter
+from sartor.generate.batch.choose import Ask, choose
+from sartor.generate.batch.layers import BASE, prepare
+from sartor.generate.batch.pages import PagePool, pages_for
+from sartor.generate.batch.rows import Rows
+from sartor.generate.protocol import Adapters, Sampling, Token
+from sartor.hub import Shape, shape
+from sartor.names import suggest
+from sartor.ops import decode
+from sartor.ops.decode import PAGE, Flat, Paged, Span
 
-SHORTEST_SHARED_PREFIX = 16  # tokens; below this a forward of its own costs more than it saves
+CACHE_BYTES = 1 << 30  # of keys and values; memory is touched only as it is needed
+MINIMUM_PAGES = 4
+WEIGHED = 512  # positions whose logits are held at once: 512 × 49,152 in fp32 are 96 MiB
+PROBE = [place * 7 + 5 for place in range(PAGE + 5)]  # more than a page, so that the check crosses its edge
+OTHERS = "choose a model of the Llama, Qwen, Gemma, SmolLM or Mistral families, or sample with another engine"
 
 
 class SartorEngine:
     """See `protocol.Engine`."""
 
-    def __init__(self, base: Path, adapters: Mapping[str, Path], *, dtype: str, num_threads: int | None) -> None:
+    def __init__(
+        self, base: Path, adapters: Mapping[str, Path], *, dtype: str, num_threads: int | None, cache_bytes: int
+    ) -> None:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        self._model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=vars(torch)[dtype], attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
-        )
-        self._slots = {name: f"adapter_{index}" for index, name in enumerate(adapters)}  # PEFT names take no dots
-        self._context = shape(base).context
-        if adapters:
-            self._model = _with_adapters(self._model, {self._slots[name]: path for name, path in adapters.items()})
-        self._model.eval()
+        self._dtype: torch.dtype = vars(torch)[dtype]
+        self._shape = shape(base)
+        self._numbers: dict[str | None, int] = {name: number for number, name in enumerate(adapters)}
+        self._numbers[None] = BASE
+        self._handles = count()
+        self._model = _load(base, self._dtype)
+        with torch.inference_mode():
+            plain_TV = self._model(input_ids=torch.tensor([PROBE]) % self._shape.vocab, use_cache=False).logits[0]
+        self._choice = prepare(self._model, [read_adapter(folder) for folder in adapters.values()])
+        self._model.set_attn_implementation(decode.NAME)
+        self._num_pages = max(MINIMUM_PAGES, cache_bytes // _page_bytes(self._shape, self._dtype))
+        self._empty()
+        self._check_parity(plain_TV.float())
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        return tuple(self._slots)
+        return tuple(name for name in self._numbers if name is not None)
 
     @property
     def context(self) -> int:
-        return self._context
+        return self._shape.context
 
-    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: str | None) -> Iterator[Token]:
-        """Sample all prompts together; each decode step yields one token per unfinished row."""
-        with torch.inference_mode(), self._using(adapter):
-            yield from self._sample(prompts, sampling)
+    def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
+        """See `protocol.Engine.submit`."""
+        return self._rows.submit(list(prompt), sampling, self._number(adapter))
+
+    def cancel(self, handle: int) -> None:
+        """See `protocol.Engine.cancel`."""
+        self._rows.leave(handle)
+
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapters) -> Iterator[Token]:
+        """See `protocol.Engine.stream`."""
+        return protocol.stream(self, prompts, sampling, adapter)
+
+    def advance(self) -> list[Token]:
+        """One forward. If it fails, all requests are gone with the cache: it may hold half of what it should."""
+        turns = self._rows.next_step()
+        if not turns:
+            return []
+        asking = [turn.row for turn in turns if turn.samples]
+        done = False
+        try:
+            flat = Flat.of([turn.span for turn in turns])
+            last_B = [end - 1 for end, turn in zip(flat.starts[1:], turns, strict=True) if turn.samples]
+            adapters = [turn.row.adapter for turn in turns for _ in range(turn.span.length)]
+            logits_BV = self._forward([token for turn in turns for token in turn.tokens], flat, adapters, last_B)
+            chosen = choose(logits_BV, [Ask(row.sampling, row.num_answered) for row in asking]) if asking else []
+            done = True
+        finally:
+            if not done:
+                self._empty()
+        for turn in turns:
+            self._rows.computed(turn)
+        tokens = [Token(row.handle, token, row.add(token)) for row, token in zip(asking, chosen, strict=True)]
+        for token in tokens:
+            if token.finish is not None:
+                self._rows.leave(token.row)
+        return tokens
 
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
-        """One forward a sequence; fp32 log-softmax."""
-        sums = []
-        with torch.inference_mode(), self._using(adapter):
-            for ids in sequences:
-                logits_TV = self._model(input_ids=torch.tensor([list(ids)])).logits[0, :-1].float()
-                targets_T1 = torch.tensor(ids[1:])[:, None]
-                sums.append(float(torch.log_softmax(logits_TV, dim=-1).gather(1, targets_T1).sum()))
+        """Several sequences a forward, long ones in several; fp32 log-softmax."""
+        number = self._number(adapter)
+        sums = [0.0 for _ in sequences]
+        tables: dict[int, list[int]] = {}
+        try:
+            for pieces in _pieces([len(ids) for ids in sequences]):
+                for piece in pieces:
+                    if piece.start == 0:
+                        tables[piece.row] = self._take_for(sequences[piece.row])
+                spans = [Span(piece.end - piece.start, piece.start, tables[piece.row]) for piece in pieces]
+                parts = [list(sequences[piece.row][piece.start : piece.end + 1]) for piece in pieces]
+                for piece, value in zip(pieces, self._weigh(Flat.of(spans), parts, number), strict=True):
+                    sums[piece.row] += value
+                    if piece.end == len(sequences[piece.row]):
+                        self._pool.give_back(tables.pop(piece.row))
+        finally:
+            for table in tables.values():
+                self._pool.give_back(table)
         return sums
 
-    def _using(self, adapter: str | None) -> AbstractContextManager[Any]:
-        if adapter is not None:
-            self._model.set_adapter(self._slots[adapter])
-            return nullcontext()
-        return self._model.disable_adapter() if self._slots else nullcontext()
+    def _weigh(self, flat: Flat, parts: Sequence[list[int]], adapter: int) -> list[float]:
+        """The log-probabilities of each part's tokens after its first, summed; a part may reach one past its span."""
+        tokens = [token for part, span in zip(parts, flat.spans, strict=True) for token in part[: span.length]]
+        places = [
+            start + place for start, part in zip(flat.starts, parts, strict=False) for place in range(len(part) - 1)
+        ]
+        targets = torch.tensor([token for part in parts for token in part[1:]])
+        if not places:
+            return [0.0 for _ in parts]
+        logits_TV = self._forward(tokens, flat, [adapter] * len(tokens), places)
+        logprobs_T = torch.log_softmax(logits_TV.float(), dim=-1).gather(1, targets[:, None])[:, 0]
+        return [float(part.double().sum()) for part in logprobs_T.split([len(part) - 1 for part in parts])]
 
-    def _sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Token]:
-        generator = torch.Generator().manual_seed(sampling.seed)
-        cache, mask_BT, logits_BV = self._prefill(prompts)
-        rows = list(range(len(prompts)))
-        for index in range(sampling.max_new_tokens):
-            next_B = _choose(logits_BV, sampling, generator)
-            going: list[int] = []
-            last = index + 1 == sampling.max_new_tokens
-            for place, token in enumerate(next_B.tolist()):
-                if token in sampling.stop_ids:
-                    yield Token(row=rows[place], id=token, finish="stop")
-                else:
-                    yield Token(row=rows[place], id=token, finish="length" if last else None)
-                    going.append(place)
-            if last or not going:
-                return
-            if len(going) < len(rows):
-                kept = torch.tensor(going)
-                cache.batch_select_indices(kept)
-                mask_BT, next_B, rows = mask_BT[kept], next_B[kept], [rows[place] for place in going]
-            mask_BT = torch.cat((mask_BT, mask_BT.new_ones(len(rows), 1)), dim=1)
-            logits_BV = self._model(
-                input_ids=next_B[:, None],
-                attention_mask=mask_BT,
-                position_ids=mask_BT.sum(dim=1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
+    def _forward(self, tokens: list[int], flat: Flat, adapters: Sequence[int], wanted: list[int]) -> torch.Tensor:
+        """The logits at the wanted places of a flat forward, (len(wanted), V)."""
+        with torch.inference_mode():
+            self._choice.set(adapters, self._dtype)
+            logits_1BV: torch.Tensor = self._model(
+                input_ids=torch.tensor([tokens]),
+                position_ids=flat.positions_T[None],
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted),
+                paged=Paged(self._pages, flat),
+            ).logits
+        return logits_1BV[0]
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """Cache, attention mask (B, T) and the logits that choose each row's first token."""
-        shared = _common_prefix(prompts)
-        cache = DynamicCache(config=self._model.config)
-        if shared:
-            ids_1T = torch.tensor([list(prompts[0][:shared])])
-            self._model(input_ids=ids_1T, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.batch_repeat_interleave(len(prompts))
-        rests = [list(prompt[shared:]) for prompt in prompts]
-        longest = max(len(rest) for rest in rests)
-        ids_BT = torch.tensor([[0] * (longest - len(rest)) + rest for rest in rests])
-        mask_BT = torch.tensor([[1] * shared + [0] * (longest - len(rest)) + [1] * len(rest) for rest in rests])
-        positions_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-        logits_BV = self._model(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return cache, mask_BT, logits_BV
+    def _number(self, adapter: str | None) -> int:
+        if adapter not in self._numbers:
+            raise UserError(f"no adapter {adapter!r} is loaded", hint=suggest(str(adapter), self.adapters))
+        return self._numbers[adapter]
+
+    def _take_for(self, ids: Sequence[int]) -> list[int]:
+        wanted = pages_for(len(ids))
+        if not 1 <= len(ids) <= self.context or wanted > self._pool.num_available:
+            raise UserError(
+                f"a sequence of {len(ids)} tokens cannot be weighed: the context is {self.context} tokens, and the "
+                f"cache has room for {self._pool.num_available * PAGE}",
+                hint="shorten it, or give the engine a larger cache (cache_bytes)",
+            )
+        return self._pool.take(wanted)
+
+    def _empty(self) -> None:
+        """A batch without rows and a cache without pages."""
+        self._pool = PagePool(self._num_pages)
+        self._pages = decode.open_pages(self._num_pages, self._dtype, self._shape.head_dim)
+        self._rows = Rows(self._pool, self.context, self._handles)
+
+    def _check_parity(self, wanted_TV: torch.Tensor) -> None:
+        """The model's own code must give through our cache, in two steps, what it gives alone: the numbers decide.
+
+        Raises:
+            ModelError: it does not.
+        """
+        try:
+            pages = self._pool.take(2)
+            ids, before = [token % self._shape.vocab for token in PROBE], len(PROBE) - 1
+            first = Flat.of([Span(before, 0, pages)])
+            first_TV = self._forward(ids[:before], first, [BASE] * before, list(range(before)))
+            last_TV = self._forward(ids[before:], Flat.of([Span(1, before, pages)]), [BASE], [0])
+            found_TV = torch.cat((first_TV, last_TV)).float()
+            apart = float((found_TV - wanted_TV).norm() / wanted_TV.norm())
+        except Unsupported as error:
+            raise ModelError(f"this model cannot be sampled here: {error.message}", hint=OTHERS) from error
+        if not apart < (1e-3 if self._dtype == torch.float32 else 0.1):
+            raise ModelError(f"through our cache this model's logits are {apart:.1%} off", hint=OTHERS)
+        self._empty()
 
 
 def open_engine(
-    base: Path, adapters: Mapping[str, Path], *, dtype: str = "bfloat16", num_threads: int | None = None
+    base: Path,
+    adapters: Mapping[str, Path],
+    *,
+    dtype: str = "bfloat16",
+    num_threads: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> SartorEngine:
-    """A base model folder with PEFT adapter folders by name."""
-    return SartorEngine(base, adapters, dtype=dtype, num_threads=num_threads)
+    """A base model folder with PEFT adapter folders by name; `cache_bytes` for keys and values.
+
+    Raises:
+        ModelError: an adapter is not plain LoRA of this model, or the model does not work through our cache.
+    """
+    return SartorEngine(base, adapters, dtype=dtype, num_threads=num_threads, cache_bytes=cache_bytes)
 
 
-def _with_adapters(model: Any, adapters: Mapping[str, Path]) -> Any:
-    from peft import PeftModel
-
-    (first, first_path), *others = adapters.items()
-    tuned = PeftModel.from_pretrained(model, first_path, adapter_name=first)
-    for name, path in others:
-        tuned.load_adapter(path, adapter_name=name)
-    return tuned
-
-
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with, leaving at least one to each; 0 when not worth it."""
-    if len(prompts) < 2:
-        return 0
-    lowest, highest = min(map(tuple, prompts)), max(map(tuple, prompts))
-    length = next((i for i, (a, b) in enumerate(zip(lowest, highest, strict=False)) if a != b), len(lowest))
-    length = min(length, min(len(prompt) for prompt in prompts) - 1)
-    return length if length >= SHORTEST_SHARED_PREFIX else 0
+def _load(base: Path, dtype: torch.dtype) -> Any:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    decode.register()
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, attn_implementation="eager", local_files_only=True, trust_remote_code=False
+    )
+    return model.eval()
 
 
-def _choose(logits_BV: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
-    """Greedy at temperature 0; otherwise from the smallest set of tokens that holds `top_p` of the probability."""
-    if sampling.temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    probabilities_BV = torch.softmax(logits_BV.float() / sampling.temperature, dim=-1)
-    sorted_BV, order_BV = probabilities_BV.sort(dim=-1, descending=True)
-    before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
-    sorted_BV = sorted_BV.masked_fill(before_BV >= sampling.top_p, 0.0)
-    place_B1 = torch.multinomial(sorted_BV, 1, generator=generator)
-    return order_BV.gather(1, place_B1)[:, 0]
+def _page_bytes(shape: Shape, dtype: torch.dtype) -> int:
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * PAGE * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens `start` to `end` of a sequence, by its number."""
+
+    row: int
+    start: int
+    end: int
+
+
+def _pieces(lengths: Sequence[int]) -> Iterator[list[_Piece]]:
+    """Forwards of at most `WEIGHED` tokens that cover all sequences in their order."""
+    pieces: list[_Piece] = []
+    room = WEIGHED
+    for row, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            end = min(length, start + room)
+            pieces.append(_Piece(row, start, end))
+            room -= end - start
+            start = end
+            if not room:
+                yield pieces
+                pieces, room = [], WEIGHED
+    if pieces:
+        yield pieces

@@ -8,17 +8,21 @@ Shapes: N supervised positions · D hidden size · V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from sartor.ops.pointwise import pointwise
+
 TILE = 512  # rows: 512 × 49,152 bf16 logits are 48 MiB; smaller tiles lose product speed (docs/why/numerics.md)
 
 
 def supervised_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """log p(target) of each position, fp32, differentiable in `hidden_ND` only (the head is frozen)."""
-    logprobs: torch.Tensor = _TiledLogprobs.apply(hidden_ND, head_VD, targets_N)  # type: ignore[no-untyped-call]
+    """log p(target) of each position, fp32, differentiable in `hidden_ND` and, where it is trained, in the head."""
+    kind = _TiledTrainedHead if head_VD.requires_grad else _TiledLogprobs
+    logprobs: torch.Tensor = kind.apply(hidden_ND, head_VD, targets_N)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -36,18 +40,10 @@ class _TiledLogprobs(torch.autograd.Function):
         wanted = hidden_ND.requires_grad
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
         logprobs_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32)
-        for start in range(0, hidden_ND.shape[0], TILE):
-            rows = slice(start, start + TILE)
-            logits, target = hidden_ND[rows] @ head_VD.t(), targets_N[rows, None]
-            top = logits.amax(dim=-1, keepdim=True)
-            chosen = logits.gather(1, target).float() - top.float()
-            logits.sub_(top).exp_()
-            total = logits.sum(dim=-1, keepdim=True, dtype=torch.float32)
-            logprobs_N[rows] = (chosen - total.log())[:, 0]
+        for rows in _tiles(hidden_ND):
+            tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
             if slope_ND is not None:
-                logits.mul_((-1.0 / total).to(logits.dtype))
-                logits.scatter_add_(1, target, torch.ones_like(target, dtype=logits.dtype))
-                torch.mm(logits, head_VD, out=slope_ND[rows])
+                torch.mm(tile_NV, head_VD, out=slope_ND[rows])
         if slope_ND is not None:
             ctx.save_for_backward(slope_ND)
         return logprobs_N
@@ -56,3 +52,40 @@ class _TiledLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slope_ND,) = ctx.saved_tensors
         return slope_ND * upstream[0][:, None].to(slope_ND.dtype), None, None
+
+
+class _TiledTrainedHead(torch.autograd.Function):
+    """The head's gradient needs the upstream one, which is not known in the forward: tiles are made twice."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(hidden_ND, head_VD, targets_N)
+        logprobs_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32)
+        for rows in _tiles(hidden_ND):
+            _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
+        return logprobs_N
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        hidden_ND, head_VD, targets_N = ctx.saved_tensors
+        of_hidden_ND, of_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
+        ignored_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32)
+        for rows in _tiles(hidden_ND):
+            slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows])
+            slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
+            torch.mm(slope_NV, head_VD, out=of_hidden_ND[rows])
+            of_head_VD.addmm_(slope_NV.t(), hidden_ND[rows])
+        return of_hidden_ND, of_head_VD, None
+
+
+def _tiles(hidden_ND: torch.Tensor) -> Iterator[slice]:
+    return (slice(start, start + TILE) for start in range(0, hidden_ND.shape[0], TILE))
+
+
+def _slope(
+    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, logprobs_N: torch.Tensor
+) -> torch.Tensor:
+    """d log p(target) / d logits of a tile (N, V); log p(target) goes out."""
+    logits_NV = hidden_ND @ head_VD.t()
+    pointwise(head_VD.dtype, head_VD.shape[0]).loss_tile(logits_NV, targets_N, logprobs_N)
+    return logits_NV

@@ -42,11 +42,26 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         self._down_RK.copy_(self.lora_A[adapter].weight)
         self._joint_NKR[:, self.in_features :].copy_(self.lora_B[adapter].weight * self.scaling[adapter])
 
+    def beyond(self, adapter: str) -> str:
+        """What this adapter has beyond y = W x + s B A x; "" when that is all."""
+        if self.active_adapters != [adapter]:
+            return f"active adapters {self.active_adapters}, not {adapter} alone"
+        found = {
+            "dropout": not isinstance(self.lora_dropout[adapter], nn.Identity),
+            "a variant (DoRA and the like)": adapter in self.lora_variant,
+            "a bias": self.lora_bias[adapter],
+        }
+        return next((name for name, there in found.items() if there), "")
+
+    @property
+    def out_of_use(self) -> bool:
+        """Whether the adapter is switched off, or already part of the base weight."""
+        return bool(self.disable_adapters or self.merged)
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         x = x.to(self.base_layer.weight.dtype)  # the residual stream may be fp32
         adapter = vars(self).get("_prepared")
-        plain = adapter is None or self.disable_adapters or self.merged or self.active_adapters != [adapter]
-        if plain or not isinstance(self.lora_dropout[adapter], nn.Identity):
+        if adapter is None or self.out_of_use or self.beyond(adapter):
             twin: torch.Tensor = super().forward(x, *args, **kwargs)
             return twin
         y_TN = _AugmentedProduct.apply(  # type: ignore[no-untyped-call]

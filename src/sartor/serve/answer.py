@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sartor.errors import UserError
 from sartor.generate.protocol import Engine, FinishReason, Sampling, Token
+from sartor.serve.errors import bad_request
 from sartor.serve.text import IncrementalText, StopStrings
 from sartor.types import Json, Message
 
@@ -51,37 +53,36 @@ class Piece:
     finish: FinishReason | None = None
 
 
-def answer(engine: Engine, renderer: Renderer, question: Question) -> Generator[Piece]:
-    """The answer to a question: exactly one piece per computed token, each before the next token is computed.
+class Answering:
+    """An answer on its way: it joins the engine's batch, makes a piece of text of each token, and leaves."""
 
-    Closing the generator, or a stop string, closes the engine's stream at once.
+    def __init__(self, engine: Engine, renderer: Renderer, question: Question) -> None:
+        self._engine = engine
+        self._question = question
+        self._text = IncrementalText(renderer.decode)
+        self._stops = StopStrings(question.stops)
 
-    Raises:
-        RuntimeError: the engine ended without saying why.
-    """
-    text = IncrementalText(renderer.decode)
-    stops = StopStrings(question.stops)
-    stream = engine.stream([question.prompt], question.sampling, question.adapter)
-    try:
-        for token in stream:
-            piece = _piece(token, text, stops)
-            yield piece
-            if piece.finish is not None:
-                return
-    finally:
-        _close(stream)
-    raise RuntimeError("the engine's stream ended without a finish reason")
+    def join(self) -> int:
+        """Ask the engine; the handle that its tokens will carry.
+
+        Raises:
+            ApiError: 400, if the engine cannot hold the question and its answer.
+        """
+        try:
+            return self._engine.submit(self._question.prompt, self._question.sampling, self._question.adapter)
+        except UserError as error:
+            raise bad_request(f"{error.message}. {error.hint}", param="messages", code="too_large") from error
+
+    def push(self, token: Token) -> Piece:
+        """Exactly one piece a token; the first that has a finish reason is the last, whatever the engine says."""
+        if token.finish is None:
+            ready = self._stops.push(self._text.push(token.id))
+            return Piece(ready, "stop" if self._stops.found else None)
+        last = "" if token.finish == "stop" else self._text.push(token.id)  # a stop token is not part of the text
+        ready = self._stops.push(last + self._text.flush()) + self._stops.flush()
+        return Piece(ready, "stop" if self._stops.found else token.finish)
 
 
-def _piece(token: Token, text: IncrementalText, stops: StopStrings) -> Piece:
-    if token.finish is None:
-        ready = stops.push(text.push(token.id))
-        return Piece(ready, "stop" if stops.found else None)
-    last = "" if token.finish == "stop" else text.push(token.id)  # a stop token is not part of the text
-    ready = stops.push(last + text.flush()) + stops.flush()
-    return Piece(ready, "stop" if stops.found else token.finish)
-
-
-def _close(stream: Iterator[Token]) -> None:
-    if isinstance(stream, Generator):
-        stream.close()
+def answer(engine: Engine, renderer: Renderer, question: Question) -> Answering:
+    """The answer to a question, ready to join the engine's batch."""
+    return Answering(engine, renderer, question)

@@ -1,4 +1,7 @@
-"""The served names: the base under its own name, and each adapter under the name of its run."""
+"""The served names: the base under its own name, and each adapter under the name of its run.
+
+A model that was tuned as a whole is a base of its own: it answers to the name of its run, alone.
+"""
 
 from __future__ import annotations
 
@@ -95,10 +98,11 @@ class Lineage:
     base_digest: str
     template: Json
     fingerprint: str
+    is_whole: bool = False  # a model of its own, not an adapter on the base
 
 
 def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
-    """Open artifacts that share one base, with the engine of that name.
+    """Open artifacts that share one base, or one whole model, with the engine of that name.
 
     Raises:
         UserError: no artifact, two of one name, or of different bases.
@@ -118,6 +122,9 @@ def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_rendere
         lineage.name: _same_renderer(lineage, open_renderer(lineage.folder, template_kwargs=lineage.template.items()))
         for lineage in lineages
     }
+    if base.is_whole:
+        turns = Turns(open_engine(base.folder, {}))
+        return Desk([Served(base.name, turns, renderers[base.name], parent=base.base_name)])
     base_renderer = open_renderer(base.base_path)
     engine = open_engine(base.base_path, {lineage.name: lineage.folder for lineage in lineages})
     return Desk.of(engine, base.base_name, base_renderer, renderers)
@@ -126,7 +133,9 @@ def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_rendere
 def read_lineages(artifacts: Sequence[Path]) -> list[Lineage]:
     """What the artifacts say of themselves, all of one base, which is the right one. Raises as `open_desk` does."""
     lineages = [_read_lineage(folder) for folder in artifacts]
-    _check_base(_shared_base(lineages))
+    shared = _shared_base(lineages)
+    if not shared.is_whole:
+        _check_base(shared)
     return lineages
 
 
@@ -153,6 +162,7 @@ def _read_lineage(folder: Path) -> Lineage:
             base_digest=str(base["digest"]),
             template=dict(written["template"]),
             fingerprint=str(written["renderer"]),
+            is_whole=written.get("holds") == "model",
         )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / LINEAGE} lacks {error}", hint="run `sartor package` again") from error
@@ -163,6 +173,13 @@ def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
     if not lineages:
         raise UserError("there is nothing to serve", hint="name a run or an artifact folder; `sartor runs` lists them")
     first = lineages[0]
+    whole = next((lineage for lineage in lineages if lineage.is_whole), None)
+    if whole is not None and len(lineages) > 1:
+        others = ", ".join(lineage.name for lineage in lineages if lineage is not whole)
+        raise UserError(
+            f"{whole.name} is a model that was tuned as a whole, and no base for {others}: one server has one base",
+            hint="start a server for each, on ports of their own",
+        )
     seen = {first.base_name: first.base_path}
     for lineage in lineages:
         if lineage.base_digest != first.base_digest:

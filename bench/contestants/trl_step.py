@@ -1,0 +1,52 @@
+"""TRL's SFTTrainer on the shared rows. `--options` chooses the tier.
+
+`{"tier": "default"}`: as its documentation leaves it: fp32 weights, bf16 autocast, gradient checkpointing, batches of 8,
+padded. Otherwise one point of the grid: `dtype` of the weights (bfloat16), no checkpointing, and a `layout`: `grouped`:
+rows of equal length side by side; `rebalance`: transformers' own sampler, which sorts within each step; `flat`: TRL's
+padding-free collator, all rows of a micro-batch in one sequence.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from common import Job, read_job
+from datasets import Dataset
+from trainer import Watch, held_equal, lora, rows
+from trl import SFTConfig, SFTTrainer
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "rebalance": {"train_sampling_strategy": "batch_rebalance"},
+    "flat": {"padding_free": True},
+}
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """Fields of SFTConfig. `max_length` is TRL's own 1,024 otherwise, and would cut rows."""
+    fixed = {**held_equal(job), "train_sampling_strategy": "sequential", "max_length": None}
+    if job.is_default:
+        return fixed
+    dtype = job.options.get("dtype", "bfloat16")
+    tuned = {"model_init_kwargs": {"dtype": dtype}, "gradient_checkpointing": False}
+    return fixed | tuned | LAYOUTS[job.options["layout"]]
+
+
+def main() -> None:
+    job = read_job()
+    watch = Watch(job)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=job.model,
+            args=SFTConfig(output_dir=folder, **settings(job)),
+            train_dataset=Dataset.from_dict(rows(job)),
+            peft_config=None if job.method == "full" else lora(),
+            callbacks=[watch],
+        )
+        trainer.train()
+    watch.report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The generation benchmark: `python bench/generate.py --repeats 5`. 64 prompts, 64 new tokens each, greedy.
+
+Four scenes: `mixed`: W1's prompts; `shared`: W4's, which begin with one long few-shot prompt; `one` and `four`: the
+mixed prompts with one LoRA adapter, and with four of them in turn. Contestants take turns in fresh processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+import workload as workloads
+from figures import cautions, header, line, ratio_words
+from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
+
+from sartor import durable
+from sartor.errors import MachineError, SartorError
+from sartor.hub import find
+from sartor.recipe import ModelSpec
+
+Json = dict[str, Any]
+
+SEED = 64
+BATCHES = (8, 16, 32, 64)
+LABELS = {OURS: "Sartor's engine", "transformers": "transformers' `generate`, best batch", "vllm": "vLLM's CPU build"}
+SCRIPTS = {OURS: "sartor_engine.py", "transformers": "transformers_generate.py", "vllm": "vllm_engine.py"}
+ENVIRONMENTS = {OURS: OURS, "transformers": OURS, "vllm": "vllm"}
+SCENES = {
+    "mixed": ("w1", 0, "64 mixed prompts"),
+    "shared": ("w4", 0, "64 prompts that begin with the same few-shot prompt"),
+    "one": ("w1", 1, "the mixed prompts, one LoRA adapter"),
+    "four": ("w1", 4, "the mixed prompts, four LoRA adapters in turn"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and report; the exit code is 0, or that of the error."""
+    options = parse(arguments)
+    try:
+        result = measure(options)
+        page = markdown(result)
+        path = harness.write(result, "generate", options.results, page)
+        if options.results == harness.RESULTS:
+            import report
+
+            report.write_page(options.results)
+    except SartorError as error:
+        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    print(page)
+    say(f"written: {path} and its .md")
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Sartor's generation against its peers', on this machine.")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
+    parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="what transformers tries")
+    parser.add_argument("--vllm", action="store_true", help="measure vLLM too: bash bench/setup.sh vllm")
+    parser.add_argument("--model", default=MODEL, help="a catalogue name, or a folder")
+    parser.add_argument("--results", type=Path, default=harness.RESULTS)
+    return parser.parse_args(arguments)
+
+
+def measure(options: argparse.Namespace) -> Json:
+    """The whole result, as it is written."""
+    model = find(ModelSpec(name=options.model)).folder
+    machine = Machine(options.threads)
+    adapters = make_adapters(model) if {"one", "four"} & set(options.scenes) else {}
+    jobs = {scene: job(scene, model, adapters, options) for scene in options.scenes}
+    contestants = [OURS, "transformers", *(["vllm"] if options.vllm else [])]
+    absent: dict[str, str] = {}
+    grid = list(search(machine, model, options))
+    best = {run["scene"]: run["options"] for run in sorted(grid, key=lambda run: -run["seconds"])}
+    return {
+        **harness.facts([ENVIRONMENTS[name] for name in contestants if name != "transformers"]),
+        "kind": "generate",
+        "model": {"name": options.model, "digest": harness.weights_digest(model)},
+        "settings": {
+            **{key: vars(options)[key] for key in ("repeats", "threads", "prompts", "new_tokens")},
+            "contestants": contestants,
+        },
+        "scenes": jobs,
+        "grid": grid,
+        "runs": list(turns(machine, model, contestants, best, options, absent)),
+        "absent": absent,
+    }
+
+
+def prompts_of(workload: workloads.Workload, count: int) -> list[list[int]]:
+    """What is asked in some of its rows, chosen with a seed: the tokens before the first trained one."""
+    rows = random.Random(SEED).sample(range(len(workload.ids)), count)
+    untrained = workloads.IGNORED
+    return [
+        [token for token, _ in takewhile(lambda pair: pair[1] == untrained, zip(*pair, strict=True))]
+        for pair in ((workload.ids[row], workload.labels[row]) for row in rows)
+    ]
+
+
+def job(scene: str, model: Path, adapters: dict[str, str], options: argparse.Namespace) -> Json:
+    """Write what the contestants of a scene read; the facts of it that a reader wants."""
+    name, num_adapters, title = SCENES[scene]
+    prompts = prompts_of(workloads.build(name, model=model, calls=CALLS, package=PACKAGE), options.prompts)
+    used = list(adapters)[:num_adapters]
+    chosen = [used[row % len(used)] if used else None for row in range(len(prompts))]
+    facts = {"prompts": prompts, "adapters": chosen, "folders": {key: adapters[key] for key in used}}
+    durable.write_json(job_file(scene), {**facts, "new_tokens": options.new_tokens})
+    lengths = sorted(map(len, prompts))
+    return {"title": title, "prompt_tokens": sum(lengths), "shortest": lengths[0], "longest": lengths[-1]}
+
+
+def job_file(scene: str) -> Path:
+    return CACHE / "workloads" / f"generate.{scene}.json"
+
+
+def make_adapters(model: Path) -> dict[str, str]:
+    """Four adapters in the cache, made once for each model."""
+    folder = CACHE / "adapters" / model.name
+    found = {f"adapter-{number}": str(folder / f"adapter-{number}") for number in range(4)}
+    if not all(Path(path, "adapter_model.safetensors").is_file() for path in found.values()):
+        script = harness.HERE / "generators" / "make_adapters.py"
+        subprocess.run([sys.executable, str(script), str(model), str(folder), "4"], check=True, capture_output=True)
+    return found
+
+
+def one(machine: Machine, model: Path, name: str, scene: str, options: Json) -> Json:
+    """One contestant in a fresh process."""
+    script = harness.HERE / "generators" / SCRIPTS[name]
+    arguments = ["--job", str(job_file(scene)), "--model", str(model), "--options", json.dumps(options)]
+    found = machine.measured(ENVIRONMENTS[name], script, arguments)
+    say(f"{scene} · {name} {options or ''}: {rate(found):.0f} tokens/s, ready after {found['start_seconds']:.1f} s")
+    return {"scene": scene, "contestant": name, "options": options, **found}
+
+
+def takes_part(name: str, scene: str) -> bool:
+    """Adapters are compared with themselves: four against one."""
+    return name == OURS or not SCENES[scene][1]
+
+
+def search(machine: Machine, model: Path, options: argparse.Namespace) -> Iterator[Json]:
+    """transformers at each batch size, once."""
+    for scene in options.scenes:
+        if takes_part("transformers", scene):
+            for batch in options.batches:
+                yield one(machine, model, "transformers", scene, {"batch": batch})
+
+
+def turns(
+    machine: Machine,
+    model: Path,
+    contestants: Sequence[str],
+    best: dict[str, Json],
+    options: argparse.Namespace,
+    absent: dict[str, str],
+) -> Iterator[Json]:
+    """Every contestant in every scene, in turn; one that fails is left out, unless it is ours."""
+    plateau = machine.plateau()
+    for repeat in range(options.repeats):
+        for scene in options.scenes:
+            for name in contestants:
+                if name in absent or not takes_part(name, scene):
+                    continue
+                try:
+                    found = one(machine, model, name, scene, best[scene] if name == "transformers" else {})
+                except MachineError as error:
+                    if name == OURS:
+                        raise
+                    absent[name] = error.message
+                    continue
+                before, plateau = plateau, machine.plateau()
+                yield {**found, "repeat": repeat, "plateau_before": before, "plateau_after": plateau}
+
+
+def rate(run: Json) -> float:
+    """New tokens a second, end to end over all prompts, in steady state."""
+    return float(run["new_tokens"] / run["seconds"])
+
+
+def markdown(result: Json) -> str:
+    """The report of a result of this benchmark."""
+    machine, settings, runs = result["machine"], result["settings"], result["runs"]
+    parts = [
+        f"{result['model']['name']} in bf16, {settings['prompts']} prompts, {settings['new_tokens']} new tokens each, "
+        f"greedy; measured {result['date']} on {machine['processor']}, {settings['threads']} threads of "
+        f"{machine['num_cores']} cores; {settings['repeats']} repeats, contestants in turn, each in a fresh process.",
+        *cautions(runs, settings["repeats"]),
+    ]
+    for scene, facts in result["scenes"].items():
+        parts.append(
+            f"### {facts['title']}\n\n{facts['prompt_tokens']:,} prompt tokens, from {facts['shortest']} to "
+            f"{facts['longest']} each."
+        )
+        parts.append(_table(result, scene))
+    adapters = [[rate(run) for run in _of(runs, scene, OURS)] for scene in ("four", "one")]
+    if all(adapters):
+        parts.append(f"Four adapters mixed, times one: **{ratio_words(*adapters)}**.")
+    parts += [f"Not measured: {LABELS[name]}: {reason}" for name, reason in result["absent"].items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(result: Json, scene: str) -> str:
+    lines = header("", "new tokens/s", "ready after", "peak memory", "same answers as Sartor's", "Sartor's rate, times this")
+    ours = _of(result["runs"], scene, OURS)
+    for name in result["settings"]["contestants"]:
+        runs = _of(result["runs"], scene, name)
+        if not runs:
+            continue
+        rates = [rate(run) for run in runs]
+        same = [a == b for a, b in zip(ours[0]["digests"], runs[0]["digests"], strict=True)]
+        batch = "".join(f", {key} {value}" for key, value in runs[0]["options"].items())
+        lines.append(
+            line(
+                [
+                    LABELS[name] + batch,
+                    f"{np.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})",
+                    f"{np.median([run['start_seconds'] for run in runs]):.1f} s",
+                    f"{np.median([run['peak_bytes'] for run in runs]) / 2**30:.2f} GiB",
+                    f"{sum(same)} of {len(same)}",
+                    "–" if name == OURS else ratio_words([rate(run) for run in ours], rates),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def _of(runs: Sequence[Json], scene: str, name: str) -> list[Json]:
+    return [run for run in runs if run["scene"] == scene and run["contestant"] == name]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

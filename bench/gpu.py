@@ -1,0 +1,328 @@
+"""LoRA in bf16 on one GPU: useful tokens a second, share of the measured bf16 peak, peak memory; beside the peers.
+
+    python bench/gpu.py                              all models, all contestants that are installed
+    python bench/gpu.py --models smollm2-135m --contestants sartor unsloth
+
+Every contestant gets the same random ids (2,048 tokens a sequence, the second half trained), the same LoRA (r=16, all
+linear layers), as many sequences a step, and a fresh process. Weights are random: speed does not depend on them.
+Without a GPU nothing is run; the model `tiny` runs anywhere, to see that this file works.
+
+Utilisation counts the arithmetic that LoRA needs, nothing recomputed or padded: 4 FLOPs a frozen weight and token
+(forward, gradient of the input), 6 an adapter weight, the head where trained, causal attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RANK, LENGTH, SEED = 16, 2048, 17
+#: Sizes of the models: Llama-3.1-8B, SmolLM2-135M, and one that trains anywhere in a second.
+MODELS: dict[str, dict[str, Any]] = {
+    "llama-3.1-8b": {
+        "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False,
+    },
+    "smollm2-135m": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+    },
+    "tiny": {
+        "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+NEEDS = {"sartor": ("sartor",), "trl_liger": ("trl", "liger_kernel", "datasets"), "unsloth": ("unsloth",)}
+
+#: Trains one step on all sequences: what is timed.
+Step = Callable[[], None]
+
+
+def make_model(name: str, folder: Path) -> None:
+    """Random bf16 weights of a model's shape, as a Hugging Face folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(SEED)
+    config = LlamaConfig(**MODELS[name], max_position_embeddings=2 * LENGTH, dtype="bfloat16")
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+
+
+def sequences(name: str, count: int, length: int) -> torch.Tensor:
+    """Random ids (count, length)."""
+    return torch.randint(MODELS[name]["vocab_size"], (count, length), generator=torch.Generator().manual_seed(SEED))
+
+
+def flops_per_token(name: str, length: int) -> float:
+    """See above; the second half of a sequence is trained, so half of the positions go through the head."""
+    sizes = MODELS[name]
+    hidden, inner, layers = sizes["hidden_size"], sizes["intermediate_size"], sizes["num_hidden_layers"]
+    keys = hidden // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
+    products = [(hidden, hidden)] * 2 + [(hidden, keys)] * 2 + [(hidden, inner)] * 2 + [(inner, hidden)]
+    frozen = sum(rows * columns for rows, columns in products)
+    adapter = sum(RANK * (rows + columns) for rows, columns in products)
+    attention = 7.0 * hidden * length  # two products forward, five backward, of which causality needs a half
+    return layers * (4.0 * frozen + 6.0 * adapter + attention) + 0.5 * 4.0 * hidden * sizes["vocab_size"]
+
+
+def measured_peak() -> float:
+    """FLOP/s of a large bf16 product, the best of a few."""
+    size = 8192 if torch.cuda.is_available() else 512
+    left, right = (torch.randn(size, size, device=device(), dtype=torch.bfloat16) for _ in range(2))
+    best = float("inf")
+    for _ in range(20):
+        began = now()
+        torch.mm(left, right)
+        best = min(best, now() - began)
+    return 2.0 * size**3 / best
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def now() -> float:
+    """Seconds, once the GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+# ---- the contestants: each gives a step ------------------------------------------------------------------------------
+
+
+def sartor_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
+    """Our backend, as the loop drives it."""
+    from sartor.backends import open_backend
+    from sartor.data.pack import pack, segment
+    from sartor.names import resolve
+    from sartor.plan import Adam
+
+    sft = resolve("objectives", "sft")
+    num_rows, length = ids.shape
+    weights = [0.0] * (length // 2) + [1.0] * (length - length // 2)
+    rows = [segment(f"row {number}", [*row, 0], [*weights, 1.0]) for number, row in enumerate(ids.tolist())]
+    backend = open_backend(sartor_plan(folder, micro * length, num_rows))
+    batches = pack(rows, micro_tokens=micro * length)
+    weight = sum(sft.weight(batch) for batch in batches)
+
+    def step() -> None:
+        for batch in batches:
+            backend.forward_backward(batch, sft, sft.Config(), weight)
+        backend.step(Adam(learning_rate=1e-4))
+
+    return step
+
+
+def sartor_plan(folder: Path, micro_tokens: int, batch_size: int) -> Any:
+    """A plan that says how to compute; the rest of it is not looked at here."""
+    from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan
+
+    proof = ProofPlan(
+        arms=("zero_shot", "tuned"), metric=Choice(name="exact"), goal=0.0, items=1, dev_items=1, max_new_tokens=1,
+        batch_size=1, max_forgetting=1.0, seed=SEED,
+    )  # fmt: skip
+    model = ModelChoice(
+        name=folder.name,
+        path=str(folder),
+        revision="local",
+        digest="",
+        dtype="bfloat16",
+        template={},
+        context=2 * LENGTH,
+    )
+    return Plan(
+        model=model, backend="torch", objective=Choice(name="sft"),
+        adapter=Choice(name="lora", settings={"r": RANK, "alpha": 2.0 * RANK}), family="lora", optimizer="adamw",
+        learning_rate=1e-4, warmup_steps=1, schedule="constant", clip=1.0, weight_decay=0.0, epochs=1.0, steps=1,
+        batch_size=batch_size, micro_tokens=micro_tokens, max_length=LENGTH, save_every=1, evaluate_every=1, seed=SEED,
+        num_threads=torch.get_num_threads(), environment={}, num_trainable=1, proof=proof, data="",
+        estimate=Estimate(peak_bytes=1, seconds=1.0, tokens=1), reasons={},
+    )  # fmt: skip
+
+
+def trl_liger_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
+    """TRL's own trainer step with Liger's kernels and fused loss, bf16, without recomputation."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="sdpa", device_map=device()
+    )
+    settings = SFTConfig(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=micro, bf16=True, use_liger_kernel=True,
+        gradient_checkpointing=False, max_length=None, report_to=[], dataset_kwargs={"skip_prepare_dataset": True},
+    )  # fmt: skip
+    adapter = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    rows = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids.tolist()])
+    trainer = SFTTrainer(
+        model=model, args=settings, train_dataset=rows, peft_config=adapter, processing_class=_no_words(
+            PreTrainedTokenizerFast
+        ),
+    )  # fmt: skip
+    trainer.create_optimizer()
+    return _by_hand(
+        ids, micro, lambda inputs, count: trainer.training_step(trainer.model, inputs, count), trainer.optimizer
+    )
+
+
+def unsloth_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
+    """Unsloth's model and LoRA with its fused loss, bf16, without recomputation."""
+    from unsloth import FastLanguageModel  # must come before transformers
+
+    model, _ = FastLanguageModel.from_pretrained(
+        str(folder), dtype=torch.bfloat16, load_in_4bit=False, max_seq_length=2 * LENGTH
+    )
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = FastLanguageModel.get_peft_model(
+        model, r=RANK, lora_alpha=2 * RANK, target_modules=names, use_gradient_checkpointing=False
+    )
+    optimizer = torch.optim.AdamW([item for item in model.parameters() if item.requires_grad], lr=1e-4, fused=True)
+    model.train()
+
+    def forward_backward(inputs: dict[str, torch.Tensor], count: int) -> None:
+        (model(**inputs).loss / max(1, ids.shape[0] // micro)).backward()
+
+    return _by_hand(ids, micro, forward_backward, optimizer)
+
+
+def _by_hand(ids: torch.Tensor, micro: int, forward_backward: Callable[..., Any], optimizer: Any) -> Step:
+    labels = ids.clone()
+    labels[:, : ids.shape[1] // 2] = -100
+    count = (labels != -100).sum().to(device())
+
+    def step() -> None:
+        for rows, targets in zip(ids.split(micro), labels.split(micro), strict=True):
+            forward_backward({"input_ids": rows.to(device()), "labels": targets.to(device())}, count)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _no_words(tokenizer_type: Any) -> Any:
+    """A tokenizer that TRL can hold: nothing is tokenised here."""
+    from tokenizers import Tokenizer, models
+
+    return tokenizer_type(
+        tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, unk_token="x")), pad_token="x", eos_token="x"
+    )
+
+
+STEPS = {"sartor": sartor_step, "trl_liger": trl_liger_step, "unsloth": unsloth_step}
+
+
+# ---- one run and the table -------------------------------------------------------------------------------------------
+
+
+def measure(contestant: str, name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """In this process: median seconds a step after warming up, and what follows from them."""
+    ids = sequences(name, arguments.rows, arguments.length)
+    before = measured_peak()
+    step = STEPS[contestant](folder, ids, arguments.micro)
+    seconds = []
+    for _ in range(arguments.warmup + arguments.steps):
+        began = now()
+        step()
+        seconds.append(now() - began)
+    median = statistics.median(seconds[arguments.warmup :])
+    speed = ids.numel() / median
+    peak = max(before, measured_peak())
+    return {
+        "contestant": contestant,
+        "model": name,
+        "tokens_per_second": round(speed, 1),
+        "utilisation": round(flops_per_token(name, arguments.length) * speed / peak, 4),
+        "peak_tflops": round(peak / 1e12, 2),
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else 0.0,
+        "first_step_seconds": round(seconds[0], 2),
+        "spread": round((max(seconds[arguments.warmup :]) - min(seconds[arguments.warmup :])) / median, 3),
+    }
+
+
+def measure_apart(contestant: str, name: str, folder: Path, asked: list[str]) -> dict[str, Any]:
+    """The same in a fresh process; its last line is the result."""
+    command = [sys.executable, __file__, *asked, "--one", contestant, name, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"contestant": contestant, "model": name, "failed": done.stderr[-2000:]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def installed(contestant: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in NEEDS[contestant])
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    print(
+        "| model | contestant | tokens/s | of bf16 peak | peak memory, GiB | first step, s |\n|---|---|---|---|---|---|"
+    )
+    for found in results:
+        if "failed" in found:
+            print(f"| {found['model']} | {found['contestant']} | failed: {found['failed'].splitlines()[-1]} | | | |")
+            continue
+        print(
+            f"| {found['model']} | {found['contestant']} | {found['tokens_per_second']:,.0f} "
+            f"| {found['utilisation']:.1%} | {found['peak_memory_gib']:.1f} | {found['first_step_seconds']:.1f} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["llama-3.1-8b", "smollm2-135m"], choices=sorted(MODELS))
+    parser.add_argument("--contestants", nargs="+", default=sorted(STEPS), choices=sorted(STEPS))
+    parser.add_argument("--rows", type=int, default=16, help="sequences a step")
+    parser.add_argument("--micro", type=int, default=8, help="sequences a forward")
+    parser.add_argument("--length", type=int, default=LENGTH)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--one", nargs=3, metavar=("CONTESTANT", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        contestant, name, folder = arguments.one
+        print(json.dumps(measure(contestant, name, Path(folder), arguments)))
+        return
+    if not torch.cuda.is_available() and arguments.models != ["tiny"]:
+        print("no GPU here: nothing was run (`--models tiny` runs anywhere)")
+        return
+    asked = [
+        part
+        for key in ("rows", "micro", "length", "steps", "warmup")
+        for part in (f"--{key}", str(vars(arguments)[key]))
+    ]
+    results = []
+    for name in arguments.models:
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / name
+            make_model(name, folder)
+            for contestant in arguments.contestants:
+                if not installed(contestant):
+                    print(f"{contestant} is not installed: left out", file=sys.stderr)
+                    continue
+                results.append(measure_apart(contestant, name, folder, asked))
+    show(results)
+    if arguments.out:
+        machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+        about = {"machine": machine, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+        arguments.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

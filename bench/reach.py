@@ -1,0 +1,116 @@
+"""Time to a held-out loss: every contestant exports its adapter as it goes, and one script scores them all.
+
+The script is `contestants/reference.py`, plain transformers and PEFT in a process of its own: so the export is proved
+as well. Saving and scoring do not count as training time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+from harness import OURS, say
+from peers import CONTESTANTS
+from workload import IGNORED, Workload
+
+from sartor.errors import DataError, MachineError
+
+if TYPE_CHECKING:
+    from train import Bench
+
+Json = dict[str, Any]
+
+HELD_OUT = 32  # rows
+HELD_OUT_TOKENS = 24_000  # and no more than these
+POINTS = 6  # exports on the way
+MAX_FINAL_ERROR = 0.005
+#: The reference run: fp32, rows in their order, the whole step at once; never timed.
+REFERENCE = ("hf_tuned", {"dtype": "float32", "layout": "in order"})
+
+
+def held_out(whole: Workload, used: int) -> Workload:
+    """Rows after those that train.
+
+    Raises:
+        DataError: there are none.
+    """
+    lengths = itertools.accumulate(len(ids) for ids in whole.ids[used : used + HELD_OUT])
+    count = sum(total <= HELD_OUT_TOKENS for total in lengths)
+    if not count:
+        raise DataError(f"{whole.name}: all {len(whole.ids)} rows train", hint="measure fewer steps")
+    return whole.rows(used, used + count)
+
+
+def curves(
+    bench: Bench,
+    used: dict[str, Workload],
+    chosen: Sequence[str],
+    options: argparse.Namespace,
+    best: dict[tuple[str, str], Json],
+    absent: Json,
+) -> Iterator[Json]:
+    """Every contestant on every workload, in turn: seconds and held-out losses on the way; first the reference."""
+    for name, workload in used.items():
+        every = max(1, (options.steps + options.warmup) // POINTS)
+        contestant, own = REFERENCE
+        if harness.python_of(CONTESTANTS[contestant].environment).is_file():
+            last = options.steps + options.warmup
+            yield {**curve(bench, contestant, name, options.steps, own, last), "contestant": "reference", "repeat": 0}
+        plateau = bench.machine.plateau()
+        for repeat, contestant in itertools.product(range(options.repeats), chosen):
+            if not CONTESTANTS[contestant].exports:
+                absent.setdefault(contestant, {})[name] = "it does not export a PEFT adapter"
+            if name in absent.get(contestant, {}):
+                continue
+            own = best.get((name, contestant)) or CONTESTANTS[contestant].options(workload.batch_size)
+            try:
+                found = curve(bench, contestant, name, options.steps, own, every)
+            except MachineError as error:
+                if contestant == OURS:
+                    raise
+                absent.setdefault(contestant, {})[name] = error.message
+                continue
+            before, plateau = plateau, bench.machine.plateau()
+            yield {**found, "repeat": repeat, "plateau_before": before, "plateau_after": plateau}
+            say(f"{name} · {contestant} · repeat {repeat + 1}: held-out loss {found['points'][-1][1]:.4f}")
+
+
+def curve(bench: Bench, contestant: str, workload: str, steps: int, own: Json, every: int) -> Json:
+    """One run: (training seconds, held-out loss) before the first step and at each export."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {**own, "export": folder, "export_every": every}
+        result = bench.run(contestant, workload, steps=steps, options=options)
+        seconds = list(itertools.accumulate([*result["warmup_seconds"], *result["seconds_per_step"]], initial=0.0))
+        points = [(0.0, score(bench, workload, None))]
+        points += [(seconds[int(path.name[-4:])], score(bench, workload, path)) for path in sorted(Path(folder).iterdir())]
+    shares = {key: result[key] for key in ("steal", "foreign", "peak_bytes")}
+    return {"workload": workload, "contestant": contestant, "options": own, "points": points, **shares}
+
+
+def score(bench: Bench, workload: str, adapter: Path | None) -> float:
+    """Nats a supervised token on the held-out rows, by the external script, in bf16."""
+    file = harness.CACHE / "workloads" / f"{workload}.held-out.json"
+    labels = Workload.read(file).labels
+    options: Json = {"rows": list(range(len(labels))), "dtypes": ["bfloat16"]}
+    options |= {} if adapter is None else {"adapter": str(adapter)}
+    arguments = bench.arguments(f"{workload}.held-out", len(labels), options)
+    found = bench.machine.process(OURS, harness.HERE / "contestants" / "reference.py", arguments)
+    return float(sum(found["bfloat16"].values()) / sum(label != IGNORED for row in labels for label in row[1:]))
+
+
+def seconds_to(points: Sequence[Sequence[float]], target: float) -> float:
+    """Training seconds when the loss first reached the target, in between linearly; infinite if it never did."""
+    for (before, high), (after, low) in itertools.pairwise(points):
+        if low <= target:
+            return before if high <= target else before + (after - before) * (high - target) / (high - low)
+    return float("inf")
+
+
+def common_target(runs: Sequence[Json]) -> float:
+    """The lowest loss that every run reached."""
+    return max(min(loss for _, loss in run["points"]) for run in runs)

@@ -1,0 +1,19 @@
+"""Tuning only the top of a model: which decoder layers those are. What the families with `top_layers` share."""
+
+from __future__ import annotations
+
+from sartor.errors import RecipeError
+
+
+def top_layers(asked: int, num_layers: int) -> range:
+    """The numbers of the decoder layers that are tuned, counted from the bottom; `asked` 0 stands for all of them.
+
+    Raises:
+        RecipeError: the model has fewer layers.
+    """
+    if asked > num_layers:
+        raise RecipeError(
+            f"`tune.adapter.top_layers` is {asked}, and the model has {num_layers} layers",
+            hint=f"at most {num_layers}; leave it out, or 0, to tune all of them",
+        )
+    return range(num_layers - (asked or num_layers), num_layers)

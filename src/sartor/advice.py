@@ -1,0 +1,80 @@
+"""Advise: which method of tuning fits this memory, this much data and this way of serving. Words, no decision.
+
+What is advised need not be what this version can do: each line says what it would take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sartor.adapters import methods
+from sartor.backends import estimate
+from sartor.backends.estimate import Job
+from sartor.sizing import Room, choose, smallest
+
+FEW, PLENTY = 50, 20_000  # examples: below, a prompt holds them all; above, full tuning can learn what adapters cannot
+NF4_BITS = 4.127  # bits a parameter with double quantization (Dettmers et al. 2023, section 3)
+GIB = 2**30
+
+
+def advise(lora: Job, room: Room, *, num_train: int, most: int, mean_length: float, context: int) -> tuple[str, ...]:
+    """Sentences: what to use first, then what each of the other methods would need and bring."""
+    return (
+        _by_data(num_train, mean_length, context),
+        _by_memory("lora", lora, room, most),
+        _by_memory("qlora", quantised(lora), room, most),
+        _by_memory("full", full(lora), room, most),
+        "Served beside others on one base, or changed often: an adapter (LoRA, QLoRA), a few megabytes each. Served "
+        "alone, or exported to one file: an adapter merged into the base answers as fast as full tuning does.",
+    )
+
+
+def quantised(job: Job) -> Job:
+    """The same work on a 4-bit base: its weights shrink, what is computed does not."""
+    return replace(job, weight_bits=NF4_BITS, full=False)
+
+
+def full(job: Job) -> Job:
+    """The same work with every weight trained."""
+    return replace(job, full=True, num_trainable=job.shape.num_parameters, low_rank=0, depth=0)
+
+
+def _by_data(num_train: int, mean_length: float, context: int) -> str:
+    if num_train < FEW:
+        return (
+            f"{num_train} training examples: prompting first. With so few, examples in the prompt (few_shot) mostly "
+            f"reach as much as tuning, and the proof cannot tell them apart; tune from about {FEW} on."
+        )
+    if num_train * mean_length < context / 2:
+        return (
+            f"{num_train:,} training examples fit into half of one prompt: prompting may be enough. The baseline "
+            "measures it; tuning then saves the tokens of every request."
+        )
+    if num_train >= PLENTY:
+        return (
+            f"{num_train:,} training examples: LoRA on all layers is right for most tasks, with a higher rank (r 64) "
+            "if the training loss stays high; full tuning pays when the data is a field or a language of its own."
+        )
+    return (
+        f"{num_train:,} training examples: LoRA. An adapter learns a task from so many as well as full tuning does, "
+        "and forgets less."
+    )
+
+
+def _by_memory(method: str, job: Job, room: Room, most: int) -> str:
+    sharded = replace(job, shards=job.devices)
+    fitting = choose(job, room, most=most) or choose(sharded, room, most=most)
+    needed = estimate.peak(estimate.memory(fitting or smallest(sharded), room.calibration)) / GIB
+    word = {"lora": "LoRA", "qlora": "QLoRA (4-bit base)", "full": "Full tuning"}[method]
+    device = " a device" if job.devices > 1 else ""
+    can = f"{room.num_bytes / GIB:.1f} GiB{device} can be used"
+    if fitting is None:
+        verdict = f"does not fit: it needs {needed:.1f} GiB at least, and {can}"
+    else:
+        again = "" if fitting.recompute == "none" else f", computing {_AGAIN[fitting.recompute]} again"
+        verdict = f"needs about {needed:.1f} GiB{again}; {can}"
+    known = "" if method in methods() else "; this version cannot do it yet"
+    return f"{word} {verdict}{known}."
+
+
+_AGAIN = {"mlp": "gate and up", "layer": "whole layers"}

@@ -1,0 +1,212 @@
+"""Where and how a policy computes: its device, its shapes, and the kernels that a GPU wants.
+
+A GPU likes the same work again and again: micro-batches are filled up to one number of tokens with a tail of weight
+zero, so that a compiled layer is compiled once. A CPU computes no token more than it must.
+
+Shape suffixes: T tokens · S segments · N supervised positions · D hidden size.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sartor.backends.ranks import Place
+from sartor.ops import attention, cross_entropy, varlen
+from sartor.ops.forest_attention import Forest, separate
+from sartor.types import Batch
+
+#: On a GPU the list of segment ends is filled up to a multiple of this, so that it has few lengths.
+SEGMENT_STEP = 64
+
+
+def device_of(place: Place) -> torch.device:
+    """The GPU of this rank, or the CPU where there is none."""
+    return torch.device("cuda", place.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def made_on(device: torch.device) -> Iterator[None]:
+    """New tensors are made on a GPU, if it is one; on a CPU the detour of each call through torch's mode is saved."""
+    if device.type == "cpu":
+        yield
+        return
+    with device:
+        yield
+
+
+def register_attention(device: torch.device) -> None:
+    """Make the flat attention of a device known to transformers."""
+    (attention if device.type == "cpu" else varlen).register()
+
+
+class Policy(nn.Module):
+    """Embedding, decoder and head as one module: sharding gathers weights around a forward, so all are read in one.
+
+    `model` is the causal language model with its adapters in place; `stream` the type of the residual stream.
+    """
+
+    def __init__(self, model: Any, stream: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.stream = stream
+        self._dtype: torch.dtype = model.get_output_embeddings().weight.dtype
+        self.packed = True
+        self.fused = False
+        self.whole = True
+
+    def forward(
+        self,
+        tokens_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        offsets_S1: torch.Tensor,
+        longest: int,
+        supervised_N: torch.Tensor,
+        targets_N: torch.Tensor,
+        parents_P: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The log-probability (N,) of each target, fp32.
+
+        `offsets_S1` are on the CPU where nothing is packed. Fused layers take them as a forest whose nodes have
+        `parents_P`, and give back the supervised rows only.
+        """
+        if self.fused:
+            assert parents_P is not None
+            segments = {"forest": Forest(offsets_S1, parents_P), "rows": supervised_N}
+            hidden_ND = self._decode(tokens_T, positions_T, segments)[0]
+        else:
+            hidden_ND = self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
+        head_VD = self.model.get_output_embeddings().weight
+        if head_VD.requires_grad and not self.whole:
+            return cross_entropy.plain_logprobs(hidden_ND, head_VD, targets_N).clone()  # FSDP2 wants no view
+        return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N)
+
+    def hidden(
+        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor, longest: int
+    ) -> torch.Tensor:
+        """Last hidden states (1, T, D): a forward of its own, so it must not be called from within another."""
+        return self._hidden(tokens_T, positions_T, offsets_S1, longest)
+
+    @torch.no_grad()
+    def probe(self) -> torch.Tensor:
+        """A forward of three short segments, with arguments for plain and for fused layers alike."""
+        lengths = (7, 5, 9)
+        offsets_S1 = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
+        tokens_T = torch.arange(5, 26) % self.model.config.get_text_config().vocab_size
+        positions_T = torch.cat([torch.arange(length) for length in lengths])
+        return self._decode(tokens_T, positions_T, {"cu_seq_lens_q": offsets_S1, "forest": separate(offsets_S1)})
+
+    def _hidden(
+        self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor, longest: int
+    ) -> torch.Tensor:
+        """One packed forward, or one segment at a time where packing is off."""
+        if self.fused:
+            return self._decode(tokens_T, positions_T, {"forest": separate(offsets_S1)})
+        if self.packed:
+            return self._decode(tokens_T, positions_T, {"cu_seq_lens_q": offsets_S1, "max_length_q": longest})
+        spans = pairwise(offsets_S1.tolist())
+        parts = [self._decode(tokens_T[start:end], positions_T[start:end], {}) for start, end in spans]
+        return torch.cat(parts, dim=1)
+
+    def own_logits(self, tokens_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model itself makes of one segment, (1, T, V), and the same by one product with its head."""
+        asked: dict[str, Any] = {"input_ids": tokens_T[None], "use_cache": False}
+        if self.packed:
+            ends = torch.tensor([0, len(tokens_T)], dtype=torch.int32, device=tokens_T.device)
+            asked |= {"cu_seq_lens_q": ends, "max_length_q": len(tokens_T)}
+        hidden_1TD = self.model.base_model(**asked).last_hidden_state
+        return self.model(**asked).logits, hidden_1TD @ self.model.get_output_embeddings().weight.t()
+
+    def _decode(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, segments: dict[str, Any]) -> torch.Tensor:
+        hidden_1TD: torch.Tensor = self.model.base_model(
+            inputs_embeds=self.model.get_input_embeddings()(tokens_T)[None].to(self.stream),
+            position_ids=positions_T[None],
+            attention_mask=None,
+            use_cache=False,
+            **segments,
+        ).last_hidden_state
+        return hidden_1TD.to(self._dtype)
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The decoder layers of a model: the members of its longest list of modules, as every family keeps them."""
+    lists = [part for part in model.base_model.modules() if isinstance(part, nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def use_gpu_kernels(model: Any, device: torch.device) -> bool:
+    """Norm, rotation and activation as single kernels of Liger, through its own hook; whether it is installed.
+
+    Where it is not, `compile_layers` fuses most of the same.
+    """
+    if device.type == "cpu" or importlib.util.find_spec("liger_kernel") is None:
+        return False
+    liger = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    # The loss is ours: it computes the logits of supervised positions only.
+    liger._apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+    return True
+
+
+def compile_layers(model: Any, backend: str = "inductor") -> None:
+    """Compile each decoder layer by itself: as all have one code, it is compiled once, in seconds, not minutes."""
+    for layer in layers_of(model):
+        layer.compile(backend=backend)
+
+
+def filled(batch: Batch, num_tokens: int, *, segment_step: int = 1) -> Batch:
+    """A batch with a tail of weight zero, of no row, that brings it to `num_tokens`; a longer one stays as it is.
+
+    Its segment ends are filled up to a multiple of `segment_step` by repeating the last: empty segments.
+    """
+    missing = num_tokens - batch.num_tokens
+    if missing <= 0:
+        return batch
+    num_ends = len(batch.offsets_S1) + 1
+    ends = np.full(-(-num_ends // segment_step) * segment_step, num_tokens, dtype=batch.offsets_S1.dtype)
+    ends[: num_ends - 1] = batch.offsets_S1
+    nothing = np.zeros(missing, dtype=batch.tokens_T.dtype)
+    return replace(
+        batch,
+        tokens_T=np.concatenate([batch.tokens_T, nothing]),
+        positions_T=np.concatenate([batch.positions_T, np.arange(missing, dtype=batch.positions_T.dtype)]),
+        targets_T=np.concatenate([batch.targets_T, nothing]),
+        weights_T=np.concatenate([batch.weights_T, np.zeros(missing, dtype=batch.weights_T.dtype)]),
+        offsets_S1=ends,
+    )
+
+
+def longest_segment(batch: Batch) -> int:
+    """Tokens of the longest segment."""
+    return int(np.diff(batch.offsets_S1).max())
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of the random numbers, for a checkpoint."""
+    state = {"random": torch.get_rng_state()}
+    return state | ({"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_state(tensors: Mapping[str, torch.Tensor]) -> None:
+    """The mirror of `random_state`; a checkpoint from a CPU leaves a GPU's as it is."""
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random_cuda"])
+
+
+def on_one_rank(model: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A model like a sharded one, in the type in which it is computed, that holds the whole tensors on the CPU."""
+    with torch.device("meta"):
+        twin = type(model)(model.config)
+    dtype = model.config.dtype
+    twin.load_state_dict({name: item.to(dtype) for name, item in tensors.items()}, assign=True)
+    twin.tie_weights()
+    return twin

@@ -1,0 +1,257 @@
+"""Plan for machines that one does not have: `sartor plan --on h100x8`, from datasheets and the shapes of models.
+
+Nothing is loaded and nothing is fetched. What is assumed rather than known is said in the offer's notes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import Field
+
+from sartor import hub, timing
+from sartor.accelerators import DEVICES_A_HOST, MOST_DEVICES, Machine, machine
+from sartor.advice import advise
+from sartor.backends import estimate
+from sartor.backends.estimate import CUDA, Calibration, Job
+from sartor.catalogue import CATALOGUE, card
+from sartor.chat import open_renderer
+from sartor.data.prepare import Prepared, prepare
+from sartor.errors import Refused, UserError
+from sartor.hub import EMBEDDED, Shape
+from sartor.plan import Memory, ProofPlan, Recompute
+from sartor.planner import Method, Reasons, course_of, job_of, plan_proof, settled_method, way_of, with_lora
+from sartor.recipe import ModelSpec, Recipe, load
+from sartor.sizing import Room, choose, nearest, shape_of, smallest
+from sartor.timing import Work, work_of
+from sartor.types import Frozen
+
+USABLE = 0.95  # of a device's memory: its allocator cannot use the last pieces
+READABLE = 0.7  # of a memory's datasheet bandwidth: what reading weights reaches
+MOST_TOKENS = 65_536  # a forward: more does not fill a device better
+NETWORK = 5e10  # bytes a second and device between hosts: a 400 Gbit/s port for each, as in a DGX H100
+
+
+class Offer(Frozen):
+    """What a run needs on some machine. Memory and room are of one device; `price` is 0 where none was given."""
+
+    machine: str
+    devices: int
+    model: str
+    parameters: int
+    method: str
+    num_trainable: int
+    dtype: str
+    sharded: bool
+    micro_tokens: int
+    recompute: Recompute
+    tile: int
+    peak_bytes: int
+    room_bytes: int
+    memory: dict[str, Memory]
+    tokens: int
+    training_seconds: float
+    stages: dict[str, float]
+    utilisation: float = Field(description="Products' FLOPs over training's time and the devices' peak.")
+    price: float = 0.0
+    notes: tuple[str, ...]
+    advice: tuple[str, ...]
+    job: Job = Field(exclude=True, description="What memory and time were reckoned from.")
+
+    @property
+    def run_seconds(self) -> float:
+        return sum(self.stages.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What is known of a base without its weights: sizes, the folder of a tokenizer, and whose tokenizer that is."""
+
+    shape: Shape
+    tokenizer: Path
+    note: str
+
+
+def offer_of(recipe: Path, sets: Sequence[str], machine_name: str, *, price: float) -> Offer:
+    """`plan_on` for a recipe's file and an accelerator's name."""
+    return plan_on(load(recipe, sets), recipe.parent, machine(machine_name), price=price)
+
+
+def plan_on(recipe: Recipe, root: Path, machine: Machine, *, price: float = 0.0) -> Offer:
+    """The run of a recipe on another machine; data paths are relative to `root`, `price` is per device and hour.
+
+    Raises:
+        Refused: it does not fit there; the hint says what would.
+        UserError: the model's sizes are not known here.
+    """
+    base = _base(recipe.model, root)
+    prepared = prepare(
+        recipe,
+        root,
+        open_renderer(base.tokenizer, template_kwargs=recipe.model.template.items()),
+        context=base.shape.context,
+    )
+    method = settled_method(recipe.tune.adapter, base.shape)
+    course = course_of(recipe.tune, base.shape, len(prepared.train), Reasons())
+    proof = plan_proof(recipe, prepared.train, prepared.test)
+    work = work_of(
+        prepared.train, prepared.test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")}
+    )
+    job = replace(
+        job_of(
+            method,
+            base.shape,
+            item_bytes=2 if machine.accelerator.dtype == "bfloat16" else 4,
+            work=work,
+            train=prepared.train,
+            proof=proof,
+        ),
+        devices=machine.count,
+    )
+    room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
+    most = min(MOST_TOKENS, max(job.longest, math.ceil(work.step_tokens / machine.count)))
+    sized = _sized(job, room, most)
+    if sized is None:
+        raise _refusal(job, room, machine, method, prepared)
+    notes = (base.note, *_notes(machine, sized, work))
+    advice = advise(
+        with_lora(sized, base.shape),
+        room,
+        num_train=len(prepared.train),
+        most=most,
+        mean_length=work.num_tokens / len(prepared.train),
+        context=base.shape.context,
+    )
+    return _offer(recipe, machine, method, sized, room, work, proof, price, notes=notes, advice=advice)
+
+
+def _offer(
+    recipe: Recipe,
+    machine: Machine,
+    method: Method,
+    job: Job,
+    room: Room,
+    work: Work,
+    proof: ProofPlan,
+    price: float,
+    *,
+    notes: tuple[str, ...],
+    advice: tuple[str, ...],
+) -> Offer:
+    flops, calibration = machine.accelerator.flops, room.calibration
+    seconds = timing.training_seconds(work, job, calibration, flops)
+    stages = timing.stages(work, job, proof, calibration, flops=flops, save_every=max(1, work.steps // 10))
+    per_token = estimate.training_flops(job, supervised_share=work.supervised_share, mean_length=work.mean_length)
+    phases = estimate.memory(job, calibration)
+    return Offer(
+        machine=machine.name,
+        devices=machine.count,
+        model=recipe.model.name,
+        parameters=job.shape.num_parameters,
+        method=method.adapter.name,
+        num_trainable=job.num_trainable,
+        dtype=machine.accelerator.dtype,
+        sharded=job.shards > 1,
+        micro_tokens=job.micro_tokens,
+        recompute=job.recompute,
+        tile=job.tile,
+        peak_bytes=estimate.peak(phases),
+        room_bytes=room.num_bytes,
+        memory=phases,
+        tokens=work.trained_tokens,
+        training_seconds=round(seconds, 1),
+        stages=stages,
+        utilisation=work.trained_tokens * per_token / (seconds * flops * machine.count),
+        price=round(price * machine.count * sum(stages.values()) / 3600, 4),
+        notes=notes,
+        advice=advice,
+        job=job,
+    )
+
+
+def _base(spec: ModelSpec, root: Path) -> _Base:
+    """Sizes and a tokenizer for a model whose weights need not be here; nothing is fetched."""
+    own = "tokens are counted with the model's own tokenizer"
+    known = card(spec.name)
+    if known is not None and known.name in EMBEDDED:
+        return _Base(shape_of(known), hub.find(spec).folder, own)
+    folder = root / spec.name
+    embedded, *_ = EMBEDDED
+    borrowed = (
+        f"tokens are counted with the tokenizer of {embedded}, as that of {spec.name} is not here: a larger vocabulary "
+        "makes fewer tokens of the same text, so this is mostly too many"
+    )
+    if folder.is_dir():
+        has_own = (folder / "tokenizer.json").is_file()
+        tokenizer = folder if has_own else hub.find(ModelSpec(name=embedded)).folder
+        return _Base(hub.shape(folder), tokenizer, own if has_own else borrowed)
+    if known is None:
+        raise UserError(
+            f"the sizes of {spec.name!r} are not known here",
+            hint=f"name a folder with its config.json, or one of {', '.join(card.name for card in CATALOGUE)}",
+        )
+    return _Base(shape_of(known), hub.find(ModelSpec(name=embedded)).folder, borrowed)
+
+
+def _calibration(machine: Machine) -> Calibration:
+    """The CUDA calibration with this device's memory and links; one direction of a link is half of it."""
+    link = NETWORK if machine.count > DEVICES_A_HOST else machine.accelerator.link / 2
+    return CUDA.model_copy(update={"bandwidth": machine.accelerator.bandwidth * READABLE, "link": link})
+
+
+def _sized(job: Job, room: Room, most: int) -> Job | None:
+    """Whole on each device if that needs no recomputing, for then only the adapter travels; else sharded."""
+    whole = choose(job, room, most=most)
+    if job.devices == 1 or (whole is not None and whole.recompute == "none"):
+        return whole
+    return choose(replace(job, shards=job.devices), room, most=most) or whole
+
+
+def _refusal(job: Job, room: Room, machine: Machine, method: Method, prepared: Prepared) -> Refused:
+    sharded = replace(job, shards=job.devices)
+    needed = estimate.peak(estimate.memory(smallest(sharded), room.calibration))
+
+    way = way_of(sharded, method, prepared.train)
+    ways = [*_more_devices(job, room, machine), *nearest(sharded, room, way)]
+    return Refused(
+        f"{machine.name}: training needs at least {needed / 2**30:.1f} GiB a device, and "
+        f"{room.num_bytes / 2**30:.1f} GiB can be used",
+        hint="; or ".join(ways) or "no smaller rank, length or catalogue model fits: choose a larger device",
+    )
+
+
+def _more_devices(job: Job, room: Room, machine: Machine) -> Sequence[str]:
+    count = machine.count * 2
+    while count <= MOST_DEVICES:
+        if room.holds(smallest(replace(job, devices=count, shards=count))):
+            return [f"take {machine.accelerator.name}x{count}"]
+        count *= 2
+    return []
+
+
+def _notes(machine: Machine, job: Job, work: Work) -> list[str]:
+    device = machine.accelerator
+    notes = [
+        f"{device.name}: {device.memory_bytes / 10**9:.0f} GB, {device.flops / 1e12:,.0f} TFLOP/s dense in "
+        f"{device.dtype}, {device.bandwidth / 10**9:,.0f} GB/s, {device.link_name} ({device.source})",
+        f"assumed, not measured: products at {CUDA.efficiency:.0%} of that peak, {CUDA.layer_seconds * 1e3:g} ms a "
+        f"layer and micro-batch for calls; answers read the weights at {READABLE:.0%} of the bandwidth",
+    ]
+    if job.shards > 1:
+        notes.append(f"weights are sharded over {job.shards} devices (FSDP) and gathered a layer at a time")
+    elif job.devices > 1:
+        notes.append("each device holds the whole base: only the adapter's gradients travel")
+    answering = estimate.memory(job, CUDA)["generate"].total
+    if answering > device.memory_bytes * USABLE:
+        notes.append(
+            f"{job.answer_rows} answers at once would take {answering / 2**30:.1f} GiB: fewer at a time, so slower"
+        )
+    if machine.count > work.batch_size:
+        notes.append(f"a step has {work.batch_size} examples: {machine.count - work.batch_size} devices have no work")
+    if machine.count > DEVICES_A_HOST:
+        notes.append(f"between hosts {NETWORK / 1e9:.0f} GB/s a device are assumed")
+    notes.append("this version trains in one process: planning on it does not mean that it runs there yet")
+    return notes

@@ -1,0 +1,194 @@
+"""Train in several processes of this machine, by torchrun: `launch` starts them, and each of them runs this file.
+
+What comes before training is done by one process, once; the ranks read it from the run. Rank 0 holds the run's lock,
+writes its files and talks; the others compute. An error of any rank comes back whole, in the file that torchrun gives
+to each, and a rank that dies takes the others with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from sartor import durable
+from sartor.backends.ranks import here
+from sartor.errors import MachineError, Refused, SartorError, UserError
+from sartor.hardware import look, prepare_environment
+from sartor.sinks.console import ConsoleSink
+from sartor.stages import Bench, follow, run_until
+from sartor.store import Run
+from sartor.types import Json
+
+BEFORE = ("check", "baseline", "plan")
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+STOPPED = 128 + signal.SIGTERM
+#: torchrun would kill on these before a checkpoint is written; only a closed terminal is left to it.
+SIGNALS_OF_TORCHRUN = "SIGHUP"
+
+
+def launch(run: Run, num_ranks: int) -> int:
+    """Train a planned run in `num_ranks` processes; 0, or the exit code of ranks that were asked to stop.
+
+    Raises:
+        UserError: there are fewer GPUs than ranks.
+        SartorError: what a rank could not do, as that rank said it.
+    """
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.device_count() < num_ranks:
+        raise UserError(
+            f"{num_ranks} ranks want a GPU each, and there are {torch.cuda.device_count()}",
+            hint="give --ranks as many as there are GPUs",
+        )
+    threads = str(max(1, look(run.folder).num_cores // num_ranks))
+    with _environment({"OMP_NUM_THREADS": threads, "LOGLEVEL": "CRITICAL"}), _passed_on(run) as asked:
+        from torch.distributed import run as torchrun  # here, because it reads its LOGLEVEL when it is imported
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+        options = ["--standalone", "--nproc-per-node", str(num_ranks), "--signals-to-handle", SIGNALS_OF_TORCHRUN]
+        arguments = torchrun.parse_args(  # type: ignore[no-untyped-call]
+            [*options, "--module", "sartor.launch.torchrun", str(run.folder.resolve())]
+        )
+        try:
+            torchrun.run(arguments)  # type: ignore[no-untyped-call]
+        except ChildFailedError as error:
+            failures = [
+                (failure.exitcode, rank, failure.message, failure.error_file_data)
+                for rank, failure in sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+            ]
+            if asked and all(code in (STOPPED, -signal.SIGTERM) for code, *_ in failures):
+                return STOPPED
+            raise told(failures) from None
+    return 0
+
+
+def told(failures: list[tuple[int, int, str, Json]]) -> SartorError:
+    """The error of a set of ranks, each `(exit code, rank, message, its error file)`, the first to fail first.
+
+    A rank that was killed is the cause of what the others say; so is one with an error of its own.
+    """
+    killed = [(code, rank) for code, rank, *_ in failures if code < 0 and code != -signal.SIGTERM]
+    if killed:
+        code, rank = killed[0]
+        return MachineError(
+            f"rank {rank} was killed by {signal.Signals(-code).name}; the others were stopped",
+            hint="too little memory is the usual cause; start the same command again: it goes on from its checkpoint",
+        )
+    for code, _, _, file in failures:
+        message = file.get("message")
+        if isinstance(message, dict) and "hint" in message:
+            kind: type[SartorError] = {1: Refused, 2: UserError}.get(code, MachineError)
+            return kind(message["message"], hint=message["hint"])
+    code, rank, message, _ = failures[0]
+    return MachineError(f"rank {rank} ended with exit code {code}: {message}", hint="its words stand above")
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables for the ranks, and as before for what this process does afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _passed_on(run: Run) -> Iterator[list[int]]:
+    """SIGTERM and Ctrl-C are passed on to rank 0, which saves and leaves with all others; a second one ends all."""
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if asked or not run.worker():
+            raise KeyboardInterrupt
+        asked.append(number)
+        os.kill(run.worker(), signal.SIGTERM)
+
+    with _handled(pass_on, signal.SIGTERM, signal.SIGINT):
+        yield asked
+
+
+@contextmanager
+def _stopping(run: Run) -> Iterator[list[int]]:
+    """In a rank: SIGTERM asks to save and leave. Ctrl-C reaches all processes of a terminal; the first passes it on."""
+    received: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        run.stopping = True
+
+    with _handled(ask, signal.SIGTERM), _handled(signal.SIG_IGN, signal.SIGINT):
+        yield received
+
+
+@contextmanager
+def _handled(handler: object, *signals: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in signals}  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def work(run: Run) -> int:
+    """What one rank does; its exit code."""
+    from sartor.backends.fsdp import leave
+
+    prepare_environment()
+    bench = Bench(run)
+    with _stopping(run):
+        if here().rank:
+            follow(bench)
+        else:
+            with run.locked(), ConsoleSink(Console(stderr=True)) as sink:
+                for event in run_until(bench, "train", without=BEFORE):
+                    sink(event)
+    leave()
+    return STOPPED if run.stopping else 0
+
+
+def main() -> None:
+    """One rank, as torchrun starts it: `python -m sartor.launch.torchrun RUN`. Its error goes into a file, not here."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # as in the command line
+    try:
+        sys.exit(work(Run(Path(sys.argv[1]))))
+    except SartorError as error:
+        _report(error.message if error.where is None else str(error), error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    except Exception as error:  # noqa: BLE001 - the last line of defence of a process, as in the command line
+        traceback.print_exc()
+        _report(f"rank {here().rank}: {type(error).__name__}: {error}", "please report it with the lines above")
+        sys.exit(MachineError.exit_code)
+
+
+def _report(message: str, hint: str) -> None:
+    """What torchrun reads as a rank's failure, with our hint beside it."""
+    path = os.environ.get(ERROR_FILE)
+    if path:
+        told = {"message": message, "hint": hint, "extraInfo": {"timestamp": int(time.time())}}
+        durable.write_json(Path(path), {"message": told})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Decoder layers of the Llama-like families as two hand-written blocks each, in place of transformers' own forward.
+
+A layer is taken apart by the names of its parts, put together as blocks, and both are run on the same tokens: only
+where they agree are the blocks used. Anything else about a layer (a part that is not known, an adapter beyond LoRA, a
+scale, a soft cap) leaves the whole model on its plain path, and `Fusion.problem` says why. The modules keep their
+places and names, so saving, merging and switching adapters off work as before.
+
+Shapes: T tokens · D width of the stream · R rotated pairs of a head · N wanted rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sartor.errors import Unsupported
+from sartor.ops import attention_block, gated_block
+from sartor.ops.attention_block import AttentionBlock
+from sartor.ops.block import Pass, Tools
+from sartor.ops.forest_attention import Forest, Heads, attention
+from sartor.ops.gated_block import GatedBlock
+from sartor.ops.joint_linear import JointLinear
+from sartor.ops.lora_linear import AugmentedLoraLinear
+from sartor.ops.pointwise import Activation, pointwise
+from sartor.ops.stream_norm import StreamNorm
+from sartor.ops.workspace import Workspace
+
+Tensor = torch.Tensor
+
+#: What is computed again in the backward instead of being saved, by the plan's name for it.
+RECOMPUTE: Mapping[str, frozenset[str]] = {
+    "none": frozenset(),
+    "mlp": gated_block.RECOMPUTED,
+    "layer": gated_block.RECOMPUTED | attention_block.RECOMPUTED,
+}
+#: A wrong reading of a layer is off by tens of percent; bf16 rounds its update by less than one.
+TOLERANCE = 0.04
+PLAIN = "it takes the plain path"
+
+
+class FusedLayer(nn.Module):
+    """A decoder layer with the parts and names of the one it stands for. Calls without a forest go to that one."""
+
+    def __init__(self, plain: nn.Module, attend: AttentionBlock, feed: GatedBlock, fusion: Fusion) -> None:
+        super().__init__()
+        for name, part in plain.named_children():
+            self.add_module(name, part)
+        self._plain = (plain,)  # in a tuple, so that its parameters are not registered a second time
+        self._adapted = next((part for part in plain.modules() if isinstance(part, AugmentedLoraLinear)), None)
+        self.attend, self.feed, self._fusion = attend, feed, fusion
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """(1, T, D), or (1, N, D) from the last layer when rows are wanted."""
+        if "forest" not in kwargs or (self._adapted is not None and self._adapted.out_of_use):
+            return self._plain[0](hidden_states, *args, **kwargs)
+        run = self._fusion.run_of(self.attend.index, kwargs)
+        rows_N = kwargs.get("rows") if self.attend.index == self._fusion.last else None
+        return self.feed(self.attend(hidden_states[0], run, rows_N), run)[None]
+
+
+class Fusion:
+    """The blocks of a model. `problem` says why there are none."""
+
+    def __init__(self, recompute: str) -> None:
+        self.problem = ""
+        self.last = -1
+        self.workspace = Workspace()
+        self._recompute = RECOMPUTE[recompute]
+        self._blocks: list[AttentionBlock | GatedBlock] = []
+        self._run: Pass | None = None
+
+    def refresh(self) -> None:
+        """Copy the trained masters into the working copies: once after each update."""
+        for block in self._blocks:
+            for part in block.parts:
+                if part.masters:
+                    part.refresh()
+
+    def add(self, attend: AttentionBlock, feed: GatedBlock) -> None:
+        self._blocks += [attend, feed]
+        self.last = attend.index
+
+    def run_of(self, index: int, kwargs: Mapping[str, Any]) -> Pass:
+        """What one forward of all layers shares; made anew where the rotation changes from layer to layer."""
+        cosine_1TC, sine_1TC = kwargs["position_embeddings"]
+        num_pairs = cosine_1TC.shape[-1] // 2
+        saved = None
+        if torch.is_grad_enabled():
+            saved = self.workspace.begin() if index == 0 or self._run is None else self._run.round
+        stream_dtype = self._blocks[0].tools.stream_dtype
+        cosine_TR, sine_TR = (item[0, :, :num_pairs].to(stream_dtype).contiguous() for item in (cosine_1TC, sine_1TC))
+        self._run = Pass(kwargs["forest"], cosine_TR, sine_TR, saved, self._recompute)
+        return self._run
+
+
+def fuse(decoder: nn.Module, probe: Callable[[], Tensor], *, dtype: torch.dtype, recompute: str) -> Fusion:
+    """Put blocks in the place of all layers of a decoder, or of none.
+
+    Args:
+        decoder: a transformers decoder: its `layers` are replaced.
+        probe: runs it once on a few tokens of several segments, under `no_grad`, with `forest` among its arguments.
+        dtype: of the products; the residual stream is fp32 (fp64 for an fp64 model).
+    """
+    fusion = Fusion(recompute)
+    layers = decoder.get_submodule("layers")
+    assert isinstance(layers, nn.ModuleList)
+    seen = _watch(layers, probe)
+    try:
+        fused = [_fused(layer, call, fusion, dtype) for layer, call in zip(layers, seen, strict=True)]
+        with torch.no_grad():
+            for layer, call in zip(fused, seen, strict=True):
+                _verify(layer, call)
+    except Unsupported as error:
+        fusion.problem = error.message
+        return fusion
+    for index, layer in enumerate(fused):
+        layers[index] = layer
+    return fusion
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of a layer: what went in and what came out."""
+
+    index: int
+    hidden_1TD: Tensor
+    kwargs: dict[str, Any]
+    output_1TD: Tensor
+
+
+def _watch(layers: nn.ModuleList, probe: Callable[[], Tensor]) -> list[_Call]:
+    calls: list[_Call] = []
+
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append(_Call(len(calls), args[0], kwargs, output))
+
+    handles = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        probe()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _fused(layer: nn.Module, call: _Call, fusion: Fusion, dtype: torch.dtype) -> FusedLayer:
+    parts = dict(layer.named_children())
+    _only(parts, ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm"), optional=(
+        "pre_feedforward_layernorm", "post_feedforward_layernorm", "resid_attn_dropout", "resid_mlp_dropout",
+    ))  # fmt: skip
+    if any(isinstance(part, nn.Dropout) and part.p for part in parts.values()):
+        raise Unsupported("dropout on the residual stream", hint=PLAIN)
+    stream_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    norms = {name: StreamNorm(part, stream_dtype) for name, part in parts.items() if name.endswith("layernorm")}
+    both_sides = "pre_feedforward_layernorm" in norms
+    before_mlp = norms["pre_feedforward_layernorm" if both_sides else "post_attention_layernorm"]
+    after_attention = (norms["post_attention_layernorm"],) if both_sides else ()
+    after_mlp = (norms["post_feedforward_layernorm"],) if "post_feedforward_layernorm" in norms else ()
+    heads, qkv, out, head_norms = _attention_parts(parts["self_attn"], dtype, stream_dtype)
+    gate_up, down, kind = _mlp_parts(parts["mlp"], dtype)
+    num_pairs = call.kwargs["position_embeddings"][0].shape[-1] // 2
+    tools = Tools(
+        pointwise(dtype, norms["input_layernorm"].scale_D.shape[0], down.num_inputs, heads.size, num_pairs),
+        attention(dtype, heads.size),
+        fusion.workspace,
+        dtype,
+        stream_dtype,
+    )
+    attend = AttentionBlock(call.index, norms["input_layernorm"], qkv, out, heads, tools, head_norms, after_attention)
+    feed = GatedBlock(call.index, before_mlp, gate_up, down, kind, tools, after_mlp)
+    fusion.add(attend, feed)
+    return FusedLayer(layer, attend, feed, fusion)
+
+
+def _attention_parts(
+    module: nn.Module, dtype: torch.dtype, stream_dtype: torch.dtype
+) -> tuple[Heads, JointLinear, JointLinear, tuple[StreamNorm, ...]]:
+    parts, facts = dict(module.named_children()), vars(module)
+    together = "qkv_proj" in parts
+    inputs = ("qkv_proj",) if together else ("q_proj", "k_proj", "v_proj")
+    _only(parts, (*inputs, "o_proj"), optional=("q_norm", "k_norm"))
+    if facts.get("attn_logit_softcapping") or facts.get("attention_dropout"):
+        raise Unsupported("a soft cap or dropout on attention scores", hint=PLAIN)
+    config, size = facts["config"], facts["head_dim"]
+    window = facts["sliding_window"] if "sliding_window" in facts else config.to_dict().get("sliding_window")
+    heads = Heads(config.num_attention_heads, config.num_key_value_heads, size, facts["scaling"], window or 0)
+    qkv = JointLinear([parts[name] for name in inputs], dtype)
+    out = JointLinear([parts["o_proj"]], dtype)
+    if qkv.num_outputs != heads.query_width + 2 * heads.key_width or out.num_inputs != heads.query_width:
+        raise Unsupported("an attention of other sizes than its configuration says", hint=PLAIN)
+    norms = tuple(StreamNorm(parts[name], stream_dtype) for name in ("q_norm", "k_norm") if name in parts)
+    if any(norm.scale_D.shape[0] != size for norm in norms) or len(norms) == 1:
+        raise Unsupported("a norm over all query heads together", hint=PLAIN)
+    return heads, qkv, out, norms
+
+
+def _mlp_parts(module: nn.Module, dtype: torch.dtype) -> tuple[JointLinear, JointLinear, Activation]:
+    parts = dict(module.named_children())
+    inputs = ("gate_up_proj",) if "gate_up_proj" in parts else ("gate_proj", "up_proj")
+    _only(parts, (*inputs, "down_proj"), optional=("act_fn", "activation_fn"))
+    act = next((parts[name] for name in ("act_fn", "activation_fn") if name in parts), None)
+    gate_up, down = JointLinear([parts[name] for name in inputs], dtype), JointLinear([parts["down_proj"]], dtype)
+    if act is None or gate_up.num_outputs != 2 * down.num_inputs:
+        raise Unsupported("a feed-forward layer without gate", hint=PLAIN)
+    return gate_up, down, _activation(act)
+
+
+def _activation(module: nn.Module) -> Activation:
+    values = torch.linspace(-4, 4, 33)
+    found = module(values)
+    known: dict[Activation, Tensor] = {"silu": F.silu(values), "gelu_tanh": F.gelu(values, approximate="tanh")}
+    for name, expected in known.items():
+        if torch.allclose(found, expected, atol=1e-6):
+            return name
+    raise Unsupported(f"the activation {type(module).__name__}", hint=PLAIN)
+
+
+def _only(parts: Mapping[str, nn.Module], needed: tuple[str, ...], *, optional: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in parts]
+    strange = [name for name in parts if name not in (*needed, *optional)]
+    if missing or strange:
+        words = [*(f"no {name}" for name in missing), *(f"a part named {name}" for name in strange)]
+        raise Unsupported(f"a layer with {' and '.join(words)}", hint=PLAIN)
+
+
+def _verify(layer: FusedLayer, call: _Call) -> None:
+    """The blocks against the layer they stand for, on the same input.
+
+    Raises:
+        Unsupported: they do not agree.
+    """
+    found = layer(call.hidden_1TD, **{**call.kwargs, "rows": None})
+    update = (call.output_1TD - call.hidden_1TD).norm()
+    error = float((found - call.output_1TD).norm() / update)
+    if not error < TOLERANCE:  # so that NaN is refused too
+        raise Unsupported(f"layer {call.index} computes something else (its update differs by {error:.0%})", hint=PLAIN)
+
+
+__all__ = ["Forest", "FusedLayer", "Fusion", "fuse"]

@@ -1,0 +1,103 @@
+"""Small C++ kernels, compiled for this machine at first use and kept in the cache. Without a compiler there are none.
+
+Every kernel has a plain twin in torch, so a machine without a compiler is slower, never wrong. `SARTOR_NATIVE=0` turns
+them off. Nothing is downloaded; the only code compiled is what stands in this folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from sartor import durable
+from sartor.errors import MachineError
+from sartor.hub import cache_dir
+from sartor.types import digest_of
+
+Element = Literal["bfloat16", "float32"]
+
+HERE = Path(__file__).parent
+COMPILERS = ("g++", "clang++", "c++")
+#: `native` is this machine and no other, so the cache is keyed by the processor as well.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fvisibility=hidden")
+COMPILE_SECONDS = 120
+OFF = "SARTOR_NATIVE"
+
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
+
+
+@cache
+def load(name: str, element: Element) -> ctypes.CDLL | None:
+    """The library of `native/<name>.cpp` for one element type; `None` where it cannot be had (`problem` says why)."""
+    # torch brings its own OpenMP. Loaded first, it is the one both use; two of them would fight for the cores.
+    import torch  # noqa: F401
+
+    if problem():
+        return None
+    folder = cache_dir() / "native" / f"{name}-{element}-{_digest(name, element)[:16]}"
+    library = folder / "kernel.so"
+    try:
+        if durable.verify(folder):
+            with durable.atomic_dir(folder) as staging:
+                _compile(name, element, staging / library.name)
+        return ctypes.CDLL(str(library))
+    except (MachineError, OSError):
+        return None
+
+
+def function(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., None]:
+    """One function of a library. Signature letters: p pointer, l long, i int, f float. It gives nothing back."""
+    found: Any = library[name]
+    found.argtypes = [_TYPES[letter] for letter in signature]
+    found.restype = None
+    return found  # type: ignore[no-any-return]
+
+
+def problem() -> str:
+    """Why there are no native kernels here; "" when there are."""
+    if os.environ.get(OFF) == "0":
+        return f"{OFF}=0 turns them off"
+    if compiler() is None:
+        return f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
+    return ""
+
+
+@lru_cache(maxsize=1)
+def compiler() -> str | None:
+    """The path of the C++ compiler: `$CXX`, else the first one found."""
+    names = (os.environ["CXX"],) if os.environ.get("CXX") else COMPILERS
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def _compile(name: str, element: Element, target: Path) -> None:
+    """Raises:
+    MachineError: the compiler refused, or took too long.
+    """
+    command = [str(compiler()), *FLAGS, f"-DELEMENT_{element.upper()}", "-o", str(target), str(HERE / f"{name}.cpp")]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise MachineError(f"compiling {name}.cpp took over {COMPILE_SECONDS} s", hint="try again") from error
+    if done.returncode:
+        raise MachineError(f"compiling {name}.cpp failed: {done.stderr[-500:]}", hint="install a newer g++")
+
+
+def _digest(name: str, element: Element) -> str:
+    sources = [(HERE / file).read_text(encoding="utf-8") for file in (f"{name}.cpp", "numbers.hpp")]
+    version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=False).stdout
+    return digest_of(sources, element, FLAGS, version, _processor())
+
+
+def _processor() -> str:
+    """What `-march=native` looks at, as the kernel tells it."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return " ".join(os.uname())
+    lines = path.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("flags", "Features", "model", "cpu family")))

@@ -1,0 +1,463 @@
+// Causal attention over a forest of token runs, forward and backward, on the processor.
+//
+// Flash attention's arithmetic (Dao 2023, arXiv 2307.08691), except that a block of queries holds its whole row of
+// scores: segments are short. A node sees its ancestors whole and itself causally; a node without parent is a segment of
+// its own. Scores and sums are fp32; operands are of the element type.
+//
+// H query heads · G key/value heads · D head size, a multiple of 16. `ld` is the distance between rows, in elements.
+#include "numbers.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <omp.h>
+#include <vector>
+
+typedef uint32_t Unit;                              // elements along the inner size of a product, side by side
+constexpr long PER = sizeof(Unit) / sizeof(Element);  // two bf16, or one float
+constexpr long BLOCK = 48;                          // queries at a time: their scores stay in the second-level cache
+
+static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
+
+// ---- a small matrix product: c (rows, columns) = or += a (rows, steps) b (steps, columns), steps counted in units ----
+
+static inline Floats dot(Floats sum, Unit a, Words b) {
+#if defined(ELEMENT_FLOAT32)
+    float factor;
+    memcpy(&factor, &a, 4);
+    return sum + (Floats)b * factor;
+#elif defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
+#else
+    Words both = a + Words{}, high = Words{} + 0xffff0000u;
+    sum += (Floats)(both << 16) * (Floats)(b << 16);
+    return sum + (Floats)(both & high) * (Floats)(b & high);
+#endif
+}
+
+template <int ROWS, int VECTORS>
+static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,
+                        long c_row, bool adding) {
+    Floats sums[ROWS][VECTORS];  // in registers, as long as every loop over it is unrolled
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) sums[i][j] = adding ? load(c + i * c_row + j * LANES) : Floats{};
+    for (long k = 0; k < steps; k++) {
+        Words right[VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) right[j] = at<Words>(b + k * b_step + j * LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < ROWS; i++) {
+            Unit left = a[i * a_row + k * a_step];
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], left, right[j]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sums[i][j]);
+}
+
+template <int VECTORS>
+static void rows_of(long rows, const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,
+                    long c_row, bool adding) {
+    for (; rows >= 6; rows -= 6, a += 6 * a_row, c += 6 * c_row)
+        tile<6, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+    switch (rows) {
+        case 5: return tile<5, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 4: return tile<4, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 3: return tile<3, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 2: return tile<2, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 1: return tile<1, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+    }
+}
+
+static void product(long rows, long columns, const Unit* a, long a_row, long a_step, const Unit* b, long b_step,
+                    long steps, float* c, long c_row, bool adding) {
+    for (; columns >= 4 * LANES; columns -= 4 * LANES, b += 4 * LANES, c += 4 * LANES)
+        rows_of<4>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+    switch (columns / LANES) {
+        case 3: return rows_of<3>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 2: return rows_of<2>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 1: return rows_of<1>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+    }
+}
+
+// ---- operands laid out for it -------------------------------------------------------------------------------------------
+
+// Rows (count, D) as columns: unit p of row i at to[p * width + i]. Rows beyond count are zero.
+static void transpose(const Element* from, long ld, long count, long head_size, Unit* to, long width) {
+    const Unit* units = reinterpret_cast<const Unit*>(from);
+    const long row = ld / PER, num_units = head_size / PER, whole = padded(count);
+    for (long i = 0; i < whole; i += LANES)
+        for (long p = 0; p < num_units; p++)
+            for (long lane = 0; lane < LANES; lane++)
+                to[p * width + i + lane] = i + lane < count ? units[(i + lane) * row + p] : 0;
+}
+
+#if !defined(ELEMENT_FLOAT32)
+static inline Words side_by_side(Halves low, Halves high) {
+    return __builtin_convertvector(low, Words) | (__builtin_convertvector(high, Words) << 16);
+}
+#endif
+
+// Rows (count, D) with PER rows side by side in each unit: element d of rows i, i + 1 at to[(i / PER) * D + d].
+static void interleave(const Element* from, long ld, long count, long head_size, Unit* to) {
+    const long whole = padded(count);
+    for (long i = 0; i < whole; i += PER)
+        for (long d = 0; d < head_size; d += LANES) {
+#if defined(ELEMENT_FLOAT32)
+            put(to + i * head_size + d, i < count ? load(from + i * ld + d) : Floats{});
+#else
+            const Halves none{};
+            Halves low = i < count ? at<Halves>(from + i * ld + d) : none;
+            Halves high = i + 1 < count ? at<Halves>(from + (i + 1) * ld + d) : none;
+            put(to + i / 2 * head_size + d, side_by_side(low, high));
+#endif
+        }
+}
+
+// ---- the forest -------------------------------------------------------------------------------------------------------
+
+struct Node {
+    long begin, length, depth, packed;  // in the batch · tokens · positions before it · in the tree's packed operands
+    int parent;
+};
+
+struct Tree {
+    int first, end;
+    long packed;  // padded tokens of all of its nodes
+};
+
+struct Forest {
+    std::vector<Node> nodes;
+    std::vector<Tree> trees;
+    long widest = 0;   // packed tokens of the largest tree
+    long longest = 0;  // padded keys of the longest path
+
+    Forest(const int32_t* offsets, const int32_t* parents, int num_nodes) {
+        std::vector<long> path(num_nodes);
+        for (int n = 0; n < num_nodes; n++) {
+            int parent = parents[n];
+            if (parent < 0) trees.push_back({n, n, 0});
+            Tree& tree = trees.back();
+            long length = offsets[n + 1] - offsets[n];
+            long depth = parent < 0 ? 0 : nodes[parent].depth + nodes[parent].length;
+            nodes.push_back({offsets[n], length, depth, tree.packed, parent});
+            tree.packed += padded(length);
+            tree.end = n + 1;
+            path[n] = padded(length) + (parent < 0 ? 0 : path[parent]);
+            widest = std::max(widest, tree.packed);
+            longest = std::max(longest, path[n]);
+        }
+    }
+};
+
+// Keys that a block of queries sees in one node: `width` columns of its row of scores, from `column` on.
+struct Span {
+    long packed, depth, length, column, width;
+
+    // Of a query at this depth: the keys low <= j < high.
+    long low(long at, long window) const { return window ? std::max(0L, at - window + 1 - depth) : 0; }
+    long high(long at) const { return std::min(length, at + 1 - depth); }
+};
+
+static long see(const Forest& forest, int node, long first, long count, long window, std::vector<Span>& spans) {
+    spans.clear();
+    long columns = 0, start = forest.nodes[node].depth + first;
+    for (int at = node; at >= 0; at = forest.nodes[at].parent) {
+        const Node& keys = forest.nodes[at];
+        long length = at == node ? first + count : keys.length;
+        if (window && keys.depth + length <= start - window + 1) continue;
+        spans.push_back({keys.packed, keys.depth, length, columns, padded(length)});
+        columns += padded(length);
+    }
+    return columns;
+}
+
+// ---- memory of a thread, kept between calls -----------------------------------------------------------------------------
+
+struct Scratch {
+    char* memory = nullptr;
+    size_t size = 0, used = 0;
+
+    void reserve(size_t bytes) {
+        used = 0;
+        if (bytes <= size) return;
+        std::free(memory);
+        size = (bytes + 4095) / 4096 * 4096;
+        memory = static_cast<char*>(std::aligned_alloc(4096, size));
+    }
+    template <typename T>
+    T* take(long count) {
+        T* place = reinterpret_cast<T*>(memory + used);
+        used += (count * sizeof(T) + 63) / 64 * 64;
+        return place;
+    }
+    ~Scratch() { std::free(memory); }
+};
+
+static thread_local Scratch scratch;
+
+// Heads that one task takes together: those that share keys, or one, where tasks would be too few for the threads.
+static int heads_of_task(const Forest& forest, int num_heads, int num_groups) {
+    bool many = long(forest.trees.size()) * num_groups >= 4L * omp_get_max_threads();
+    return many ? num_heads / num_groups : 1;
+}
+
+static inline Floats keep(Floats value, long low, long high, long column) {
+    Ints place = lanes() + int32_t(column);
+    return (place >= int32_t(low)) & (place < int32_t(high)) ? value : Floats{};
+}
+
+// Scores of a row become weights (not yet divided by their sum); gives the sum and takes the row's maximum into `most`.
+static float soften(const float* scores, Element* weights, const std::vector<Span>& spans, long at, long window,
+                    float scale, float& most) {
+    Floats top = all(-INFINITY);
+    for (const Span& span : spans) {
+        long low = span.low(at, window), high = span.high(at);
+        for (long j = low / LANES * LANES; j < high; j += LANES) {
+            Ints place = lanes() + int32_t(j);
+            Floats score = load(scores + span.column + j);
+            top = larger(top, (place >= int32_t(low)) & (place < int32_t(high)) ? score : all(-INFINITY));
+        }
+    }
+    most = largest(top) * scale;
+    const float steep = scale * PER_NAT, shift = most * PER_NAT;
+    Floats total{};
+    for (const Span& span : spans) {
+        long low = span.low(at, window), high = span.high(at);
+        for (long j = 0; j < span.width; j += LANES) {
+            Floats weight{};
+            if (j < high && j + LANES > low)
+                weight = keep(two_to(load(scores + span.column + j) * steep - shift), low, high, j);
+            total += weight;
+            store(weights + span.column + j, weight);
+        }
+    }
+    return sum(total);
+}
+
+// Output (T, H, D) of strides (ld_out, D, 1), and the log-sum-exp of each score row, (H, T), for the backward.
+KERNEL void attention(const Element* query, const Element* key, const Element* value, long ld, Element* out,
+                      long ld_out, float* logsumexp, const int32_t* offsets, const int32_t* parents, int num_nodes,
+                      int num_heads, int num_groups, long head_size, float scale, long window) {
+    const Forest forest(offsets, parents, num_nodes);
+    const long num_tokens = offsets[num_nodes], together = num_heads / num_groups;
+    const int at_once = heads_of_task(forest, num_heads, num_groups), tasks = num_heads / at_once;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (long task = 0; task < long(forest.trees.size()) * tasks; task++) {
+        const Tree& tree = forest.trees[task / tasks];
+        const int first_head = int(task % tasks) * at_once, group = int(first_head / together);
+        scratch.reserve(4 * (head_size * tree.packed / PER * 2 + BLOCK * forest.longest * 2 + BLOCK * head_size) + 512);
+        Unit* keys = scratch.take<Unit>(head_size / PER * tree.packed);
+        Unit* values = scratch.take<Unit>(tree.packed / PER * head_size);
+        float* scores = scratch.take<float>(BLOCK * forest.longest);
+        Element* weights = scratch.take<Element>(BLOCK * forest.longest);
+        float* sums = scratch.take<float>(BLOCK * head_size);
+        std::vector<Span> spans;
+        for (int n = tree.first; n < tree.end; n++) {
+            const Node& node = forest.nodes[n];
+            const long start = node.begin * ld + group * head_size;
+            transpose(key + start, ld, node.length, head_size, keys + node.packed, tree.packed);
+            interleave(value + start, ld, node.length, head_size, values + node.packed / PER * head_size);
+        }
+        for (int head = first_head; head < first_head + at_once; head++)
+            for (int n = tree.first; n < tree.end; n++) {
+                const Node& node = forest.nodes[n];
+                for (long first = 0; first < node.length; first += BLOCK) {
+                    const long count = std::min(BLOCK, node.length - first), row = node.begin + first;
+                    const long columns = see(forest, n, first, count, window, spans);
+                    const Unit* queries = reinterpret_cast<const Unit*>(query + row * ld + head * head_size);
+                    for (const Span& span : spans)
+                        product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed,
+                                head_size / PER, scores + span.column, columns, false);
+                    float inverse[BLOCK];
+                    for (long i = 0; i < count; i++) {
+                        float most, total = soften(scores + i * columns, weights + i * columns, spans,
+                                                   node.depth + first + i, window, scale, most);
+                        inverse[i] = 1.0f / total;
+                        logsumexp[head * num_tokens + row + i] = most + std::log(total);
+                    }
+                    for (const Span& span : spans)
+                        product(count, head_size, reinterpret_cast<const Unit*>(weights + span.column), columns / PER,
+                                1, values + span.packed / PER * head_size, head_size, span.width / PER, sums, head_size,
+                                &span != spans.data());
+                    for (long i = 0; i < count; i++)
+                        for (long d = 0; d < head_size; d += LANES)
+                            store(out + (row + i) * ld_out + head * head_size + d,
+                                  load(sums + i * head_size + d) * inverse[i]);
+                }
+            }
+    }
+}
+
+// Two rows of weights and of score gradients, from scores and their upstream gradients: row by row for the queries'
+// gradient, and with PER rows side by side for the keys' and values'.
+static void score_gradients(const float* scores, const float* upstream, long columns, long count, long pair,
+                            const std::vector<Span>& spans, const long* at, const float* logsumexp,
+                            const float* delta, long window, float scale, Unit* weights_by_pair, Unit* slopes_by_pair,
+                            Element* slopes) {
+    for (const Span& span : spans) {
+        for (long j = 0; j < span.width; j += LANES) {
+            Floats weight[PER], slope[PER];
+            for (long z = 0; z < PER; z++) {
+                weight[z] = slope[z] = Floats{};
+                const long i = pair * PER + z;
+                if (i < count && j < span.high(at[z]) && j + LANES > span.low(at[z], window)) {
+                    const long place = i * columns + span.column + j;
+                    Floats chance = two_to(load(scores + place) * (scale * PER_NAT) - logsumexp[z] * PER_NAT);
+                    weight[z] = keep(chance, span.low(at[z], window), span.high(at[z]), j);
+                    slope[z] = weight[z] * scale * (load(upstream + place) - delta[z]);
+                }
+                store(slopes + i * columns + span.column + j, slope[z]);
+            }
+            const long place = pair * columns + span.column + j;
+#if defined(ELEMENT_FLOAT32)
+            put(weights_by_pair + place, weight[0]);
+            put(slopes_by_pair + place, slope[0]);
+#else
+            put(weights_by_pair + place, side_by_side(rounded(weight[0]), rounded(weight[1])));
+            put(slopes_by_pair + place, side_by_side(rounded(slope[0]), rounded(slope[1])));
+#endif
+        }
+    }
+}
+
+struct Task {
+    const Forest& forest;
+    const Tree& tree;
+    long head_size, ld, ld_out, window;
+    float scale;
+    Unit *keys, *values, *keys_by_row, *weights_by_pair, *slopes_by_pair, *queries_by_pair, *upstream_by_pair;
+    float *scores, *upstream_scores, *sums;
+    Element* slopes;
+
+    static size_t bytes(const Forest& forest, const Tree& tree, long head_size) {
+        long operands = 3 * head_size * tree.packed / PER, rows = 2 * BLOCK * forest.longest;
+        long pairs = 2 * BLOCK / PER * forest.longest + 2 * BLOCK / PER * head_size + 2 * LANES * head_size;
+        return 4 * (operands + rows + pairs + BLOCK * forest.longest + BLOCK * head_size) + 1024;
+    }
+
+    Task(const Forest& forest, const Tree& tree, long head_size, long ld, long ld_out, long window, float scale)
+        : forest(forest), tree(tree), head_size(head_size), ld(ld), ld_out(ld_out), window(window), scale(scale) {
+        keys = scratch.take<Unit>(head_size / PER * tree.packed);
+        values = scratch.take<Unit>(head_size / PER * tree.packed);
+        keys_by_row = scratch.take<Unit>(tree.packed / PER * head_size);
+        scores = scratch.take<float>(BLOCK * forest.longest);
+        upstream_scores = scratch.take<float>(BLOCK * forest.longest);
+        weights_by_pair = scratch.take<Unit>(BLOCK / PER * forest.longest);
+        slopes_by_pair = scratch.take<Unit>(BLOCK / PER * forest.longest);
+        queries_by_pair = scratch.take<Unit>((BLOCK + LANES) / PER * head_size);
+        upstream_by_pair = scratch.take<Unit>((BLOCK + LANES) / PER * head_size);
+        slopes = scratch.take<Element>(BLOCK * forest.longest);
+        sums = scratch.take<float>(BLOCK * head_size);
+    }
+
+    void pack(const Element* key, const Element* value) {
+        for (int n = tree.first; n < tree.end; n++) {
+            const Node& node = forest.nodes[n];
+            transpose(key + node.begin * ld, ld, node.length, head_size, keys + node.packed, tree.packed);
+            transpose(value + node.begin * ld, ld, node.length, head_size, values + node.packed, tree.packed);
+            interleave(key + node.begin * ld, ld, node.length, head_size, keys_by_row + node.packed / PER * head_size);
+        }
+    }
+
+    // One block of queries of one head: its own gradient goes out, those of its keys and values are added to the sums.
+    void block(int n, long first, const Element* query, const Element* out, const Element* upstream,
+               const float* logsumexp, Element* to, float* key_sums, float* value_sums, std::vector<Span>& spans) {
+        const Node& node = forest.nodes[n];
+        const long count = std::min(BLOCK, node.length - first), row = node.begin + first;
+        const long columns = see(forest, n, first, count, window, spans), pairs = (count + PER - 1) / PER;
+        const Unit* queries = reinterpret_cast<const Unit*>(query + row * ld);
+        const Unit* upstreams = reinterpret_cast<const Unit*>(upstream + row * ld_out);
+        for (const Span& span : spans) {
+            product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed, head_size / PER,
+                    scores + span.column, columns, false);
+            product(count, span.width, upstreams, ld_out / PER, 1, values + span.packed, tree.packed, head_size / PER,
+                    upstream_scores + span.column, columns, false);
+        }
+        interleave(query + row * ld, ld, count, head_size, queries_by_pair);
+        interleave(upstream + row * ld_out, ld_out, count, head_size, upstream_by_pair);
+        for (long pair = 0; pair < pairs; pair++) {
+            long at[PER];
+            float total[PER], delta[PER];
+            for (long z = 0; z < PER; z++) {
+                const long i = std::min(pair * PER + z, count - 1);
+                const Element *o = out + (row + i) * ld_out, *d = upstream + (row + i) * ld_out;
+                Floats both{};
+                for (long e = 0; e < head_size; e += LANES) both += load(o + e) * load(d + e);
+                at[z] = node.depth + first + i, total[z] = logsumexp[row + i], delta[z] = sum(both);
+            }
+            score_gradients(scores, upstream_scores, columns, count, pair, spans, at, total, delta, window, scale,
+                            weights_by_pair, slopes_by_pair, slopes);
+        }
+        for (const Span& span : spans) {
+            product(count, head_size, reinterpret_cast<const Unit*>(slopes + span.column), columns / PER, 1,
+                    keys_by_row + span.packed / PER * head_size, head_size, span.width / PER, sums, head_size,
+                    &span != spans.data());
+            product(span.width, head_size, weights_by_pair + span.column, 1, columns, upstream_by_pair, head_size,
+                    pairs, value_sums + span.packed * head_size, head_size, true);
+            product(span.width, head_size, slopes_by_pair + span.column, 1, columns, queries_by_pair, head_size, pairs,
+                    key_sums + span.packed * head_size, head_size, true);
+        }
+        for (long i = 0; i < count; i++)
+            for (long d = 0; d < head_size; d += LANES) store(to + (row + i) * ld + d, load(sums + i * head_size + d));
+    }
+};
+
+// Gradients of query, key and value, in the layout of query, key and value; `upstream` is laid out like `out`. The order
+// of every sum depends on shapes and the number of threads alone.
+KERNEL void attention_backward(const Element* query, const Element* key, const Element* value, long ld,
+                               const Element* out, const Element* upstream, long ld_out, const float* logsumexp,
+                               Element* to_query, Element* to_key, Element* to_value, const int32_t* offsets,
+                               const int32_t* parents, int num_nodes, int num_heads, int num_groups, long head_size,
+                               float scale, long window) {
+    static thread_local Scratch shared;
+    const Forest forest(offsets, parents, num_nodes);
+    const long num_tokens = offsets[num_nodes], num_trees = long(forest.trees.size());
+    const long together = num_heads / num_groups;
+    const int at_once = heads_of_task(forest, num_heads, num_groups), tasks = num_heads / at_once;
+    // Gradients of keys and of values that a task adds up, over its heads: 2 (packed, D) blocks for each task.
+    std::vector<long> start(num_trees + 1);
+    for (long t = 0; t < num_trees; t++) start[t + 1] = start[t] + 2 * tasks * forest.trees[t].packed * head_size;
+    shared.reserve(start[num_trees] * sizeof(float) + 64);
+    float* const sums = shared.take<float>(start[num_trees]);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (long number = 0; number < num_trees * tasks; number++) {
+        const Tree& tree = forest.trees[number / tasks];
+        const long first_head = number % tasks * at_once, group = first_head / together, size = tree.packed * head_size;
+        float* key_sums = sums + start[number / tasks] + number % tasks * 2 * size;
+        std::fill(key_sums, key_sums + 2 * size, 0.0f);
+        scratch.reserve(Task::bytes(forest, tree, head_size));
+        Task task(forest, tree, head_size, ld, ld_out, window, scale);
+        task.pack(key + group * head_size, value + group * head_size);
+        std::vector<Span> spans;
+        for (long head = first_head; head < first_head + at_once; head++)
+            for (int n = tree.first; n < tree.end; n++)
+                for (long first = 0; first < forest.nodes[n].length; first += BLOCK)
+                    task.block(n, first, query + head * head_size, out + head * head_size, upstream + head * head_size,
+                               logsumexp + head * num_tokens, to_query + head * head_size, key_sums, key_sums + size,
+                               spans);
+    }
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int n = 0; n < num_nodes; n++)
+        for (long group = 0; group < num_groups; group++) {
+            const Node& node = forest.nodes[n];
+            long t = 0;
+            while (forest.trees[t].end <= n) t++;
+            const long size = forest.trees[t].packed * head_size, parts = together / at_once;
+            const float* from = sums + start[t] + group * parts * 2 * size + node.packed * head_size;
+            for (long i = 0; i < node.length; i++)
+                for (long d = 0; d < head_size; d += LANES) {
+                    Floats of_key{}, of_value{};
+                    for (long part = 0; part < parts; part++) {
+                        of_key += load(from + part * 2 * size + i * head_size + d);
+                        of_value += load(from + (part * 2 + 1) * size + i * head_size + d);
+                    }
+                    store(to_key + (node.begin + i) * ld + group * head_size + d, of_key);
+                    store(to_value + (node.begin + i) * ld + group * head_size + d, of_value);
+                }
+        }
+}

@@ -1,0 +1,130 @@
+// Element types and vectors that every kernel here shares. Written with the compiler's portable vector type, so that the
+// same source serves AVX-512, AVX2 and NEON; only the bf16 dot product and the rounding to bf16 have a faster spelling.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+struct bf16 {
+    uint16_t bits;
+};
+
+// The type of activations and weights: every kernel is compiled once for each of the two.
+#ifdef ELEMENT_FLOAT32
+typedef float Element;
+#else
+typedef bf16 Element;
+#endif
+
+#define KERNEL extern "C" __attribute__((visibility("default")))
+
+constexpr long LANES = 16;
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+// A vector at any address. A fixed-size memcpy is one load or store.
+template <typename Vector>
+static inline Vector at(const void* from) {
+    Vector value;
+    memcpy(&value, from, sizeof(Vector));
+    return value;
+}
+template <typename Vector>
+static inline void put(void* to, Vector value) {
+    memcpy(to, &value, sizeof(Vector));
+}
+
+static inline Floats all(float value) { return value - Floats{}; }
+
+static inline Floats load(const float* from) { return at<Floats>(from); }
+
+static inline Floats load(const bf16* from) {
+    return (Floats)(__builtin_convertvector(at<Halves>(from), Words) << 16);
+}
+
+static inline void store(float* to, Floats value) { put(to, value); }
+
+// Round to nearest, ties to even.
+static inline Halves rounded(Floats value) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)value);
+#else
+    Words bits = (Words)value;
+    return __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, Halves);
+#endif
+}
+
+static inline void store(bf16* to, Floats value) { put(to, rounded(value)); }
+
+static inline float widen(float value) { return value; }
+static inline float widen(bf16 value) {
+    uint32_t bits = uint32_t(value.bits) << 16;
+    float wide;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+static inline void narrow(float value, float* to) { *to = value; }
+static inline void narrow(float value, bf16* to) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    to->bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline float sum(Floats value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)value);
+#endif
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += value[lane];
+    return total;
+}
+
+static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+static inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+
+static inline float largest(Floats value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)value);
+#endif
+    float best = value[0];
+    for (int lane = 1; lane < LANES; lane++) best = value[lane] > best ? value[lane] : best;
+    return best;
+}
+
+// 2^x to 2e-7 (Cephes' polynomial on the fraction); 0 far below, never more than 2^127.
+static inline Floats two_to(Floats x) {
+#if defined(__AVX512F__)
+    Floats count = (Floats)_mm512_roundscale_ps((__m512)x, 0);
+#else
+    const Floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    x = smaller(larger(x, all(-127.0f)), all(127.0f));
+    Floats count = (x + shift) - shift;
+#endif
+    Floats rest = x - count;
+    Floats power = all(1.535336188319500e-4f);
+    power = power * rest + 1.339887440266574e-3f;
+    power = power * rest + 9.618437357674640e-3f;
+    power = power * rest + 5.550332471162809e-2f;
+    power = power * rest + 2.402264791363012e-1f;
+    power = power * rest + 6.931472028550421e-1f;
+    power = power * rest + 1.0f;
+#if defined(__AVX512F__)
+    return (Floats)_mm512_scalef_ps((__m512)power, (__m512)count);
+#else
+    return power * (Floats)((__builtin_convertvector(count, Ints) + 127) << 23);
+#endif
+}
+
+constexpr float PER_NAT = 1.44269504088896341f;  // log2(e)
+
+static inline Floats exponential(Floats x) { return two_to(x * PER_NAT); }
+
+// Lane numbers: 0 1 2 … 15.
+static inline Ints lanes() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }

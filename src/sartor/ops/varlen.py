@@ -1,0 +1,120 @@
+"""Flat attention on a GPU: torch's variable-length flash attention behind the interface of `ops/attention.py`.
+
+That file is the plain twin, and computes what lies on the CPU. FlashAttention 3 is used where it is installed.
+
+Shapes: H query heads · G key/value heads · T tokens · D head size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+from sartor.errors import Unsupported
+from sartor.ops import attention
+
+CAUSAL = (-1, 0)  # any number of tokens to the left, none to the right
+HOPPER = (9, 0)  # FlashAttention 3 is written for this and no other
+LARGEST_HEAD = 256  # what flash attention takes
+TYPES = (torch.bfloat16, torch.float16)
+
+
+def flat_attention(
+    module: nn.Module,
+    query_1HTD: torch.Tensor,
+    key_1GTD: torch.Tensor,
+    value_1GTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within each segment, causally: (1, T, H, D). On the CPU this is `attention.flat_attention`.
+
+    `max_length_q` is an upper bound of the segments' lengths; it keeps the GPU from being asked for them.
+
+    Raises:
+        Unsupported: what `attention.flat_attention` refuses, fp32, or heads larger than 256.
+    """
+    if not query_1HTD.is_cuda:
+        return attention.flat_attention(
+            module, query_1HTD, key_1GTD, value_1GTD, attention_mask, cu_seq_lens_q=cu_seq_lens_q, **rest
+        )
+    asked = prepared(
+        query_1HTD, key_1GTD, value_1GTD, attention_mask, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, **rest
+    )
+    output_THD = varlen_attn(**asked)
+    assert isinstance(output_THD, torch.Tensor)  # a tuple only where the log-sum-exp is asked for
+    return output_THD[None], None
+
+
+def prepared(
+    query_1HTD: torch.Tensor,
+    key_1GTD: torch.Tensor,
+    value_1GTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor | None,
+    max_length_q: int | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """The arguments of `varlen_attn`: (T, H, D) instead of (1, H, T, D), and everything in the type of the values.
+
+    Raises:
+        Unsupported: as above.
+    """
+    if cu_seq_lens_q is None or max_length_q is None:
+        raise Unsupported("flat attention without segments", hint="pass cu_seq_lens_q and max_length_q")
+    refusals = {
+        "an attention mask": attention_mask is not None,
+        f"{query_1HTD.shape[0]} rows": query_1HTD.shape[0] != 1,
+        "dropout": dropout != 0.0,
+        "a softcap": softcap is not None,
+        "attention sinks": s_aux is not None,
+        f"a sliding window of {sliding_window}": sliding_window is not None and sliding_window < max_length_q,
+        f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
+        f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
+    }
+    for what, met in refusals.items():
+        if met:
+            raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
+    dtype = value_1GTD.dtype  # rotation may leave queries and keys in fp32
+    query, key, value = (part[0].transpose(0, 1).to(dtype) for part in (query_1HTD, key_1GTD, value_1GTD))
+    return {
+        "query": query,
+        "key": key,
+        "value": value,
+        "cu_seq_q": cu_seq_lens_q,
+        "cu_seq_k": cu_seq_lens_q,
+        "max_q": max_length_q,
+        "max_k": max_length_q,
+        "scale": scaling,
+        "window_size": CAUSAL,
+        "enable_gqa": query_1HTD.shape[1] != key_1GTD.shape[1],
+    }
+
+
+def register() -> None:
+    """Make this the `sartor_flat` of transformers, and FlashAttention 3 what it runs on, where it can. Safe twice."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() == HOPPER:
+        use_flash_attention_3()
+    AttentionInterface.register(attention.NAME, flat_attention)
+
+
+def use_flash_attention_3() -> bool:
+    """Whether FlashAttention 3 is now in use: its package must be installed; else torch's own stays."""
+    with contextlib.suppress(ImportError, RuntimeError):  # not installed, or built for another torch
+        activate_flash_attention_impl("FA3")
+    return current_flash_attention_impl() == "FA3"

@@ -1,0 +1,64 @@
+"""Memory that the blocks reuse: scratch of one block at a time, and what a forward leaves for its backward.
+
+A training step would otherwise ask the system for a gigabyte and give it back, page by page. Every buffer grows to its
+largest size and stays. What is saved belongs to a `Round`, one forward with its backward: a second forward before the
+first one's backward gets buffers of its own, so nothing is ever overwritten that is still needed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+Key = tuple[str, int]
+
+
+class Buffers:
+    """Named buffers. A view of the shape asked for, with whatever stood there before."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[Key, torch.Tensor] = {}
+
+    def take(self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        size = math.prod(shape)
+        buffer = self._buffers.get((name, layer))
+        if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
+            self._buffers.pop((name, layer), None)  # the old one is given back before the new one is made
+            self._buffers[name, layer] = buffer = torch.empty(size, dtype=dtype)
+        return buffer[:size].view(shape)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+
+class Workspace:
+    """Scratch, and the rounds: one for each forward whose backward is still to come."""
+
+    def __init__(self) -> None:
+        self._scratch = Buffers()
+        self._free: list[Buffers] = []
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A buffer until the next block asks for one of the same name."""
+        return self._scratch.take(name, 0, shape, dtype)
+
+    def begin(self) -> Round:
+        return Round(self, self._free.pop() if self._free else Buffers())
+
+    def _give_back(self, buffers: Buffers) -> None:
+        self._free.append(buffers)
+
+
+class Round:
+    """What one forward saves. `end` after its backward: the buffers then serve the next one."""
+
+    def __init__(self, workspace: Workspace, buffers: Buffers) -> None:
+        self._workspace, self._buffers = workspace, buffers
+
+    def save(self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return self._buffers.take(name, layer, shape, dtype)
+
+    def end(self) -> None:
+        self._workspace._give_back(self._buffers)

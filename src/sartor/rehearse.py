@@ -1,0 +1,115 @@
+"""Rehearse: before the first real step, the worst one, with all that memory must hold at some time.
+
+What fails for want of memory hours into a run fails here, in its first minute. Afterwards everything is as before, bit
+by bit: the state goes to disk first and comes back last, and that it did is checked.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sartor import durable
+from sartor.backends.protocol import Backend
+from sartor.data.pack import Steps
+from sartor.errors import MachineError
+from sartor.evaluate import dev_loss
+from sartor.events import Event, Warned
+from sartor.hardware import peak_bytes
+from sartor.names import resolve
+from sartor.plan import Plan
+from sartor.store import Restorable, Run
+from sartor.types import Batch
+
+SCANNED_STEPS = 2_000  # packing so many costs a few seconds; no micro-batch is larger than `plan.micro_tokens` anyway
+TOLERATED = 0.10
+
+
+def rehearse(plan: Plan, run: Run, backend: Backend, steps: Steps, dev: Sequence[Batch]) -> Iterator[Event]:
+    """Backward of the worst micro-batches, an optimizer step, evaluation, save and resume; then as before.
+
+    Costs about one step. Killed at any moment it leaves a staging folder, which the next process clears.
+
+    Raises:
+        MachineError: the state that came back is not the one that went.
+        NumericsError: a loss or a gradient is not finite; the rows are named.
+    """
+    objective = resolve("objectives", plan.objective.name)
+    config = objective.Config(**plan.objective.settings)
+    parts: list[Restorable] = [backend, steps]
+    with tempfile.TemporaryDirectory(dir=run.folder, prefix=f"{durable.STAGING}rehearsal-") as name:
+        before = _save(parts, Path(name) / "before")
+        worst = _worst(plan, steps, objective)
+        _advance(plan, backend, worst, objective, config)
+        if dev:
+            dev_loss(backend, objective, config, [max(dev, key=lambda batch: batch.num_tokens)])
+        _save(parts, Path(name) / "after")
+        for part in parts:
+            part.load(before)
+        _refuse_if_changed(before, _save(parts, Path(name) / "again"))
+    yield from _compared(plan, peak_bytes())
+
+
+def _worst(plan: Plan, steps: Steps, objective: Any) -> list[Batch]:
+    """The micro-batch with the most tokens and the one with the longest segment: often the same one.
+
+    Looked for in the first epochs as they will be packed. Moves on the steps, which the caller puts back.
+    """
+    most: Batch | None = None
+    longest: Batch | None = None
+    for batch in (batch for step in islice(steps, min(plan.steps, SCANNED_STEPS)) for batch in step):
+        if objective.weight(batch) == 0:
+            continue
+        if most is None or batch.num_tokens > most.num_tokens:
+            most = batch
+        if longest is None or _longest_segment(batch) > _longest_segment(longest):
+            longest = batch
+    if most is None or longest is None:
+        return []
+    return [most] if _longest_segment(most) == _longest_segment(longest) else [most, longest]
+
+
+def _longest_segment(batch: Batch) -> int:
+    return int((batch.offsets_S1[1:] - batch.offsets_S1[:-1]).max())
+
+
+def _advance(plan: Plan, backend: Backend, batches: Sequence[Batch], objective: Any, config: Any) -> None:
+    """One whole optimizer step on these micro-batches; none without any, the loop itself says what is wrong then."""
+    weight = backend.sum(sum(objective.weight(batch) for batch in batches))
+    for batch in batches:
+        backend.forward_backward(batch, objective, config, weight)
+    if batches:
+        backend.step(plan.adam(0))
+
+
+def _save(parts: Sequence[Restorable], target: Path) -> Path:
+    """As a checkpoint is written, checksums and all."""
+    with durable.atomic_dir(target) as staging:
+        for part in parts:
+            part.save(staging)
+    return target
+
+
+def _refuse_if_changed(before: Path, again: Path) -> None:
+    """The manifests hold the checksums of all files: equal manifests, equal state."""
+    first, second = ((folder / durable.MANIFEST).read_bytes() for folder in (before, again))
+    if first != second:
+        raise MachineError(
+            "the rehearsal left its traces: the state that came back is not the one that was saved",
+            hint="this is a fault of the backend's `load`; please report it",
+        )
+
+
+def _compared(plan: Plan, measured: int) -> Iterator[Event]:
+    foretold = plan.estimate.peak_bytes
+    off = measured / max(1, foretold) - 1
+    if abs(off) > TOLERATED:
+        yield Warned(
+            code="memory_estimate",
+            message=f"the worst step took {measured / 2**30:.2f} GiB, {foretold / 2**30:.2f} GiB were foretold "
+            f"({off:+.0%})",
+            hint="training goes on; what counts is that the worst step fits",
+        )

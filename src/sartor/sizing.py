@@ -1,0 +1,134 @@
+"""Size: the largest micro-batch, with as little computed again as possible, that fits; and the nearest thing that can.
+
+The order of what is tried is fixed and knows nothing of a machine's speed, so the same memory gives the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sartor.backends import estimate
+from sartor.backends.estimate import Calibration, Job
+from sartor.catalogue import CATALOGUE, Card
+from sartor.hub import Shape
+from sartor.plan import Recompute
+
+FEWEST_TOKENS = 128  # below this the products lose their speed, and recomputing costs less
+TILES = (512, 128)  # rows of logits at once: 128 multiply at 70 % of the speed of 512 (docs/why/planning.md)
+SHORTEST = 64  # tokens: examples cut to less than this are no way out
+RECOMPUTES: tuple[Recompute, ...] = ("none", "mlp", "layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that one device may hold, and what its memory is like."""
+
+    num_bytes: int
+    calibration: Calibration
+
+    def holds(self, job: Job) -> bool:
+        return estimate.peak(estimate.memory(job, self.calibration)) <= self.num_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """What the nearest fitting plan may change: rank (0: it has none), lengths of the examples, base, method."""
+
+    rank: int
+    lengths: Sequence[int]
+    job_of: Callable[[Shape], Job]
+    with_lora: Job
+
+
+def shape_of(card: Card) -> Shape:
+    """The sizes of a catalogue model, without its weights."""
+    return Shape(**card.sizes.model_dump(), context=card.context)
+
+
+def choose(job: Job, room: Room, *, most: int) -> Job | None:
+    """The first of all ways that fits: micro-batches from `most` tokens down, then recomputing; None if none does."""
+    return next((candidate for candidate in _ways(job, most) if room.holds(candidate)), None)
+
+
+def smallest(job: Job) -> Job:
+    """The way that needs the least memory."""
+    return list(_ways(job, FEWEST_TOKENS))[-1]
+
+
+def nearest(job: Job, room: Room, way: Way) -> list[str]:
+    """What would fit where this job does not, each as something to write into the recipe."""
+    return [
+        sentence
+        for sentence in (
+            _adapter_instead(job, room, way),
+            _lower_rank(job, room, way),
+            _shorter(job, room, way),
+            _smaller_base(job, room, way),
+        )
+        if sentence
+    ]
+
+
+def _ways(job: Job, most: int) -> Iterator[Job]:
+    for number, recompute in enumerate(RECOMPUTES):
+        for tile in TILES if number == 0 else TILES[-1:]:
+            for micro_tokens in micro_sizes(most, job.longest):
+                yield replace(job, recompute=recompute, tile=tile, micro_tokens=micro_tokens)
+
+
+def micro_sizes(most: int, longest: int) -> tuple[int, ...]:
+    """From `most` tokens down by halves; the longest example always fits into one."""
+    least = max(longest, min(most, FEWEST_TOKENS))
+    sizes = []
+    size = max(most, least)
+    while size > least:
+        sizes.append(size)
+        size //= 2
+    return (*sizes, least)
+
+
+def _adapter_instead(job: Job, room: Room, way: Way) -> str:
+    return "set `tune.adapter` to lora" if job.full and room.holds(smallest(way.with_lora)) else ""
+
+
+def _lower_rank(job: Job, room: Room, way: Way) -> str:
+    """The largest smaller rank: adapter, moments and low-rank inputs shrink with it."""
+    rank = way.rank // 2
+    while rank >= 1:
+        lower = replace(
+            job, num_trainable=job.num_trainable * rank // way.rank, low_rank=job.low_rank * rank // way.rank
+        )
+        if room.holds(smallest(lower)):
+            return f"set `tune.adapter.r` to {rank}"
+        rank //= 2
+    return ""
+
+
+def _shorter(job: Job, room: Room, way: Way) -> str:
+    """The greatest length at which it fits, and what that costs."""
+    fitting = [
+        length
+        for length in sorted(set(way.lengths))
+        if SHORTEST <= length < job.longest and room.holds(smallest(replace(job, longest=length)))
+    ]
+    if not fitting:
+        return ""
+    lost = sum(length > fitting[-1] for length in way.lengths)
+    return (
+        f"set `data.max_length` to {fitting[-1]} with `data.too_long: drop`, which drops {lost:,} of "
+        f"{len(way.lengths):,} examples"
+    )
+
+
+def _smaller_base(job: Job, room: Room, way: Way) -> str:
+    """The largest catalogue model below this one that fits, with the same method and examples."""
+    for card in sorted(CATALOGUE, key=lambda card: -card.parameters):
+        shape = shape_of(card)
+        if shape.num_parameters >= job.shape.num_parameters or shape.context < job.longest:
+            continue
+        if shape.num_layers < job.depth:
+            continue
+        if room.holds(smallest(way.job_of(shape))):
+            return f"set `model` to {card.name} ({card.parameters:,} M parameters)"
+    return ""

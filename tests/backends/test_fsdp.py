@@ -1,0 +1,201 @@
+"""Two ranks give the trajectory of one, whichever way the model is held; gloo on the CPU, in real processes.
+
+One torchrun trains all cases (tests/rank_worker.py): starting it costs more than they do. NCCL needs a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sartor import durable
+from sartor.backends import fsdp
+from sartor.backends.ranks import Place
+from sartor.backends.torch import STATE
+from sartor.errors import MachineError
+from sartor.plan import Plan
+
+from ..rank_worker import work  # noqa: TID252 - the tests are no package that could be imported by name
+
+WORKER = Path(__file__).parent.parent / "rank_worker.py"
+#: How the model is held -> method, whether the worker must shard it.
+HELD = {"replicated": ("lora", False), "sharded": ("lora", True), "full": ("full", False)}
+RATES = {"sgd": 0.02, "adamw": 1e-4}
+CASES = [f"{held}-{optimizer}" for held in HELD for optimizer in RATES]
+MakePlan = Callable[..., Plan]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What two ranks left behind: their runs' folders, and the events that each of them saw."""
+
+    root: Path
+    plans: dict[str, Plan]
+
+    def folder(self, name: str) -> Path:
+        return self.root / name
+
+    def events(self, name: str, rank: int) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((self.root / f"{name}.{rank}.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_plan: MakePlan) -> Ranks:
+    root = tmp_path_factory.mktemp("ranks")
+    plans: dict[str, Plan] = {}
+    cases: list[dict[str, Any]] = []
+
+    def add(name: str, held: str, optimizer: str, **more: str) -> None:
+        method, shard = HELD[held]
+        plans[name] = make_plan(
+            tiny_folder,
+            optimizer=optimizer,
+            learning_rate=RATES[optimizer],
+            adapter={"name": method, "settings": {"r": 4} if method == "lora" else {}},
+            family=method,
+            steps=6,
+            save_every=3,
+            evaluate_every=6,
+            micro_tokens=40,
+        )
+        (root / name).mkdir(exist_ok=True)
+        durable.write_json(root / name / "plan.json", plans[name].model_dump(mode="json", by_alias=True))
+        case = {"name": name, "folder": str(root / name), "plan": plans[name].model_dump(mode="json", by_alias=True)}
+        cases.append({**case, "shard": shard, "stop_on": "", "poison": "", **more})
+
+    for held in HELD:
+        for optimizer in RATES:
+            add(f"{held}-{optimizer}", held, optimizer)
+    add("poisoned", "replicated", "sgd", poison="row 3")
+    add("stopped", "sharded", "sgd", stop_on="1:2")
+    add("onward", "full", "adamw")
+    work(plans["onward"], root / "onward")
+    shutil.rmtree(root / "onward/checkpoints/step-000006")  # as if one rank had been killed after step 3
+    (root / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
+    done = subprocess.run([*command, str(root / "cases.json"), str(root)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[:3000]
+    return Ranks(root, plans)
+
+
+def losses(events: list[dict[str, Any]]) -> list[float]:
+    return [event["loss"] for event in events if event["type"] in ("stepped", "evaluated")]
+
+
+def state(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"checkpoints/step-{step:06d}" / STATE)
+
+
+def furthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    assert left.keys() == right.keys()
+    return max(float((left[name].double() - right[name].double()).abs().max()) for name in left)
+
+
+def weights(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: item for name, item in found.items() if name.startswith("weight.")}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_give_the_trajectory_of_one(ranks: Ranks, tmp_path: Path, name: str) -> None:
+    plan = ranks.plans[name]
+    durable.write_json(tmp_path / "plan.json", plan.model_dump(mode="json", by_alias=True))
+    alone = work(plan, tmp_path)
+    both = [ranks.events(name, rank) for rank in (0, 1)]
+    assert losses(both[0]) == losses(both[1]) == pytest.approx(losses(alone), rel=1e-6)
+    assert len(losses(alone)) == 7
+    for key in ("num_tokens", "num_supervised"):
+        assert [event[key] for event in both[0] if event["type"] == "stepped"] == [
+            event[key] for event in alone if event["type"] == "stepped"
+        ]
+    found, wanted = state(ranks.folder(name), 6), state(tmp_path, 6)
+    assert furthest(weights(found), weights(wanted)) < 1e-6
+    assert furthest(weights(wanted), weights(state(tmp_path, 3))) > 1e-4
+    assert {key: (item.shape, item.dtype) for key, item in found.items()} == {
+        key: (item.shape, item.dtype) for key, item in wanted.items()
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_rank_goes_on_from_the_checkpoint_of_two(ranks: Ranks, tmp_path: Path, name: str) -> None:
+    shutil.copytree(ranks.folder(name), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000006")
+    events = work(ranks.plans[name], tmp_path / "run")
+    assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
+    assert losses(events) == pytest.approx(losses(ranks.events(name, 0))[-4:], rel=1e-6)
+    assert furthest(weights(state(tmp_path / "run", 6)), weights(state(ranks.folder(name), 6))) < 1e-6
+
+
+def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks: Ranks) -> None:
+    events = ranks.events("onward", 0)
+    assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
+    straight = ranks.folder("full-adamw")
+    assert furthest(weights(state(ranks.folder("onward"), 6)), weights(state(straight, 6))) < 1e-6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_exported_is_what_was_trained(ranks: Ranks, name: str) -> None:
+    trained = weights(state(ranks.folder(name), 6))
+    if name.startswith("full"):
+        exported = load_file(ranks.folder(name) / "model/model.safetensors")
+        assert exported.keys() == {key.removeprefix("weight.") for key in trained}
+    else:
+        exported = load_file(ranks.folder(name) / "adapter/adapter_model.safetensors")
+        assert exported.keys() == {key.removeprefix("weight.").replace(".default", "") for key in trained}
+    for key, item in trained.items():
+        assert torch.equal(exported[key.removeprefix("weight.").replace(".default", "")], item)
+
+
+@pytest.mark.parametrize("name", [*CASES, "stopped", "onward"])
+def test_only_rank_0_leaves_files(ranks: Ranks, name: str) -> None:
+    files = {path.relative_to(ranks.folder(name)).parts[0] for path in ranks.folder(name).rglob("*")}
+    assert files <= {"plan.json", "checkpoints", "adapter", "model"}
+    for folder in ranks.folder(name).glob("checkpoints/*"):
+        assert durable.verify(folder) == ""
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_refused_on_all(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        last = ranks.events("poisoned", rank)[-1]
+        assert last["type"] == "NumericsError"
+        assert last["message"] == "the loss is not finite; rows of this step: row 3"
+
+
+def test_all_ranks_stop_at_the_same_step_whichever_is_asked(ranks: Ranks) -> None:
+    for rank in (0, 1):
+        events = ranks.events("stopped", rank)
+        assert [event["type"] for event in events][-2:] == ["saved", "stopped"]
+        assert events[-1]["step"] == 3
+    assert durable.verify(ranks.folder("stopped") / "checkpoints/step-000003") == ""
+
+
+def test_a_sharded_base_is_said_to_be_one(ranks: Ranks) -> None:
+    warned = [event["message"] for event in ranks.events("sharded-sgd", 0) if event["type"] == "warned"]
+    assert len(warned) == 1
+    assert "sharded" in warned[0]
+    assert not [event for event in ranks.events("replicated-sgd", 0) if event["type"] == "warned"]
+
+
+def test_a_base_must_leave_room(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    policy: Any = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert fsdp.fits(policy, Place(), torch.device("cpu"))
+    monkeypatch.setattr(fsdp, "LARGEST_BASE", 1e-9)
+    assert not fsdp.fits(policy, Place(), torch.device("cpu"))
+
+
+def test_a_rank_that_is_gone_is_an_error_in_words() -> None:
+    with pytest.raises(MachineError, match="another rank has left") as caught, fsdp._waiting():
+        raise RuntimeError("Connection closed by peer")
+    assert "newest checkpoint" in caught.value.hint

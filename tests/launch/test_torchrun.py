@@ -1,0 +1,111 @@
+"""`sartor train --ranks 2` in real processes: the result, a signal, a killed rank, an error that comes back whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sartor import durable
+from sartor.errors import MachineError, Refused, UserError
+from sartor.launch.torchrun import STOPPED, told
+from sartor.store import Run, all_runs
+
+MANY = ("--set", "tune.steps=100000")
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_folder: Path) -> Path:
+    rows = [{"prompt": f"Say {n} twice.", "completion": f"{n} {n}"} for n in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "sartor.yaml").write_text(f"model: {tiny_folder}\ndata: rows.jsonl\ntask: {{metric: exact}}\n")
+    return tmp_path
+
+
+def sartor(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sartor.cli", *arguments]
+    return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def events(project: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for run in all_runs(project) for event in run.events() if event["type"] == kind]
+
+
+def trained_to(project: Path, step: int, process: subprocess.Popen[str]) -> Run:
+    """Wait until some steps are done."""
+    for _ in range(1200):
+        if process.poll() is not None:
+            pytest.fail(f"it ended: {process.communicate()[1]}")
+        if any(event["step"] >= step for event in events(project, "stepped")):
+            return all_runs(project)[0]
+        time.sleep(0.1)
+    pytest.fail("no step was done in two minutes")
+
+
+def children(process: int) -> Iterator[int]:
+    """The processes below one, on Linux."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it is gone already
+            continue
+        if parent == process:
+            yield int(folder.name)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_stop_go_on_and_die(project: Path) -> None:
+    process = sartor(project, "train", "--ranks", "2", *MANY)
+    run = trained_to(project, 2, process)
+    os.kill(process.pid, signal.SIGTERM)
+    code, _, err = end(process)
+    assert (code, "Traceback" in err) == (STOPPED, False), err
+    (stopped,) = events(project, "stopped")
+    assert run.checkpoints()[0].name == f"step-{stopped['step']:06d}"
+    assert durable.verify(run.checkpoints()[0]) == ""
+
+    process = sartor(project, "train", "--ranks", "2", *MANY)
+    trained_to(project, stopped["step"] + 2, process)
+    assert events(project, "started")[-1]["step"] == stopped["step"]
+    (other,) = [child for child in children(process.pid) if child != run.worker()]
+    os.kill(other, signal.SIGKILL)
+    code, _, err = end(process)
+    assert (code, "Traceback" in err) == (3, False), err
+    assert "rank 1 was killed by SIGKILL" in err
+    assert run.worker() == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_finish_and_what_is_done_is_not_done_again(project: Path) -> None:
+    code, out, err = end(sartor(project, "train", "--ranks", "2", "--set", "tune.steps=3", "--json"))
+    assert (code, "Traceback" in err) == (0, False), err
+    assert [event["step"] for event in events(project, "stepped")] == [1, 2, 3]
+    assert durable.verify(Path(project, json.loads(out)["adapter"])) == ""
+    code, _, err = end(sartor(project, "train", "--ranks", "2", "--set", "tune.steps=3"))
+    assert (code, "train: unchanged, skipped" in err) == (0, True), err
+
+
+def test_the_first_cause_is_told() -> None:
+    ours = {"message": {"message": "the loss is not finite", "hint": "look at the rows", "extraInfo": {}}}
+    found = told([(3, 1, "x", ours), (3, 0, "y", {})])
+    assert (type(found), found.message, found.hint) == (MachineError, "the loss is not finite", "look at the rows")
+    assert type(told([(2, 0, "x", ours)])) is UserError
+    assert type(told([(1, 0, "x", ours)])) is Refused
+    killed = told([(3, 0, "x", ours), (-9, 1, "y", {})])
+    assert killed.message == "rank 1 was killed by SIGKILL; the others were stopped"
+    assert "goes on from its checkpoint" in killed.hint
+    bare = told([(7, 2, "see elsewhere", {"message": "m"})])
+    assert bare.message == "rank 2 ended with exit code 7: see elsewhere"
