@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from sartor import hub
-from sartor.catalogue import CATALOGUE, card
+from sartor.catalogue import CATALOGUE, Card, Sizes, card
+
+#: Family -> the class of its configuration in transformers.
+CONFIGS = {
+    "SmolLM2": "LlamaConfig",
+    "Qwen3": "Qwen3Config",
+    "Llama 3.1": "LlamaConfig",
+    "Llama 3.2": "LlamaConfig",
+    "Llama 3.3": "LlamaConfig",
+    "Gemma 3": "Gemma3TextConfig",
+    "Phi-4": "Phi3Config",
+    "Mistral": "MistralConfig",
+}
 
 
 def test_names_are_lower_case_and_told_apart() -> None:
@@ -21,7 +37,7 @@ def test_a_card_is_found_whatever_its_case() -> None:
 
 def test_facts_are_there_and_plausible() -> None:
     for entry in CATALOGUE:
-        assert 100 <= entry.parameters <= 10_000, entry.name
+        assert 100 <= entry.parameters <= 100_000, entry.name
         assert 2048 <= entry.context <= 2**20, entry.name
         assert entry.family
         assert entry.licence
@@ -32,3 +48,42 @@ def test_facts_are_there_and_plausible() -> None:
 
 def test_embedded_models_are_those_that_a_package_carries() -> None:
     assert {entry.name for entry in CATALOGUE if entry.source == "embedded"} == set(hub.EMBEDDED)
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_sizes_are_those_of_the_model(entry: Card) -> None:
+    """The model itself, built from its sizes on the meta device, has the parameters that its makers state."""
+    import torch
+    import transformers
+
+    sizes = entry.sizes
+    config = vars(transformers)[CONFIGS[entry.family]](
+        num_hidden_layers=sizes.num_layers,
+        hidden_size=sizes.hidden,
+        intermediate_size=sizes.inner,
+        num_attention_heads=sizes.num_heads,
+        num_key_value_heads=sizes.num_kv_heads,
+        head_dim=sizes.head_dim,
+        vocab_size=sizes.vocab,
+        tie_word_embeddings=sizes.tied,
+        pad_token_id=None,
+    )
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    found = sum(parameter.numel() for parameter in model.parameters())
+    assert round(found / 1e6) == entry.parameters
+    shape = hub.Shape(**sizes.model_dump(), context=entry.context)
+    assert shape.num_parameters == pytest.approx(found, rel=1e-3), "norms of some families are not counted"
+
+
+def test_a_wrong_size_would_be_noticed() -> None:
+    found = card("qwen3-0.6b")
+    assert found is not None
+    wrong = Sizes.model_validate({**found.sizes.model_dump(), "num_kv_heads": 16})
+    assert hub.Shape(**wrong.model_dump(), context=1).num_parameters / 1e6 > found.parameters * 1.05
+
+
+def test_the_embedded_model_has_the_sizes_of_its_card(smollm2_folder: Path) -> None:
+    found = card("smollm2-135m-instruct")
+    assert found is not None
+    assert hub.shape(smollm2_folder) == hub.Shape(**found.sizes.model_dump(), context=found.context)

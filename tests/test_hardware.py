@@ -17,8 +17,14 @@ def test_a_look_finds_a_machine(tmp_path: Path) -> None:
     assert machine.flops == 0.0
 
 
-def test_speed_is_measured(tmp_path: Path) -> None:
-    assert 1e6 < hardware.measure_flops("float32", 1, rows=64, inner=64, columns=64) < 1e15
+def test_speed_is_measured_over_several_products() -> None:
+    products = (hardware.Product(64, 64, 64), hardware.Product(64, 64, 128))
+    assert 1e6 < hardware.measure_flops("float32", 1, products=products) < 1e15
+    assert 1e6 < hardware.measure_flops("bfloat16", 1, products=products[:1]) < 1e15
+
+
+def test_memory_is_that_of_the_machine(tmp_path: Path) -> None:
+    assert hardware.memory_bytes() == hardware.look(tmp_path).memory_bytes
 
 
 def test_peak_memory_holds_what_was_held() -> None:

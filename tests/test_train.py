@@ -31,8 +31,8 @@ def test_events_come_in_order_and_the_loss_falls(tmp_path: Path) -> None:
     events = list(train(plan, run, steps, pack(rows(), micro_tokens=8)))
     kinds = [event.type for event in events]
     assert kinds == [
-        "started", "warned", "stepped", "stepped", "stepped", "evaluated", "stepped", "saved", "stepped", "stepped", "evaluated",
-        "saved", "finished",
+        "started", "warned", "stepped", "stepped", "stepped", "evaluated", "stepped", "saved", "stepped", "stepped",
+        "evaluated", "saved", "finished",
     ]  # fmt: skip
     losses = [event.loss for event in events if event.type == "stepped"]
     assert losses[-1] < losses[0]

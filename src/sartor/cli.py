@@ -12,10 +12,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -124,8 +122,8 @@ def train(
     bench = _work("train", recipe, sets, run, without=("baseline",))
     _foretold(bench)
     _print(
-        {"run": bench.run.id, "adapter": str(bench.run.path("adapter"))},
-        f"adapter: {bench.run.path('adapter')}",
+        {"run": bench.run.id, bench.run.result.name: str(bench.run.result)},
+        f"{bench.run.result.name}: {bench.run.result}",
         as_json,
     )
 
@@ -384,13 +382,19 @@ def _work(
 ) -> Bench:
     """Bring a run to a stage, telling what happens on the way."""
     from sartor.hardware import prepare_environment
+    from sartor.launch.signals import requests
     from sartor.sinks.console import ConsoleSink
     from sartor.stages import Bench, run_until
 
     prepare_environment()
     run = _find(name) if name else _open(recipe, sets)[0]
     bench = Bench(run, anyway=anyway)
-    with run.locked(), _signals(run) as received, ConsoleSink(talk) as sink:
+
+    def stop(number: int) -> None:
+        run.stopping = True
+        talk.print("stopping after this step; once more to leave at once")
+
+    with run.locked(), requests(stop, signal.SIGTERM, signal.SIGINT) as received, ConsoleSink(talk) as sink:
         for event in run_until(bench, last, without=without):
             sink(event)
     if received:
@@ -398,41 +402,13 @@ def _work(
     return bench
 
 
-def _train_on(
-    num_ranks: int, recipe: Path, sets: list[str] | None, name: str, *, without: tuple[str, ...] = ()
-) -> None:
+def _train_on(num_ranks: int, recipe: Path, sets: list[str] | None, name: str, **how: Any) -> None:
     """Train in several processes, if more than one is asked for; what comes after finds it done."""
-    if num_ranks == 1:
-        return
     from sartor.launch.torchrun import launch
-    from sartor.stages import is_done
 
-    bench = _work("plan", recipe, sets, name, without=without)
-    code = 0 if is_done(bench, "train") else launch(bench.run, num_ranks)
+    code = launch(_work("plan", recipe, sets, name, **how), num_ranks) if num_ranks > 1 else 0
     if code:
         raise typer.Exit(code)
-
-
-@contextmanager
-def _signals(run: Run) -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C ask the run to save and leave; a second one leaves at once."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        run.stopping = True
-        talk.print("stopping after this step; once more to leave at once")
-
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-    for asked in (signal.SIGTERM, signal.SIGINT):
-        before[asked] = signal.signal(asked, ask)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _open(recipe: Path, sets: list[str] | None) -> tuple[Run, Recipe]:
@@ -463,15 +439,15 @@ def _runs_named(names: list[str], recipe: Path) -> list[Run]:
 
 
 def _servable(run: Run) -> Path:
-    """A run's artifact; its bare adapter, with a warning, when it was not packaged."""
+    """A run's artifact; its bare adapter or model, with a warning, when it was not packaged."""
     if run.path("artifact/manifest.json").is_file():
         return run.path("artifact")
-    if run.path("adapter/manifest.json").is_file():
+    if (run.result / "manifest.json").is_file():
         talk.print(
             f"[yellow]warning[/yellow] {run.id} is not packaged (verdict: {run.verdict() or 'none yet'})",
             highlight=False,
         )
-        return run.path("adapter")
+        return run.result
     raise Refused(f"{run.id} has nothing to serve yet", hint="`sartor run` trains, proves and packages it")
 
 

@@ -90,13 +90,14 @@ class Examiner:
 
     def _weigh(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
         """The mean log-probability of each target: that of the whole less that of the prompt before it."""
-        for asked in batch:
-            began = time.monotonic()
-            (total,) = self._engine.logprobs([asked.whole], adapter)
-            before = self._engine.logprobs([asked.whole[: asked.start]], adapter)[0] if asked.start > 1 else 0.0
+        began = time.monotonic()
+        totals = self._engine.logprobs([asked.whole for asked in batch], adapter)
+        befores = self._engine.logprobs([asked.whole[: asked.start] for asked in batch], adapter)
+        seconds = (time.monotonic() - began) / len(batch)
+        for asked, total, before in zip(batch, totals, befores, strict=True):
             target = asked.whole[asked.start :]
             score = self._metric.score(self._config, asked.reference, (total - before) / len(target))
-            yield score.detail, score, Answer(target, "stop", time.monotonic() - began)
+            yield score.detail, score, Answer(target, "stop", seconds)
 
     def _answer(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
         """Greedy answers. Seconds are the batch's, shared out: what one answer costs when answers are batched."""

@@ -53,6 +53,7 @@ class Shape(Frozen):
     vocab: int
     tied: bool
     context: int
+    extra: int = 0  # parameters of a layer beside its matrices and two norms: biases, further norms
 
     def linear_sizes(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of each linear layer of a Llama-like block."""
@@ -79,6 +80,7 @@ class Shape(Frozen):
             self.num_linear
             + self.vocab * self.hidden * (1 if self.tied else 2)
             + (2 * self.num_layers + 1) * self.hidden
+            + self.num_layers * self.extra
         )
 
 
@@ -122,7 +124,7 @@ def shape(folder: Path) -> Shape:
     config = config.get("text_config") or config  # models that also see keep their language part there
     try:
         hidden, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        return Shape(
+        sizes = Shape(
             num_layers=int(config["num_hidden_layers"]),
             hidden=hidden,
             inner=int(config["intermediate_size"]),
@@ -133,10 +135,25 @@ def shape(folder: Path) -> Shape:
             tied=bool(config.get("tie_word_embeddings", True)),
             context=int(config.get("max_position_embeddings", 2048)),
         )
+        return sizes.model_copy(update={"extra": _extra(config, sizes)})
     except KeyError as error:
         raise ModelError(f"{folder.name}: config.json has no {error.args[0]!r}", hint=_FAMILIES) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{folder.name}: config.json has a size that is no number: {error}", hint=_FAMILIES) from error
+
+
+def _extra(config: Json, sizes: Shape) -> int:
+    """Parameters of a layer that are in no matrix, beyond its two norms, by family (transformers 5.23)."""
+    kind = str(config.get("model_type", ""))
+    widths = {name: outputs for name, (_, outputs) in sizes.linear_sizes().items()}
+    biased: tuple[str, ...] = ("q_proj", "k_proj", "v_proj") if kind == "qwen2" else ()
+    if config.get("attention_bias"):
+        biased = ("q_proj", "k_proj", "v_proj", "o_proj")
+    if config.get("mlp_bias"):
+        biased += ("gate_proj", "up_proj", "down_proj")
+    norms = 2 * sizes.hidden if kind in ("gemma2", "gemma3_text") else 0  # around attention and feed-forward both
+    heads = 2 * sizes.head_dim if kind in ("qwen3", "gemma3_text") else 0  # of queries and keys
+    return sum(widths[name] for name in biased) + norms + heads
 
 
 def read_config(folder: Path) -> Json:

@@ -40,16 +40,19 @@ def rehearse(plan: Plan, run: Run, backend: Backend, steps: Steps, dev: Sequence
     objective = resolve("objectives", plan.objective.name)
     config = objective.Config(**plan.objective.settings)
     parts: list[Restorable] = [backend, steps]
-    with tempfile.TemporaryDirectory(dir=run.folder, prefix=f"{durable.STAGING}rehearsal-") as name:
-        before = _save(parts, Path(name) / "before")
-        worst = _worst(plan, steps, objective)
-        _advance(plan, backend, worst, objective, config)
+    with (
+        tempfile.TemporaryDirectory(dir=run.folder, prefix=f"{durable.STAGING}rehearsal-") as name,
+        durable.atomic_dir(Path(name) / "checkpoint") as checkpoint,  # a full disk is told as it would be later
+    ):
+        before = _kept(parts, name)
+        _advance(plan, backend, _worst(plan, steps, objective), objective, config)
         if dev:
             dev_loss(backend, objective, config, [max(dev, key=lambda batch: batch.num_tokens)])
-        _save(parts, Path(name) / "after")
+        for part in parts:
+            part.save(checkpoint)
         for part in parts:
             part.load(before)
-        _refuse_if_changed(before, _save(parts, Path(name) / "again"))
+        _refuse_if_changed(before, _kept(parts, name))
     yield from _compared(plan, peak_bytes())
 
 
@@ -85,17 +88,16 @@ def _advance(plan: Plan, backend: Backend, batches: Sequence[Batch], objective: 
         backend.step(plan.adam(0))
 
 
-def _save(parts: Sequence[Restorable], target: Path) -> Path:
-    """As a checkpoint is written, checksums and all."""
-    with durable.atomic_dir(target) as staging:
-        for part in parts:
-            part.save(staging)
-    return target
+def _kept(parts: Sequence[Restorable], beside: str) -> Path:
+    """Their state in a folder of its own: nothing that must outlive this process, so without waiting for the disk."""
+    folder = Path(tempfile.mkdtemp(dir=beside))
+    for part in parts:
+        part.save(folder)
+    return folder
 
 
 def _refuse_if_changed(before: Path, again: Path) -> None:
-    """The manifests hold the checksums of all files: equal manifests, equal state."""
-    first, second = ((folder / durable.MANIFEST).read_bytes() for folder in (before, again))
+    first, second = ({file.name: durable.sha256(file) for file in folder.iterdir()} for folder in (before, again))
     if first != second:
         raise MachineError(
             "the rehearsal left its traces: the state that came back is not the one that was saved",

@@ -17,6 +17,7 @@ from typing import Any
 from sartor import __version__, durable
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
+from sartor.backends.ranks import here
 from sartor.chat import Renderer, open_renderer
 from sartor.check import Check
 from sartor.check import check as judge
@@ -195,14 +196,17 @@ def _plan(bench: Bench) -> Events:
 
 def _train(bench: Bench) -> Events:
     plan = bench.plan
+    share = here().size == 1  # ranks must come out with as many micro-batches each, whatever is alike in them
     steps = Steps(
         [item.segments for item in bench.tokenised("train")],
         batch_size=plan.batch_size,
         micro_tokens=plan.micro_tokens,
         seed=plan.seed,
+        share=share,
     )
-    dev = [segment for item in bench.tokenised("dev") for segment in item.segments]
-    yield from train(plan, bench.run, steps, pack(dev, micro_tokens=plan.micro_tokens), finishing=_finishing(bench))
+    held_out = [segment for item in bench.tokenised("dev") for segment in item.segments]
+    dev = pack(held_out, micro_tokens=plan.micro_tokens, share=share)
+    yield from train(plan, bench.run, steps, dev, finishing=_finishing(bench))
 
 
 def _finishing(bench: Bench) -> Callable[[Path], None]:

@@ -179,6 +179,14 @@ class Sums:
     num_supervised: int
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            loss=self.loss + other.loss,
+            num_tokens=self.num_tokens + other.num_tokens,
+            num_supervised=self.num_supervised + other.num_supervised,
+            metrics={name: value + other.metrics[name] for name, value in self.metrics.items()},
+        )
+
 
 def digest_of(*values: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of the values: sorted keys, no spaces, UTF-8."""

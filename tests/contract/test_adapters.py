@@ -14,7 +14,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from sartor import durable, names
 from sartor.adapters import family_of, methods
@@ -162,7 +171,7 @@ def test_full_tuning_counts_what_is_tied_once(smollm2_folder: Path) -> None:
     assert family_of("full").count(sizes, config_of("full")) == counted == 134_515_008
 
 
-@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig])
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Gemma3TextConfig])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
 def test_the_count_of_the_top_layers_is_exact(

@@ -10,6 +10,8 @@ Shape suffixes: T tokens · S segments · N supervised positions · V vocabulary
 from __future__ import annotations
 
 import os
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from transformers.utils import logging
 
 from sartor.adapters import family_of
 from sartor.backends import optimizer, placement
-from sartor.backends.ranks import Alone, Ranks, here
+from sartor.backends.ranks import Alone, Ranks, cut, here
 from sartor.data.fold import fold
 from sartor.errors import ModelError, NumericsError, Unsupported
 from sartor.ops import attention, lora_linear, native
@@ -71,6 +73,7 @@ class TorchBackend:
         self._weights = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
         self._trainable = optimizer.masters_of(self._weights)
         self._optimizer = optimizer.make(plan.optimizer, list(self._trainable.values()), plan.adam(0))
+        self._micro_tokens = max(plan.micro_tokens, plan.max_length)
         self._pending: list[tuple[tuple[str, ...], torch.Tensor]] = []
         self._check_packing()
         self._check_head()
@@ -80,6 +83,12 @@ class TorchBackend:
         return tuple(self._warnings)
 
     def forward_backward(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool = True) -> Sums:
+        """A batch that was packed for shared beginnings is cut where they are not shared: on the plain path."""
+        parts = 1 if self._policy.fused else -(-batch.num_tokens // self._micro_tokens)
+        pieces = cut(batch, parts) if parts > 1 else [batch]
+        return reduce(add, [self._piece(piece, objective, config, weight, grad=grad) for piece in pieces])
+
+    def _piece(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool) -> Sums:
         with torch.set_grad_enabled(grad), placement.made_on(self._device):
             stats = self._stats(batch)
             loss, metrics = objective.loss(config, stats, batch)
@@ -239,7 +248,7 @@ class TorchBackend:
                 f"a sharded model must be packed, and {problem}", hint="train on one rank, or choose another method"
             )
         self._warnings.append(f"packing is off: {problem}. Training goes one segment at a time, right but slower.")
-        self._model.get_base_model().set_attn_implementation(SLOW_ATTENTION)
+        self._policy.model.set_attn_implementation(SLOW_ATTENTION)
         self._policy.packed = False
 
     def _probe(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor) -> torch.Tensor:

@@ -74,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def advance(self) -> list[Token]:
-        """One step of the batch: the tokens that it gave, at most one a request. A step that reads prompts may give none."""
+        """One step of the batch: the tokens that it gave, at most one a request; a step that reads may give none."""
         ...
 
     def cancel(self, handle: int) -> None:

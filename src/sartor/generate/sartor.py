@@ -138,7 +138,7 @@ class SartorEngine:
             return [0.0 for _ in parts]
         logits_TV = self._forward(tokens, flat, [adapter] * len(tokens), places)
         logprobs_T = torch.log_softmax(logits_TV.float(), dim=-1).gather(1, targets[:, None])[:, 0]
-        return [float(part.double().sum()) for part in logprobs_T.split([len(part) - 1 for part in parts])]
+        return [float(part.double().sum()) for part in torch.split(logprobs_T, [len(part) - 1 for part in parts])]
 
     def _forward(self, tokens: list[int], flat: Flat, adapters: Sequence[int], wanted: list[int]) -> torch.Tensor:
         """The logits at the wanted places of a flat forward, (len(wanted), V)."""

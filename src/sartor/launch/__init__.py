@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-NOT_MEMBERS: frozenset[str] = frozenset()
+NOT_MEMBERS: frozenset[str] = frozenset({"signals"})

@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -24,8 +23,9 @@ from sartor import durable
 from sartor.backends.ranks import here
 from sartor.errors import MachineError, Refused, SartorError, UserError
 from sartor.hardware import look, prepare_environment
+from sartor.launch.signals import handled, requests
 from sartor.sinks.console import ConsoleSink
-from sartor.stages import Bench, follow, run_until
+from sartor.stages import Bench, follow, is_done, run_until
 from sartor.store import Run
 from sartor.types import Json
 
@@ -36,8 +36,8 @@ STOPPED = 128 + signal.SIGTERM
 SIGNALS_OF_TORCHRUN = "SIGHUP"
 
 
-def launch(run: Run, num_ranks: int) -> int:
-    """Train a planned run in `num_ranks` processes; 0, or the exit code of ranks that were asked to stop.
+def launch(bench: Bench, num_ranks: int) -> int:
+    """Train a planned run, if that is not done yet; 0, or the exit code of ranks that were asked to stop.
 
     Raises:
         UserError: there are fewer GPUs than ranks.
@@ -45,13 +45,19 @@ def launch(run: Run, num_ranks: int) -> int:
     """
     import torch
 
+    run = bench.run
+    if is_done(bench, "train"):
+        return 0
     if torch.cuda.is_available() and torch.cuda.device_count() < num_ranks:
         raise UserError(
             f"{num_ranks} ranks want a GPU each, and there are {torch.cuda.device_count()}",
             hint="give --ranks as many as there are GPUs",
         )
     threads = str(max(1, look(run.folder).num_cores // num_ranks))
-    with _environment({"OMP_NUM_THREADS": threads, "LOGLEVEL": "CRITICAL"}), _passed_on(run) as asked:
+    with (
+        _environment({"OMP_NUM_THREADS": threads, "LOGLEVEL": "CRITICAL"}),
+        requests(lambda number: _pass_on(run), signal.SIGTERM, signal.SIGINT) as asked,
+    ):
         from torch.distributed import run as torchrun  # here, because it reads its LOGLEVEL when it is imported
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -108,44 +114,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def _passed_on(run: Run) -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C are passed on to rank 0, which saves and leaves with all others; a second one ends all."""
-    asked: list[int] = []
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if asked or not run.worker():
-            raise KeyboardInterrupt
-        asked.append(number)
-        os.kill(run.worker(), signal.SIGTERM)
-
-    with _handled(pass_on, signal.SIGTERM, signal.SIGINT):
-        yield asked
-
-
-@contextmanager
-def _stopping(run: Run) -> Iterator[list[int]]:
-    """In a rank: SIGTERM asks to save and leave. Ctrl-C reaches all processes of a terminal; the first passes it on."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        run.stopping = True
-
-    with _handled(ask, signal.SIGTERM), _handled(signal.SIG_IGN, signal.SIGINT):
-        yield received
-
-
-@contextmanager
-def _handled(handler: object, *signals: signal.Signals) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in signals}  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+def _pass_on(run: Run) -> None:
+    """Ask rank 0, which saves and leaves with all others; there may be none yet."""
+    if not run.worker():
+        raise KeyboardInterrupt
+    os.kill(run.worker(), signal.SIGTERM)
 
 
 def work(run: Run) -> int:
@@ -154,7 +127,12 @@ def work(run: Run) -> int:
 
     prepare_environment()
     bench = Bench(run)
-    with _stopping(run):
+
+    def stop(number: int) -> None:
+        run.stopping = True
+
+    # Ctrl-C reaches all processes of a terminal; the one that started the ranks passes it on.
+    with requests(stop, signal.SIGTERM), handled(signal.SIG_IGN, signal.SIGINT):
         if here().rank:
             follow(bench)
         else:

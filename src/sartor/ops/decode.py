@@ -7,8 +7,8 @@ begin with the same pages form a group, and those pages are read once for all of
 Registered with transformers' `AttentionInterface`, so a model's own code is used as it is; the forward's layout and the
 cache travel as the keyword argument `paged`.
 
-Shapes: T tokens of the forward · S spans · H query heads · G key/value heads · D head size · B rows of a block · P slots
-that all rows of a block see · L slots of each row's own.
+Shapes: T tokens of the forward · S spans · H query heads · G key/value heads · D head size · B rows of a block ·
+P slots that all rows of a block see · L slots of each row's own · V vocabulary.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Flat:
 
     @cached_property
     def tables(self) -> tuple[torch.Tensor, ...]:
-        """For the native code, int32: starts (S + 1) · tokens before (S) · all pages · their starts (S + 1) · groups."""
+        """For the native code, int32: starts (S + 1) · tokens before · all pages · their starts (S + 1) · groups."""
         ends = accumulate((len(span.pages) for span in self.spans), initial=0)
         parts: tuple[list[int], ...] = (
             list(self.starts),
@@ -198,7 +198,8 @@ class PlainPages:
         keys, values = self._layers[layer]
         mixed_THD = torch.empty(query_THD.shape, dtype=values.dtype)
         for block in flat.blocks:
-            query = query_THD[block.tokens].float().unflatten(1, (keys.shape[1], -1)) * scale
+            query = query_THD[block.tokens].float() * scale
+            query = query.view(len(query), keys.shape[1], -1, keys.shape[2])
             shared, own = keys[block.slots_P].float(), keys[block.slots_BL].float()
             scores = torch.cat(
                 (torch.einsum("bgrd,pgd->bgrp", query, shared), torch.einsum("bgrd,blgd->bgrl", query, own)), dim=-1

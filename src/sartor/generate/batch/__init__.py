@@ -1,1 +1,1 @@
-"""The parts of our own engine: pages of its cache, rows of its batch, its layers, adapters, and the choice of tokens."""
+"""The parts of our own engine: the pages of its cache, the rows of its batch, layers, adapters, choice of tokens."""

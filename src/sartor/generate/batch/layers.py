@@ -1,8 +1,8 @@
 """A loaded model's layers made ready for sampling: fewer and larger products, every adapter at hand, norms in one call.
 
-Linear layers that read the same input become one product. With adapters, each is y = [x, low] [W, s B]ᵀ, where `low` is
-x Aᵀ for the A of all adapters and zero outside a token's own: any mix of adapters takes one product, rounded once
-(`ops/lora_linear.py`). The weights are laid out once, in the order in which oneDNN reads them; the modules' own are let go.
+Linear layers that read the same input become one product. With adapters, each is y = [x, low] [W, s B]ᵀ, where `low`
+is x Aᵀ for the A of all adapters and zero outside a token's own: any mix of adapters takes one product, rounded once
+(`ops/lora_linear.py`). The weights are laid out once, as oneDNN reads them; the modules' own are let go.
 
 Shapes: T tokens · K inputs · N outputs · R ranks of all adapters together.
 """
@@ -55,7 +55,7 @@ class Product:
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
         self._bias = bias_N
-        self._packed = weight_NK.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        self._packed = weight_NK.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         weight = weight_NK.contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS) if self._packed else weight
 
@@ -81,8 +81,8 @@ class Together:
         self._sizes = [layer.out_features for layer in layers.values()]
         dtype = next(iter(layers.values())).weight.dtype
         if not any(self._owners):
-            biases = [layer.bias for layer in layers.values()]
-            bias = None if biases[0] is None else torch.cat(biases)
+            biases = [layer.bias.detach() for layer in layers.values() if layer.bias is not None]
+            bias = torch.cat(biases) if biases else None
             self._products = [Product(torch.cat([layer.weight.detach() for layer in layers.values()]), bias)]
             return
         own = [[each[name] for each in deltas if name in each] for name in layers]
@@ -104,8 +104,8 @@ class Together:
     def _compute(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
         if not any(self._ranks):
             y = self._products[0](x)
-            return y.split(self._sizes, dim=-1) if len(self._sizes) > 1 else (y,)
-        lows = F.linear(x, self._down_RK).split(self._ranks, dim=-1)
+            return torch.split(y, self._sizes, dim=-1) if len(self._sizes) > 1 else (y,)
+        lows = torch.split(F.linear(x, self._down_RK), self._ranks, dim=-1)
         made = []
         for product, owners, low in zip(self._products, self._owners, lows, strict=True):
             mask = self._choice.mask(owners)

@@ -1,8 +1,8 @@
 """Which page of the cache belongs to whom: pages are handed out, shared by what begins alike, and kept until needed.
 
-A page holds the keys and values of `PAGE` tokens in a row, of all layers. A full page is known by the page before it and
-its own tokens, so a prompt that begins as another one did finds that one's pages, whether it is still running or long
-gone. What nobody uses stays until its place is wanted, the longest unused first.
+A page holds the keys and values of `PAGE` tokens in a row, of all layers. A full page is known by the page before it
+and its own tokens, so a prompt that begins as another one did finds that one's pages, whether it is still running or
+long gone. What nobody uses stays until its place is wanted, the longest unused first.
 """
 
 from __future__ import annotations

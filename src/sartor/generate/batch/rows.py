@@ -120,14 +120,11 @@ class Rows:
 
     def next_step(self) -> list[Turn]:
         """The turns of the next step, those that share pages side by side; empty if nothing is under way."""
-        turns: list[Turn] = []
-        room = self._step_tokens
         answering = [row for row in self._running.values() if row.num_cached == len(row.tokens) - 1]
-        for row in answering:
-            if row.handle in self._running and self._grow(row, 1):
-                turns.append(Turn(row, Span(1, row.num_cached, row.pages)))
-        turns = [turn for turn in turns if turn.row.handle in self._running]  # some may have given way to others
-        room -= len(turns)
+        grown = [row for row in answering if row.handle in self._running and self._grow(row, 1)]
+        stayed = [row for row in grown if row.handle in self._running]  # one may have given way to another
+        turns = [Turn(row, Span(1, row.num_cached, row.pages)) for row in stayed]
+        room = self._step_tokens - len(turns)
         reading = [row for row in self._running.values() if row.num_cached < len(row.tokens) - 1]
         for row in reading:
             room -= self._read(row, room, turns) if row.handle in self._running else 0

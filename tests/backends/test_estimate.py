@@ -1,0 +1,169 @@
+"""The memory model: each item by hand, each phase for what it holds, and what makes it grow or shrink."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sartor.backends import estimate
+from sartor.backends.estimate import CPU, CUDA, Job
+from sartor.hub import Shape
+from sartor.plan import Memory
+
+MIB, GIB = 2**20, 2**30
+SIZES = {"num_layers": 30, "hidden": 576, "inner": 1536, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64}
+SMOLLM2 = Shape(**SIZES, vocab=49152, tied=True, context=8192)
+TRAINABLE = 4_884_480
+JOB = Job(
+    shape=SMOLLM2,
+    item_bytes=2,
+    num_trainable=TRAINABLE,
+    micro_tokens=1024,
+    longest=300,
+    low_rank=7 * 16,
+    answer_rows=32,
+    answer_tokens=32 * 200,
+)
+
+
+def of(job: Job = JOB, phase: str = "train") -> Memory:
+    return estimate.memory(job, CPU)[phase]
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_layer_keeps_of_a_token_by_hand() -> None:
+    stream, rotated, attended, inner = 2 * 4 * 576, 2 * (576 + 2 * 192), 2 * 576, 2 * 2 * 1536
+    assert estimate.saved_per_token(JOB) == stream + rotated + attended + inner + 4 * (9 + 2) + 2 * 112 == 14_092
+    assert estimate.saved_per_token(replace(JOB, recompute="mlp")) == 14_092 - inner
+    assert estimate.saved_per_token(replace(JOB, recompute="layer")) == 4 * 576
+    assert sum(estimate.saved_parts(JOB).values()) == 14_092
+
+
+def test_the_items_of_training_by_hand() -> None:
+    found = of()
+    assert found.weights == 134_515_008 * 2
+    assert (found.masters, found.gradients, found.moments) == (4 * TRAINABLE, 4 * TRAINABLE, 8 * TRAINABLE)
+    assert found.activations == 1024 * 30 * 14_092
+    assert found.logits == 512 * 49_152 * 2 * CPU.logits_copies
+    assert found.products == CPU.product_bytes * CPU.num_products
+    assert found.total == sum(found.items().values())
+    assert 1 * GIB < found.total < 2 * GIB, "SmolLM2 trains on a laptop"
+
+
+def test_a_phase_holds_what_it_needs() -> None:
+    phases = estimate.memory(JOB, CPU)
+    held = {name: set(memory.items()) for name, memory in phases.items()}
+    assert {"activations", "gradients"} & (held["evaluate"] | held["save"] | held["resume"] | held["generate"]) == set()
+    assert "disk" in held["save"] & held["resume"]
+    assert "disk" not in held["train"] | held["generate"]
+    assert {"masters", "moments"} & held["generate"] == set()
+    assert phases["generate"].keys == 32 * 200 * 30 * 2 * 192 * 2
+    assert estimate.peak(phases) == phases["train"].total
+
+
+def test_the_peak_is_that_of_the_fullest_phase_of_training() -> None:
+    """With a large adapter and a tiny batch it is saving, not training, that is fullest."""
+    job = replace(JOB, num_trainable=300_000_000, micro_tokens=16, tile=16)
+    phases = estimate.memory(job, CPU.model_copy(update={"disk_copies": 2.0}))
+    assert estimate.peak(phases) == phases["save"].total > phases["train"].total
+    idle = replace(JOB, answer_tokens=10**7)
+    assert estimate.peak(estimate.memory(idle, CPU)) == of().total, "generation has a process of its own"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"micro_tokens": 2048},
+        {"item_bytes": 4},
+        {"num_trainable": 2 * TRAINABLE},
+        {"tile": 1024},
+        {"low_rank": 7 * 64},
+        {"full": True, "num_trainable": 134_515_008},
+    ],
+)
+def test_it_grows_with_what_is_held(change: dict[str, int]) -> None:
+    assert of(replace(JOB, **change)).total > of().total
+
+
+@pytest.mark.parametrize(
+    "change", [{"recompute": "mlp"}, {"recompute": "layer"}, {"depth": 5}, {"weight_bits": 4.127}, {"tile": 128}]
+)
+def test_it_shrinks_with_what_is_not_kept(change: dict[str, object]) -> None:
+    assert of(replace(JOB, **change)).total < of().total
+
+
+def test_full_tuning_by_the_arithmetic_people_know() -> None:
+    """bf16: 2 + 4 + 4 + 8 bytes a parameter; fp32: the weights are the masters, 4 + 4 + 8."""
+    parameters = SMOLLM2.num_parameters
+    job = replace(JOB, full=True, num_trainable=parameters, low_rank=0)
+    for item_bytes, each in ((2, 18), (4, 16)):
+        found = of(replace(job, item_bytes=item_bytes))
+        assert found.weights + found.masters + found.gradients + found.moments + found.working == each * parameters
+
+
+def test_shards_divide_what_is_kept_and_gather_a_layer() -> None:
+    alone, shared = (estimate.memory(replace(JOB, devices=8, shards=shards), CUDA)["train"] for shards in (1, 8))
+    for name in ("weights", "masters", "gradients", "moments", "working"):
+        assert getattr(shared, name) == getattr(alone, name) // 8
+    assert shared.activations == alone.activations
+    assert shared.layer > alone.layer
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def flops(job: Job = JOB, *, share: float = 0.0, length: float = 0.0) -> float:
+    return estimate.training_flops(job, supervised_share=share, mean_length=length)
+
+
+def test_flops_by_hand() -> None:
+    """4 a frozen weight, 6 a trained one, 4 a weight of the head where supervised, and causal attention."""
+    bare = flops()
+    assert bare == 4 * 106_168_320 + 6 * TRAINABLE == 453_980_160
+    assert flops(share=0.5) - bare == 4 * 49_152 * 576 * 0.5
+    assert flops(length=100.0) - bare == 7 * 9 * 64 * 100 * 30
+    full = replace(JOB, full=True, num_trainable=SMOLLM2.num_parameters)
+    assert flops(full) == 6 * 106_168_320
+    assert flops(replace(JOB, depth=15)) == 3 * 106_168_320 + 6 * TRAINABLE, "below the adapters there is no backward"
+
+
+def test_computing_again_costs_what_it_computes() -> None:
+    assert flops(replace(JOB, recompute="mlp")) - flops() == 2 * 30 * 2 * 576 * 1536
+    forward = 2 * 106_168_320 + 2 * TRAINABLE
+    assert flops(replace(JOB, recompute="layer")) - flops() == pytest.approx(forward)
+
+
+def test_seconds_follow_the_machine() -> None:
+    def seconds(job: Job = JOB, *, speed: float = 1e11, tokens: int = 10_000, micro: int = 10, steps: int = 5) -> float:
+        return estimate.training_seconds(
+            job, CPU, num_tokens=tokens, num_micro=micro, steps=steps, flops_per_token=flops(job), flops=speed
+        )
+
+    assert seconds(speed=2e11) < seconds() < seconds(speed=5e10)
+    assert seconds(micro=20) - seconds() == pytest.approx(10 * 30 * CPU.layer_seconds)
+    assert seconds(steps=6) - seconds() == pytest.approx(TRAINABLE * CPU.step_seconds)
+
+
+def test_one_more_token_reads_all_weights_once() -> None:
+    one, many = (estimate.decode_seconds(JOB, CPU, rows=rows, flops=1e15) for rows in (1, 32))
+    assert one == many == pytest.approx(2 * (106_168_320 + 49_152 * 576) / CPU.bandwidth + 30 * CPU.decode_seconds)
+    assert estimate.decode_seconds(JOB, CPU, rows=512, flops=1e11) > one
+
+
+def test_only_several_devices_send_to_each_other() -> None:
+    def travel(devices: int, shards: int) -> float:
+        job = replace(JOB, devices=devices, shards=shards)
+        return estimate.travel_seconds(job, CUDA, num_micro=10, steps=10)
+
+    assert travel(1, 1) == 0.0
+    assert 0 < travel(2, 1) < travel(8, 1) < travel(8, 8)
+
+
+def test_the_products_of_a_model_are_those_of_its_layers() -> None:
+    found = estimate.products(SMOLLM2, 512)
+    assert {tuple(product) for product in found} == {
+        (512, 576, 192), (512, 576, 576), (512, 576, 1536), (512, 1536, 576)
+    }  # fmt: skip

@@ -1,0 +1,124 @@
+"""Plans for machines that are not here, of models whose weights are not here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sartor.accelerators import machine
+from sartor.elsewhere import Offer, offer_of, plan_on
+from sartor.errors import Refused, UserError
+from sartor.recipe import Recipe
+
+from .engines import row, write_rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("elsewhere")
+    rows = [row(f"Say {n} twice, and say why. " * (1 + n % 9), f"{n} {n}, as you asked.") for n in range(200)]
+    write_rows(root / "rows.jsonl", rows)
+    (root / "sartor.yaml").write_text("model: llama-3.1-8b-instruct\ndata: rows.jsonl\ntask: exact\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def offered(folder: Path) -> Any:
+    def made(on: str, model: str = "llama-3.1-8b-instruct", *, price: float = 0.0, **tune: Any) -> Offer:
+        values = {"model": model, "data": "rows.jsonl", "task": "exact", "tune": tune}
+        return plan_on(Recipe.model_validate(values), folder, machine(on), price=price)
+
+    return made
+
+
+def test_a_model_whose_weights_are_not_here_is_planned_from_its_shape(offered: Any) -> None:
+    offer = offered("h100")
+    assert (offer.parameters, offer.dtype, offer.devices) == (8_030_261_248, "bfloat16", 1)
+    assert offer.num_trainable == 41_943_040
+    assert 16e9 < offer.peak_bytes < offer.room_bytes < 80e9
+    assert offer.recompute == "none"
+    assert any("tokenizer of smollm2-135m-instruct" in note for note in offer.notes)
+    assert any("45% of that peak" in note for note in offer.notes)
+    assert any("datasheet" in note for note in offer.notes)
+
+
+def test_no_figure_is_better_than_the_assumption(offered: Any) -> None:
+    for on in ("l4", "h100", "h200", "a100-80x4", "h100x8", "rtx4090", "b200"):
+        offer = offered(on)
+        assert 0 < offer.utilisation <= 0.45 + 1e-9, on
+        assert offer.run_seconds > offer.training_seconds > 0
+
+
+def test_a_faster_device_is_faster_and_a_larger_one_has_more_room(offered: Any) -> None:
+    assert offered("h100").training_seconds < offered("a100-80").training_seconds < offered("l4").training_seconds
+    assert offered("h200").room_bytes > offered("h100").room_bytes
+
+
+def test_little_memory_is_met_by_smaller_batches_and_computing_again(offered: Any) -> None:
+    tight, roomy = offered("l4"), offered("h200")
+    assert tight.peak_bytes <= tight.room_bytes < roomy.room_bytes
+    assert tight.micro_tokens <= roomy.micro_tokens
+
+
+def test_several_devices_hold_the_base_whole_if_they_can_and_share_it_if_they_must(offered: Any) -> None:
+    whole, sharded = offered("h100x8"), offered("h100x8", "llama-3.3-70b-instruct")
+    assert (whole.sharded, sharded.sharded) == (False, True)
+    assert sharded.memory["train"].weights < 70_554e6 * 2 / 7.9
+    assert any("FSDP" in note for note in sharded.notes)
+    assert any("only the adapter's gradients travel" in note for note in whole.notes)
+
+
+def test_devices_without_work_are_named(offered: Any) -> None:
+    assert any("8 devices have no work" in note for note in offered("h100x16").notes)
+
+
+def test_the_price_is_that_of_all_devices_for_the_whole_run(offered: Any) -> None:
+    offer = offered("h100x8", price=2.5)
+    assert offer.price == pytest.approx(2.5 * 8 * offer.run_seconds / 3600, rel=1e-3)
+    assert offered("h100x8").price == 0
+
+
+def test_a_device_without_bf16_is_planned_in_fp32(offered: Any) -> None:
+    assert offered("t4", "qwen3-1.7b").dtype == "float32"
+
+
+def test_what_cannot_fit_is_refused_with_the_nearest_that_can(offered: Any) -> None:
+    with pytest.raises(Refused, match=r"h100: training needs at least 1\d\d\.\d GiB a device") as caught:
+        offered("h100", "llama-3.3-70b-instruct")
+    assert "take h100x4" in caught.value.hint
+    assert "set `model` to qwen3-32b" in caught.value.hint
+    with pytest.raises(Refused) as caught:
+        offered("rtx4090", adapter="full")
+    assert "set `tune.adapter` to lora" in caught.value.hint
+
+
+def test_a_folder_with_its_configuration_alone_is_enough(offered: Any, folder: Path) -> None:
+    config = {
+        "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "intermediate_size": 14336,
+        "num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False, "max_position_embeddings": 32768,
+    }  # fmt: skip
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine/config.json").write_text(json.dumps(config))
+    offer = offered("h100", "mine")
+    assert round(offer.parameters / 1e6) == 7248
+    assert any("that of mine is not here" in note for note in offer.notes)
+
+
+def test_the_embedded_model_is_counted_with_its_own_tokenizer(offered: Any) -> None:
+    assert any("the model's own tokenizer" in note for note in offered("l4", "smollm2-135m-instruct").notes)
+
+
+def test_a_model_of_unknown_size_is_not_fetched_to_learn_it(offered: Any) -> None:
+    with pytest.raises(UserError, match="sizes of 'somebody/their-model' are not known here") as caught:
+        offered("h100", "somebody/their-model")
+    assert "config.json" in caught.value.hint
+    assert "qwen3-8b" in caught.value.hint
+
+
+def test_a_recipe_on_disk_with_overrides(folder: Path) -> None:
+    offer = offer_of(folder / "sartor.yaml", ["model=qwen3-8b"], "h200", price=0.0)
+    assert (offer.model, offer.machine) == ("qwen3-8b", "h200")
+    assert not list(folder.glob("runs/*")), "looking costs nothing and leaves nothing"

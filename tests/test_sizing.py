@@ -1,0 +1,115 @@
+"""Sizing: what is tried first, what is always true of the choice, and the ways out when nothing fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sartor.backends import estimate
+from sartor.backends.estimate import CPU, CUDA, Job
+from sartor.catalogue import CATALOGUE, card
+from sartor.sizing import FEWEST_TOKENS, Room, Way, choose, micro_sizes, nearest, shape_of, smallest
+
+GIB = 2**30
+
+
+def job_of(name: str, *, rank: int = 16, longest: int = 300) -> Job:
+    found = card(name)
+    assert found is not None
+    shape = shape_of(found)
+    trainable = rank * shape.num_layers * sum(sum(sizes) for sizes in shape.linear_sizes().values())
+    return Job(
+        shape=shape, item_bytes=2, num_trainable=trainable, micro_tokens=longest, longest=longest, low_rank=7 * rank
+    )
+
+
+SMALL = job_of("smollm2-135m-instruct")
+
+
+def peak(job: Job) -> int:
+    return estimate.peak(estimate.memory(job, CPU))
+
+
+def way(rank: int = 16, lengths: tuple[int, ...] = (100, 200, 300)) -> Way:
+    return Way(
+        rank=rank,
+        lengths=lengths,
+        job_of=lambda shape: replace(SMALL, shape=shape, num_trainable=shape.num_parameters // 30),
+        with_lora=SMALL,
+    )
+
+
+def test_the_sizes_of_a_micro_batch_halve_down_to_the_longest_example() -> None:
+    assert micro_sizes(1024, 300) == (1024, 512, 300)
+    assert micro_sizes(1024, 100) == (1024, 512, 256, 128)
+    assert micro_sizes(1024, 1024) == (1024,)
+    assert micro_sizes(100, 40) == (100,)
+
+
+@given(most=st.integers(1, 70_000), longest=st.integers(1, 70_000))
+def test_the_longest_example_always_fits(most: int, longest: int) -> None:
+    sizes = micro_sizes(most, longest)
+    assert sizes[0] >= min(most, max(longest, FEWEST_TOKENS))
+    assert all(size >= longest for size in sizes)
+    assert list(sizes) == sorted(set(sizes), reverse=True)
+
+
+def test_nothing_is_computed_again_where_it_fits() -> None:
+    chosen = choose(SMALL, Room(16 * GIB, CPU), most=1024)
+    assert chosen is not None
+    assert (chosen.micro_tokens, chosen.recompute, chosen.tile) == (1024, "none", 512)
+
+
+@given(share=st.floats(0.3, 1.1))
+def test_what_is_chosen_fits_and_less_memory_never_gives_a_larger_batch(share: float) -> None:
+    most = replace(SMALL, micro_tokens=4096)
+    room = Room(int(peak(most) * share), CPU)
+    chosen = choose(SMALL, room, most=4096)
+    if chosen is None:
+        assert not room.holds(smallest(SMALL))
+        return
+    assert peak(chosen) <= room.num_bytes
+    wider = choose(SMALL, Room(room.num_bytes * 2, CPU), most=4096)
+    assert wider is not None
+    assert wider.recompute == "none" or wider.recompute == chosen.recompute
+
+
+def test_there_is_no_way_below_the_smallest() -> None:
+    least = peak(smallest(SMALL))
+    assert choose(SMALL, Room(least, CPU), most=1024) is not None
+    assert choose(SMALL, Room(least - 1, CPU), most=1024) is None
+
+
+def test_a_rank_that_fits_is_named() -> None:
+    large = job_of("smollm2-135m-instruct", rank=1024)
+    room = Room(peak(smallest(job_of("smollm2-135m-instruct", rank=256))), CPU)
+    assert nearest(large, room, way(rank=1024))[0] == "set `tune.adapter.r` to 256"
+
+
+def test_a_length_that_fits_is_named_with_what_it_drops() -> None:
+    long = replace(SMALL, longest=30_000)
+    room = Room(peak(smallest(replace(SMALL, longest=2_000))), CPU)
+    found = nearest(long, room, way(rank=1, lengths=(100, 1_500, 2_000, 2_001, 30_000)))
+    assert found == ["set `data.max_length` to 2000 with `data.too_long: drop`, which drops 2 of 5 examples"]
+
+
+def test_the_largest_model_that_fits_is_named() -> None:
+    eight = job_of("llama-3.1-8b-instruct")
+    assert "set `model` to qwen3-4b (4,022 M parameters)" in nearest(eight, Room(13 * GIB, CUDA), way())
+    tiny = nearest(SMALL, Room(GIB // 4, CPU), way())
+    assert tiny == []
+
+
+def test_an_adapter_is_offered_where_the_whole_model_does_not_fit() -> None:
+    full = replace(SMALL, full=True, num_trainable=SMALL.shape.num_parameters, low_rank=0)
+    room = Room(peak(smallest(SMALL)), CPU)
+    assert nearest(full, room, way(rank=0))[0] == "set `tune.adapter` to lora"
+
+
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+def test_the_shape_of_a_card_has_its_parameters(entry: object) -> None:
+    shape = shape_of(entry)  # type: ignore[arg-type]
+    assert shape.num_parameters / 1e6 == pytest.approx(entry.parameters, rel=0.004)  # type: ignore[attr-defined]
