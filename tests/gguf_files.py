@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ def embedded_gguf() -> Path:
     return Path(spec.submodule_search_locations[0]) / file
 
 
-def write_model(folder: Path, file: Path, *, eos: int = 2) -> Path:
-    """A Llama folder as a GGUF file in fp32. `eos` is the token at which llama.cpp would end an answer."""
+def write_model(folder: Path, file: Path, *, eos: int = 2, halves: Sequence[int] = ()) -> Path:
+    """A Llama folder as a GGUF file in fp32.
+
+    `eos` is the token at which llama.cpp would end an answer; `halves` get names that end inside a character.
+    """
     config = json.loads((folder / "config.json").read_text())
     writer = GGUFWriter(file, ARCHITECTURE)
     writer.add_block_count(config["num_hidden_layers"])
@@ -40,7 +44,7 @@ def write_model(folder: Path, file: Path, *, eos: int = 2) -> Path:
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_vocab_size(config["vocab_size"])
-    _add_vocabulary(writer, eos)
+    _add_vocabulary(writer, eos, halves)
     names = TensorNameMap(MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for name, tensor in load_file(folder / "model.safetensors").items():
         writer.add_tensor(_name(names, name), _permuted(name, tensor, config))
@@ -87,11 +91,14 @@ def _vocabulary() -> dict[str, Any]:
     return {part: fields[f"tokenizer.ggml.{part}"].contents() for part in ("pre", "tokens", "token_type", "merges")}
 
 
-def _add_vocabulary(writer: GGUFWriter, eos: int) -> None:
+def _add_vocabulary(writer: GGUFWriter, eos: int, halves: Sequence[int]) -> None:
     vocabulary = _vocabulary()
+    tokens = list(vocabulary["tokens"])
+    for token in halves:
+        tokens[token] = f"half{token}æ"  # in the alphabet of these names `æ` is the byte E6, which begins a character
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary["pre"])
-    writer.add_token_list(vocabulary["tokens"])
+    writer.add_token_list(tokens)
     writer.add_token_types(vocabulary["token_type"])
     writer.add_token_merges(vocabulary["merges"])
     writer.add_bos_token_id(1)

@@ -57,7 +57,7 @@ def test_sizes_are_those_of_the_model(entry: Card) -> None:
     import transformers
 
     sizes = entry.sizes
-    config = vars(transformers)[CONFIGS[entry.family]](
+    config = getattr(transformers, CONFIGS[entry.family])(
         num_hidden_layers=sizes.num_layers,
         hidden_size=sizes.hidden,
         intermediate_size=sizes.inner,

@@ -206,3 +206,27 @@ def test_doctor_models_explain_and_schema_answer(shell: Shell) -> None:
     assert "when" in shell("explain", "tune.learning_rate")[1]
     assert json.loads(shell("schema", "proof")[1])["title"] == "Proof"
     assert shell("--version")[1].startswith("sartor ")
+
+
+def test_a_plan_explains_its_memory_and_plans_for_other_machines(project: Shell) -> None:
+    code, out, _ = project("plan", *FAST, "--explain")
+    assert code == 0
+    assert "base weights" in out
+    assert "the whole run:" in out
+    explained = project.json("plan", *FAST, "--explain")
+    assert explained["plan"]["steps"] == 3
+    assert {line["item"] for line in explained["arithmetic"]} >= {"base weights", "gradients", "one tile of logits"}
+
+    offer = project.json("plan", "--on", "h100x2", "--set", "model=qwen3-8b", "--price", "2")
+    assert (offer["machine"], offer["devices"], offer["model"]) == ("h100x2", 2, "qwen3-8b")
+    assert offer["price"] == pytest.approx(2 * 2 * offer["run_seconds"] / 3600, rel=0.01)
+    code, out, _ = project("plan", "--on", "l4", "--set", "model=llama-3.2-1b-instruct", "--explain")
+    assert code == 0
+    assert "can be used on each" in out
+    assert "1,235.8 M parameters × 2 bytes (bf16)" in out
+    code, _, talk = project("plan", "--on", "h10")
+    assert code == 2
+    assert "did you mean 'h100'" in talk
+    code, _, talk = project("plan", "--on", "l4", "--set", "model=llama-3.3-70b-instruct")
+    assert code == 1
+    assert "take l4x" in talk

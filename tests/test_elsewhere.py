@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from sartor.accelerators import machine
-from sartor.elsewhere import Offer, offer_of, plan_on
+from sartor.catalogue import card
+from sartor.data.prepare import Prepared, prepare
+from sartor.elsewhere import Offer, offer, offer_of, plan_on
 from sartor.errors import Refused, UserError
 from sartor.recipe import Recipe
+from sartor.sizing import shape_of
 
-from .engines import row, write_rows
+from .engines import renderer_of, row, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -26,30 +29,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def offered(folder: Path) -> Any:
+def prepared(folder: Path, smollm2_folder: Path) -> Prepared:
+    return prepare(recipe("smollm2-135m-instruct"), folder, renderer_of(smollm2_folder), context=8192)
+
+
+def recipe(model: str, **tune: Any) -> Recipe:
+    return Recipe.model_validate({"model": model, "data": "rows.jsonl", "task": "exact", "tune": tune})
+
+
+@pytest.fixture(scope="module")
+def offered(prepared: Prepared) -> Any:
     def made(on: str, model: str = "llama-3.1-8b-instruct", *, price: float = 0.0, **tune: Any) -> Offer:
-        values = {"model": model, "data": "rows.jsonl", "task": "exact", "tune": tune}
-        return plan_on(Recipe.model_validate(values), folder, machine(on), price=price)
+        found = card(model)
+        assert found is not None
+        return offer(recipe(model, **tune), shape_of(found), prepared, machine(on), price=price)
 
     return made
 
 
 def test_a_model_whose_weights_are_not_here_is_planned_from_its_shape(offered: Any) -> None:
-    offer = offered("h100")
-    assert (offer.parameters, offer.dtype, offer.devices) == (8_030_261_248, "bfloat16", 1)
-    assert offer.num_trainable == 41_943_040
-    assert 16e9 < offer.peak_bytes < offer.room_bytes < 80e9
-    assert offer.recompute == "none"
-    assert any("tokenizer of smollm2-135m-instruct" in note for note in offer.notes)
-    assert any("45% of that peak" in note for note in offer.notes)
-    assert any("datasheet" in note for note in offer.notes)
+    found = offered("h100")
+    assert (found.parameters, found.dtype, found.devices) == (8_030_261_248, "bfloat16", 1)
+    assert found.num_trainable == 41_943_040
+    assert 16e9 < found.peak_bytes < found.room_bytes < 80e9
+    assert found.recompute == "none"
+    assert any("45% of that peak" in note for note in found.notes)
+    assert any("datasheet" in note for note in found.notes)
 
 
 def test_no_figure_is_better_than_the_assumption(offered: Any) -> None:
     for on in ("l4", "h100", "h200", "a100-80x4", "h100x8", "rtx4090", "b200"):
-        offer = offered(on)
-        assert 0 < offer.utilisation <= 0.45 + 1e-9, on
-        assert offer.run_seconds > offer.training_seconds > 0
+        found = offered(on)
+        assert 0 < found.utilisation <= 0.45 + 1e-9, on
+        assert found.run_seconds > found.training_seconds > 0
 
 
 def test_a_faster_device_is_faster_and_a_larger_one_has_more_room(offered: Any) -> None:
@@ -76,8 +88,8 @@ def test_devices_without_work_are_named(offered: Any) -> None:
 
 
 def test_the_price_is_that_of_all_devices_for_the_whole_run(offered: Any) -> None:
-    offer = offered("h100x8", price=2.5)
-    assert offer.price == pytest.approx(2.5 * 8 * offer.run_seconds / 3600, rel=1e-3)
+    found = offered("h100x8", price=2.5)
+    assert found.price == pytest.approx(2.5 * 8 * found.run_seconds / 3600, rel=1e-3)
     assert offered("h100x8").price == 0
 
 
@@ -95,30 +107,27 @@ def test_what_cannot_fit_is_refused_with_the_nearest_that_can(offered: Any) -> N
     assert "set `tune.adapter` to lora" in caught.value.hint
 
 
-def test_a_folder_with_its_configuration_alone_is_enough(offered: Any, folder: Path) -> None:
+def test_a_folder_with_its_configuration_alone_is_enough(folder: Path) -> None:
     config = {
         "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "intermediate_size": 14336,
         "num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False, "max_position_embeddings": 32768,
     }  # fmt: skip
-    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine").mkdir()
     (folder / "mine/config.json").write_text(json.dumps(config))
-    offer = offered("h100", "mine")
-    assert round(offer.parameters / 1e6) == 7248
-    assert any("that of mine is not here" in note for note in offer.notes)
+    found = plan_on(recipe("mine"), folder, machine("h100"))
+    assert round(found.parameters / 1e6) == 7248
+    assert "tokenizer of smollm2-135m-instruct, as that of mine is not here" in found.notes[0]
 
 
-def test_the_embedded_model_is_counted_with_its_own_tokenizer(offered: Any) -> None:
-    assert any("the model's own tokenizer" in note for note in offered("l4", "smollm2-135m-instruct").notes)
-
-
-def test_a_model_of_unknown_size_is_not_fetched_to_learn_it(offered: Any) -> None:
+def test_a_model_of_unknown_size_is_not_fetched_to_learn_it(folder: Path) -> None:
     with pytest.raises(UserError, match="sizes of 'somebody/their-model' are not known here") as caught:
-        offered("h100", "somebody/their-model")
+        plan_on(recipe("somebody/their-model"), folder, machine("h100"))
     assert "config.json" in caught.value.hint
     assert "qwen3-8b" in caught.value.hint
 
 
 def test_a_recipe_on_disk_with_overrides(folder: Path) -> None:
-    offer = offer_of(folder / "sartor.yaml", ["model=qwen3-8b"], "h200", price=0.0)
-    assert (offer.model, offer.machine) == ("qwen3-8b", "h200")
+    found = offer_of(folder / "sartor.yaml", ["model=smollm2-135m-instruct"], "h200", price=0.0)
+    assert (found.model, found.machine) == ("smollm2-135m-instruct", "h200")
+    assert "the model's own tokenizer" in found.notes[0]
     assert not list(folder.glob("runs/*")), "looking costs nothing and leaves nothing"

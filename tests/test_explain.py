@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
+from typing import Any
+
 import pytest
 
+from sartor.backends import estimate
+from sartor.catalogue import card
 from sartor.errors import UserError
-from sartor.explain import explain
-from sartor.plan import Plan
+from sartor.explain import explain, plan_document
+from sartor.plan import Choice, Estimate, Plan
 from sartor.recipe import Recipe, fields
+from sartor.sizing import shape_of
 
 from .plans import plan
 
@@ -94,3 +101,74 @@ def test_an_unknown_key_is_answered_with_the_nearest(key: str, near: str) -> Non
 def test_the_beginning_of_a_word_is_no_section() -> None:
     with pytest.raises(UserError):
         explain("tun", None, None)
+
+
+# ---- the arithmetic --------------------------------------------------------------------------------------------------
+
+
+def sized(**changes: Any) -> Plan:
+    """A plan for SmolLM2 with the memory that it would take."""
+    found = card("smollm2-135m-instruct")
+    assert found is not None
+    job = estimate.Job(
+        shape=shape_of(found), item_bytes=4, num_trainable=4_884_480, micro_tokens=1024, longest=300, low_rank=112
+    )
+    values = {
+        "adapter": Choice(name="lora", settings={"r": 16}),
+        "num_trainable": 4_884_480,
+        "micro_tokens": 1024,
+        "max_length": 300,
+        "estimate": Estimate(
+            peak_bytes=1,
+            seconds=60,
+            tokens=9,
+            memory=estimate.memory(job, estimate.CPU),
+            stages={"train": 99, "prove": 1},
+        ),
+        "advice": ("LoRA.",),
+    }
+    return plan(**{**values, **changes})
+
+
+def document(*, arithmetic: bool) -> tuple[Any, str]:
+    found = card("smollm2-135m-instruct")
+    assert found is not None
+    return plan_document(sized(), shape_of(found), arithmetic=arithmetic)
+
+
+def test_the_arithmetic_puts_numbers_in_and_adds_up() -> None:
+    made, text = document(arithmetic=True)
+    items = {line["item"]: line for line in made["arithmetic"]}
+    assert items["base weights"]["arithmetic"] == "134.5 M parameters × 4 bytes (fp32)"
+    assert items["gradients"]["arithmetic"] == "4.88 M trained × 4 bytes (fp32)"
+    assert items["optimizer, two moments"]["arithmetic"] == "4.88 M trained × 8 bytes (Adam: two in fp32)"
+    saved = items["activations saved for the backward"]
+    factors = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", saved["arithmetic"])]
+    assert factors[:2] == [1024, 30]
+    assert saved["num_bytes"] == math.prod(factors)
+    parts = [line["num_bytes"] for line in made["arithmetic"] if line["item"].startswith("  ")]
+    assert sum(parts) * 1024 * 30 == saved["num_bytes"]
+    whole = sum(line["num_bytes"] for line in made["arithmetic"] if not line["item"].startswith("  "))
+    assert whole == sized().estimate.memory["train"].total
+    assert f"{whole / 2**30:,.2f} GiB" in text
+    assert "512 positions × 49,152 words × 4 bytes" in text
+
+
+def test_without_it_there_is_time_and_advice() -> None:
+    made, text = document(arithmetic=False)
+    assert made == sized().model_dump(mode="json", by_alias=True)
+    assert text == "the whole run: 2 min (train 2 min, prove 1 s)\nLoRA."
+
+
+def test_columns_stand_below_each_other() -> None:
+    lines = document(arithmetic=True)[1].splitlines()
+    rows = [line for line in lines if " × " in line]
+    assert len({re.search(r"\d (MiB|GiB)  ", line).end() for line in rows}) == 1  # type: ignore[union-attr]
+    assert max(map(len, lines)) < 180
+
+
+def test_a_plan_without_itemised_memory_has_no_arithmetic() -> None:
+    found = card("smollm2-135m-instruct")
+    assert found is not None
+    bare = sized(estimate=Estimate(peak_bytes=1, seconds=1, tokens=1))
+    assert plan_document(bare, shape_of(found), arithmetic=True)[0]["arithmetic"] == []

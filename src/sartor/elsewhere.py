@@ -88,44 +88,49 @@ def plan_on(recipe: Recipe, root: Path, machine: Machine, *, price: float = 0.0)
         UserError: the model's sizes are not known here.
     """
     base = _base(recipe.model, root)
-    prepared = prepare(
-        recipe,
-        root,
-        open_renderer(base.tokenizer, template_kwargs=recipe.model.template.items()),
-        context=base.shape.context,
-    )
-    method = settled_method(recipe.tune.adapter, base.shape)
-    course = course_of(recipe.tune, base.shape, len(prepared.train), Reasons())
+    renderer = open_renderer(base.tokenizer, template_kwargs=recipe.model.template.items())
+    prepared = prepare(recipe, root, renderer, context=base.shape.context)
+    return offer(recipe, base.shape, prepared, machine, price=price, notes=(base.note,))
+
+
+def offer(
+    recipe: Recipe,
+    shape: Shape,
+    prepared: Prepared,
+    machine: Machine,
+    *,
+    price: float = 0.0,
+    notes: tuple[str, ...] = (),
+) -> Offer:
+    """The same from a model's sizes and prepared examples.
+
+    Raises:
+        Refused: it does not fit there; the hint says what would.
+    """
+    method = settled_method(recipe.tune.adapter, shape)
+    course = course_of(recipe.tune, shape, len(prepared.train), Reasons())
     proof = plan_proof(recipe, prepared.train, prepared.test)
     work = work_of(
         prepared.train, prepared.test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")}
     )
-    job = replace(
-        job_of(
-            method,
-            base.shape,
-            item_bytes=2 if machine.accelerator.dtype == "bfloat16" else 4,
-            work=work,
-            train=prepared.train,
-            proof=proof,
-        ),
-        devices=machine.count,
-    )
+    item_bytes = 2 if machine.accelerator.dtype == "bfloat16" else 4
+    job = job_of(method, shape, item_bytes=item_bytes, work=work, train=prepared.train, proof=proof)
+    job = replace(job, devices=machine.count)
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
     most = min(MOST_TOKENS, max(job.longest, math.ceil(work.step_tokens / machine.count)))
     sized = _sized(job, room, most)
     if sized is None:
         raise _refusal(job, room, machine, method, prepared)
-    notes = (base.note, *_notes(machine, sized, work))
     advice = advise(
-        with_lora(sized, base.shape),
+        with_lora(sized, shape),
         room,
         num_train=len(prepared.train),
         most=most,
         mean_length=work.num_tokens / len(prepared.train),
-        context=base.shape.context,
+        context=shape.context,
     )
-    return _offer(recipe, machine, method, sized, room, work, proof, price, notes=notes, advice=advice)
+    said = (*notes, *_notes(machine, sized, work))
+    return _offer(recipe, machine, method, sized, room, work, proof, price, notes=said, advice=advice)
 
 
 def _offer(

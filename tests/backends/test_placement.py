@@ -43,7 +43,7 @@ def gradients(backend: TorchBackend, batch: Batch) -> tuple[float, dict[str, tor
 def test_a_filled_batch_keeps_what_is_in_it() -> None:
     batch = batch_of(5, 9)
     filled = placement.filled(batch, 20)
-    assert (filled.num_tokens, filled.num_supervised, filled.rows) == (20, batch.num_supervised, batch.rows)
+    assert (filled.num_tokens, filled.num_supervised, filled.rows) == (20, batch.num_supervised, (*batch.rows, ""))
     assert filled.offsets_S1.tolist() == [0, 9, 14, 20]
     assert filled.offsets_S1.dtype == batch.offsets_S1.dtype
     assert filled.positions_T[14:].tolist() == [0, 1, 2, 3, 4, 5]

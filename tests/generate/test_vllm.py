@@ -30,7 +30,7 @@ def open_on(server: FakeVllm, tmp_path: Path) -> Iterator[Open]:
     opened = []
 
     def opening(**changes: Any) -> VllmEngine:
-        facts: dict[str, Any] = {"adapters": {}, "url": server.url, "key": KEY, "patience": 20.0, **changes}
+        facts: dict[str, Any] = {"adapters": {}, "url": server.url, "key": KEY, "patience": 120.0, **changes}
         opened.append(open_engine(tmp_path, **facts))
         return opened[-1]
 

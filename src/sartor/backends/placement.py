@@ -63,6 +63,7 @@ class Policy(nn.Module):
         self.packed = True
         self.fused = False
         self.whole = True
+        self.upper: Any = None  # the decoder without its frozen lower layers, where what leaves those is kept
 
     def forward(
         self,
@@ -73,16 +74,17 @@ class Policy(nn.Module):
         supervised_N: torch.Tensor,
         targets_N: torch.Tensor,
         parents_P: torch.Tensor | None = None,
+        stream_TD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The log-probability (N,) of each target, fp32.
 
         `offsets_S1` are on the CPU where nothing is packed. Fused layers take them as a forest whose nodes have
-        `parents_P`, and give back the supervised rows only.
+        `parents_P`, and give back the supervised rows only. `stream_TD` is what enters the first layer of `upper`.
         """
         if self.fused:
             assert parents_P is not None
             segments = {"forest": Forest(offsets_S1, parents_P), "rows": supervised_N}
-            hidden_ND = self._decode(tokens_T, positions_T, segments)[0]
+            hidden_ND = self._decode(tokens_T, positions_T, segments, stream_TD)[0]
         else:
             hidden_ND = self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
         head_VD = self.model.get_output_embeddings().weight
@@ -126,15 +128,31 @@ class Policy(nn.Module):
         hidden_1TD = self.model.base_model(**asked).last_hidden_state
         return self.model(**asked).logits, hidden_1TD @ self.model.get_output_embeddings().weight.t()
 
-    def _decode(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, segments: dict[str, Any]) -> torch.Tensor:
-        hidden_1TD: torch.Tensor = self.model.base_model(
-            inputs_embeds=self.model.get_input_embeddings()(tokens_T)[None].to(self.stream),
-            position_ids=positions_T[None],
-            attention_mask=None,
-            use_cache=False,
-            **segments,
-        ).last_hidden_state
+    def _decode(
+        self,
+        tokens_T: torch.Tensor,
+        positions_T: torch.Tensor,
+        segments: dict[str, Any],
+        stream_TD: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        decoder = self.model.base_model if stream_TD is None else self.upper
+        hidden_1TD: torch.Tensor = decode(
+            decoder, self.embed(tokens_T) if stream_TD is None else stream_TD, positions_T, segments
+        )
         return hidden_1TD.to(self._dtype)
+
+    def embed(self, tokens_T: torch.Tensor) -> torch.Tensor:
+        """What enters the first layer, (T, D)."""
+        embedded_TD: torch.Tensor = self.model.get_input_embeddings()(tokens_T).to(self.stream)
+        return embedded_TD
+
+
+def decode(decoder: Any, stream_TD: torch.Tensor, positions_T: torch.Tensor, segments: dict[str, Any]) -> torch.Tensor:
+    """What leaves a decoder, (1, T, D)."""
+    hidden_1TD: torch.Tensor = decoder(
+        inputs_embeds=stream_TD[None], position_ids=positions_T[None], attention_mask=None, use_cache=False, **segments
+    ).last_hidden_state
+    return hidden_1TD
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -163,9 +181,10 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
 
 
 def filled(batch: Batch, num_tokens: int, *, segment_step: int = 1) -> Batch:
-    """A batch with a tail of weight zero, of no row, that brings it to `num_tokens`; a longer one stays as it is.
+    """A batch with a tail of weight zero that brings it to `num_tokens`; a longer one stays as it is.
 
-    Its segment ends are filled up to a multiple of `segment_step` by repeating the last: empty segments.
+    Its segment ends are filled up to a multiple of `segment_step` by repeating the last: empty segments. What is added
+    is of the row "", which is none.
     """
     missing = num_tokens - batch.num_tokens
     if missing <= 0:
@@ -181,6 +200,7 @@ def filled(batch: Batch, num_tokens: int, *, segment_step: int = 1) -> Batch:
         targets_T=np.concatenate([batch.targets_T, nothing]),
         weights_T=np.concatenate([batch.weights_T, np.zeros(missing, dtype=batch.weights_T.dtype)]),
         offsets_S1=ends,
+        rows=(*batch.rows, *[""] * (len(ends) - num_ends + 1)),
     )
 
 

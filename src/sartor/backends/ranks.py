@@ -84,7 +84,7 @@ def _segments(batch: Batch, first: int, last: int) -> Batch:
 
 
 def idle() -> Batch:
-    """A batch that stands for nothing: one token, not trained, of no row."""
+    """A batch that stands for nothing: one token, not trained, of the row "", which is none."""
     zero = np.zeros(1, dtype=np.int64)
     return Batch(
         tokens_T=zero,
@@ -92,7 +92,7 @@ def idle() -> Batch:
         targets_T=zero,
         weights_T=np.zeros(1, dtype=np.float32),
         offsets_S1=np.array([0, 1], dtype=np.int32),
-        rows=(),
+        rows=("",),
     )
 
 

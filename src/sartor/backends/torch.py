@@ -23,16 +23,20 @@ from transformers.utils import logging
 
 from sartor.adapters import family_of
 from sartor.backends import optimizer, placement
-from sartor.backends.ranks import Alone, Ranks, cut, here
+from sartor.backends.frozen import Cache, Frozen, find_fault, num_frozen, salt, split
+from sartor.backends.ranks import Alone, Ranks, cut, here, idle
 from sartor.data.fold import fold
 from sartor.errors import ModelError, NumericsError, Unsupported
+from sartor.hardware import memory_bytes
 from sartor.ops import attention, lora_linear, native
+from sartor.ops.forest_attention import separate
 from sartor.ops.fuse import Fusion, fuse
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
 STATE = "trainer.safetensors"
 SLOW_ATTENTION = "sdpa"
+KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 SHARDED = (
     "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
     "layers are gathered as they are needed. Right, but slower than a base that fits each rank."
@@ -70,6 +74,7 @@ class TorchBackend:
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
         self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
         self._kernels = self._lay_out(plan)
+        self._frozen = self._kept_below(plan) if self._policy.fused else None
         self._weights = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
         self._trainable = optimizer.masters_of(self._weights)
         self._optimizer = optimizer.make(plan.optimizer, list(self._trainable.values()), plan.adam(0))
@@ -85,7 +90,10 @@ class TorchBackend:
     def forward_backward(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool = True) -> Sums:
         """A batch that was packed for shared beginnings is cut where they are not shared: on the plain path."""
         parts = 1 if self._policy.fused else -(-batch.num_tokens // self._micro_tokens)
+        if not self._whole:  # a layer is gathered by all ranks at once, so all cut into as many pieces
+            parts = max(map(int, self._ranks.join([str(parts)])))
         pieces = cut(batch, parts) if parts > 1 else [batch]
+        pieces += [idle()] * (parts - len(pieces))
         return reduce(add, [self._piece(piece, objective, config, weight, grad=grad) for piece in pieces])
 
     def _piece(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool) -> Sums:
@@ -98,7 +106,7 @@ class TorchBackend:
             lost_N = stats.logprobs_N.detach() * stats.weights_N
             per_segment_S = lost_N.new_zeros(len(batch.rows)).index_add_(0, stats.segments_N, lost_N)
             self._pending.append((batch.rows, per_segment_S))
-        num_tokens = batch.num_tokens if batch.rows else 0  # an idle rank's token is of no row
+        num_tokens = batch.num_tokens if any(batch.rows) else 0  # an idle rank's token is of no row
         return Sums(
             loss=float(loss.detach()), num_tokens=num_tokens, num_supervised=batch.num_supervised, metrics=metrics
         )
@@ -185,6 +193,33 @@ class TorchBackend:
         with placement.made_on(self._device):
             return [*lora_linear.prepare(self._model)]
 
+    def _kept_below(self, plan: Plan) -> Frozen | None:
+        """What leaves the layers below the lowest trained one, kept from epoch to epoch; None where all are trained."""
+        policy, model = self._policy, self._policy.model
+        lowest = num_frozen(self._model, model.base_model, model.get_output_embeddings())
+        if not lowest:
+            return None
+        lower, policy.upper = split(model.base_model, lowest)
+
+        def below(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+            forest = separate(torch.tensor([0, len(tokens_L)]))
+            return placement.decode(lower, policy.embed(tokens_L), positions_L, {"forest": forest})[0]
+
+        def halves(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+            forest = separate(torch.tensor([0, len(tokens_L)]))
+            return placement.decode(policy.upper, below(tokens_L, positions_L), positions_L, {"forest": forest})[0]
+
+        def whole(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+            forest = separate(torch.tensor([0, len(tokens_L)]))
+            return placement.decode(model.base_model, policy.embed(tokens_L), positions_L, {"forest": forest})[0]
+
+        problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
+        if problem:
+            self._warnings.append(f"nothing is kept of the {lowest} frozen layers: {problem}. Right, but slower.")
+            return None
+        facts = salt(base=plan.model.digest, dtype=plan.model.dtype, layers=lowest, kernels=native.version())
+        return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes())), salt=facts)
+
     def _stats(self, batch: Batch) -> TokenStats:
         if self._policy.packed and self._num_tokens:
             batch = placement.filled(batch, self._num_tokens, segment_step=placement.SEGMENT_STEP)
@@ -222,6 +257,7 @@ class TorchBackend:
             self._here(places_M),
             self._here(batch.targets_T[supervised_N][first_M]),
             self._here(folded.parents_P),
+            None if self._frozen is None else self._frozen.hidden(batch)[self._here(folded.sources_U)],
         )
         return logprobs_M[self._here(back_N)]
 
@@ -282,7 +318,7 @@ class TorchBackend:
         if not num_bad and torch.isfinite(norm):
             return
         found = bad if num_bad else [row for members, _ in self._pending for row in members]
-        rows = list(dict.fromkeys(self._ranks.join(found)))
+        rows = [row for row in dict.fromkeys(self._ranks.join(found)) if row]
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.clear()
         what = "the loss" if num_bad else "the gradient"

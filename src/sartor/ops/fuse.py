@@ -73,6 +73,7 @@ class Fusion:
         self._recompute = RECOMPUTE[recompute]
         self._blocks: list[AttentionBlock | GatedBlock] = []
         self._run: Pass | None = None
+        self._at = -1  # the layer that ran last: one that does not follow it begins a forward, as the first one does
 
     def refresh(self) -> None:
         """Copy the trained masters into the working copies: once after each update."""
@@ -91,7 +92,9 @@ class Fusion:
         num_pairs = cosine_1TC.shape[-1] // 2
         saved = None
         if torch.is_grad_enabled():
-            saved = self.workspace.begin() if index == 0 or self._run is None else self._run.round
+            going_on = index == self._at + 1 and self._run is not None and self._run.round is not None
+            saved = self._run.round if going_on and self._run is not None else self.workspace.begin()
+        self._at = index
         stream_dtype = self._blocks[0].tools.stream_dtype
         cosine_TR, sine_TR = (item[0, :, :num_pairs].to(stream_dtype).contiguous() for item in (cosine_1TC, sine_1TC))
         self._run = Pass(kwargs["forest"], cosine_TR, sine_TR, saved, self._recompute)

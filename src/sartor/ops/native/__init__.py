@@ -59,6 +59,12 @@ def function(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., N
     return found  # type: ignore[no-any-return]
 
 
+def version() -> str:
+    """A digest of all kernels as they would be compiled here."""
+    names = sorted(path.stem for path in HERE.glob("*.cpp"))
+    return digest_of([_digest(name, "float32") for name in names])
+
+
 def problem() -> str:
     """Why there are no native kernels here; "" when there are."""
     if os.environ.get(OFF) == "0":
