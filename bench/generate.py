@@ -16,12 +16,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
+
+import harness
 import workload as workloads
 from figures import cautions, header, line, ratio_words
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
-
 from sartor import durable
 from sartor.errors import MachineError, SartorError
 from sartor.hub import find
@@ -212,7 +212,9 @@ def markdown(result: Json) -> str:
 
 
 def _table(result: Json, scene: str) -> str:
-    lines = header("", "new tokens/s", "ready after", "peak memory", "same answers as Sartor's", "Sartor's rate, times this")
+    lines = header(
+        "", "new tokens/s", "ready after", "peak memory", "same answers as Sartor's", "Sartor's rate, times this"
+    )
     ours = _of(result["runs"], scene, OURS)
     for name in result["settings"]["contestants"]:
         runs = _of(result["runs"], scene, name)

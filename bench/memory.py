@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
+
+import harness
 from figures import cautions, header, line
 from harness import CACHE, MODEL, OURS, Machine, say
-from workload import IGNORED, Workload
-
 from sartor import durable
 from sartor.errors import MachineError, SartorError
 from sartor.hub import find
 from sartor.recipe import ModelSpec
+from workload import IGNORED, Workload
 
 Json = dict[str, Any]
 
@@ -149,7 +149,8 @@ def compare(machine: Machine, setting: Setting, options: argparse.Namespace) -> 
             return {**facts, "failed": error.message}
     seconds = float(np.median(found["seconds_per_step"])) * (options.steps + options.warmup)
     measured = {"peak_bytes": found["peak_bytes"], "seconds": seconds}
-    say(f"{setting.words}: {facts['predicted']['peak_bytes'] / GIB:.2f} GiB foretold, {found['peak_bytes'] / GIB:.2f} found")
+    foretold = facts["predicted"]["peak_bytes"]
+    say(f"{setting.words}: {foretold / GIB:.2f} GiB foretold, {found['peak_bytes'] / GIB:.2f} found")
     shares = {key: found[key] for key in ("steal", "foreign")}
     return {**facts, "measured": measured, **shares, "plateau_before": before, "plateau_after": machine.plateau()}
 
@@ -160,7 +161,9 @@ def rows(setting: Setting, count: int) -> Workload:
     lengths = [chooser.randint(setting.shortest or setting.longest // 4, setting.longest) for _ in range(count)]
     lengths[0] = setting.longest
     ids = tuple(tuple(chooser.randrange(100, 40_000) for _ in range(length)) for length in lengths)
-    labels = tuple((IGNORED,) * (len(row) - trained(row, setting)) + row[len(row) - trained(row, setting) :] for row in ids)
+    labels = tuple(
+        (IGNORED,) * (len(row) - trained(row, setting)) + row[len(row) - trained(row, setting) :] for row in ids
+    )
     return Workload("memory", "random ids", setting.batch_size, ids, labels)
 
 
@@ -197,7 +200,9 @@ def model_folder(name: str) -> Path:
 def markdown(result: Json) -> str:
     """The report of a result of this benchmark."""
     done = [run for run in result["runs"] if "measured" in run]
-    parts = [f"Measured {result['date']} on {result['machine']['processor']}; the plan's digest was taken before the run."]
+    parts = [
+        f"Measured {result['date']} on {result['machine']['processor']}; the plan's digest was taken before the run."
+    ]
     parts += [text for text in cautions(done, repeats=5) if done]
     if done:
         errors = {key: np.abs([_error(run, key) for run in done]) for key in ("peak_bytes", "seconds")}
@@ -213,7 +218,9 @@ def markdown(result: Json) -> str:
         foretold, found = run["predicted"]["peak_bytes"] / GIB, run["measured"]["peak_bytes"] / GIB
         errors_of = [f"{_error(run, key):+.0%}" for key in ("peak_bytes", "seconds")]
         words = f"{run['words']}, {run['predicted']['micro_tokens']:,} tokens a forward, {run['predicted']['dtype']}"
-        lines.append(line([words, run["predicted"]["digest"][:12], f"{foretold:.2f} GiB", f"{found:.2f} GiB", *errors_of]))
+        lines.append(
+            line([words, run["predicted"]["digest"][:12], f"{foretold:.2f} GiB", f"{found:.2f} GiB", *errors_of])
+        )
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
 
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness import OURS, say
 from peers import CONTESTANTS
-from workload import IGNORED, Workload
-
 from sartor.errors import DataError, MachineError
+from workload import Workload
 
 if TYPE_CHECKING:
     from train import Bench
@@ -86,21 +85,21 @@ def curve(bench: Bench, contestant: str, workload: str, steps: int, own: Json, e
         options = {**own, "export": folder, "export_every": every}
         result = bench.run(contestant, workload, steps=steps, options=options)
         seconds = list(itertools.accumulate([*result["warmup_seconds"], *result["seconds_per_step"]], initial=0.0))
-        points = [(0.0, score(bench, workload, None))]
-        points += [(seconds[int(path.name[-4:])], score(bench, workload, path)) for path in sorted(Path(folder).iterdir())]
+        exports = sorted(Path(folder).iterdir())
+        losses = score(bench, workload, [bench.model, *exports])
+        points = [(0.0, losses[0])]
+        points += [(seconds[int(path.name[-4:])], loss) for path, loss in zip(exports, losses[1:], strict=True)]
     shares = {key: result[key] for key in ("steal", "foreign", "peak_bytes")}
     return {"workload": workload, "contestant": contestant, "options": own, "points": points, **shares}
 
 
-def score(bench: Bench, workload: str, adapter: Path | None) -> float:
-    """Nats a supervised token on the held-out rows, by the external script, in bf16."""
-    file = harness.CACHE / "workloads" / f"{workload}.held-out.json"
-    labels = Workload.read(file).labels
-    options: Json = {"rows": list(range(len(labels))), "dtypes": ["bfloat16"]}
-    options |= {} if adapter is None else {"adapter": str(adapter)}
-    arguments = bench.arguments(f"{workload}.held-out", len(labels), options)
-    found = bench.machine.process(OURS, harness.HERE / "contestants" / "reference.py", arguments)
-    return float(sum(found["bfloat16"].values()) / sum(label != IGNORED for row in labels for label in row[1:]))
+def score(bench: Bench, workload: str, exports: Sequence[Path]) -> list[float]:
+    """Nats a supervised token of each export on the held-out rows, by the external script, in bf16."""
+    file = f"{workload}.held-out"
+    rows = list(range(len(Workload.read(harness.CACHE / "workloads" / f"{file}.json").ids)))
+    arguments = bench.arguments(file, len(rows), {"rows": rows, "exports": [str(path) for path in exports]})
+    script = harness.HERE / "contestants" / "reference.py"
+    return [float(loss) for loss in bench.machine.process(OURS, script, arguments)["losses"]]
 
 
 def seconds_to(points: Sequence[Sequence[float]], target: float) -> float:

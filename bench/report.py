@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from figures import cautions, header, line, ratio_words
 from harness import OURS, PAGE
 from peers import CONTESTANTS
 from reach import MAX_FINAL_ERROR, common_target, seconds_to
-
 from sartor import durable
 
 Json = dict[str, Any]
@@ -73,11 +73,13 @@ def _agreement(runs: Sequence[Json]) -> str:
 
 def _heading(name: str, facts: Json) -> str:
     lengths = facts["lengths"]
-    shared = f", the first {facts['shared_prefix']} of them the same in every row" if facts["shared_prefix"] > 99 else ""
+    shared = (
+        f", the first {facts['shared_prefix']} of them the same in every row" if facts["shared_prefix"] > 99 else ""
+    )
     return (
-        f"### {name.upper()}: {facts['title']}\n\n{facts['rows']} rows from {facts['source']}; {facts['batch_size']} a "
-        f"step. {facts['mean_length']:.0f} tokens on average{shared} (from {lengths['min']} to {lengths['max']}; 5, 25, "
-        f"50, 75, 95 %: {', '.join(str(lengths[f'p{percent}']) for percent in (5, 25, 50, 75, 95))}), "
+        f"### {name.upper()}: {facts['title']}\n\n{facts['rows']} rows from {facts['source']}; {facts['batch_size']} "
+        f"a step. {facts['mean_length']:.0f} tokens on average{shared} (from {lengths['min']} to {lengths['max']}; 5, "
+        f"25, 50, 75, 95 %: {', '.join(str(lengths[f'p{percent}']) for percent in (5, 25, 50, 75, 95))}), "
         f"{facts['supervised_share']:.1%} supervised; {facts['flop_per_token'] / 1e6:.0f} MFLOP a useful token."
     )
 
@@ -150,7 +152,9 @@ def _reach(result: Json, workload: str) -> str:
         return "Nobody exported an adapter."
     target = result["settings"]["target"] or common_target(timed)
     ours = [seconds_to(run["points"], target) for run in _runs(timed, workload, OURS)]
-    lines = header("", f"to a held-out loss of {target:.4f}, times Sartor's time", "last held-out loss", "by the reference")
+    lines = header(
+        "", f"to a held-out loss of {target:.4f}, times Sartor's time", "last held-out loss", "by the reference"
+    )
     for name in result["settings"]["contestants"]:
         if not (mine := _runs(timed, workload, name)):
             continue
@@ -161,7 +165,9 @@ def _reach(result: Json, workload: str) -> str:
         ratio = "–" if name == OURS or not ours else ratio_words(times, ours)
         lines.append(line([label(name, mine[0]["options"]), ratio, f"{last:.4f}", verdict if reference else "–"]))
     start = timed[0]["points"][0][1]
-    return "\n".join(lines) + f"\n\nScored by `contestants/reference.py` on the exported adapters; {start:.4f} untrained."
+    return (
+        "\n".join(lines) + f"\n\nScored by `contestants/reference.py` on the exported adapters; {start:.4f} untrained."
+    )
 
 
 def _absent(absent: Json) -> list[str]:

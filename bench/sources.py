@@ -176,4 +176,3 @@ def functions_of(source: str) -> Iterator[Function]:
 
 def _asked(item: Function) -> Turns:
     return (("user", item.request), ("assistant", item.body))
-

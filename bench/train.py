@@ -22,8 +22,6 @@ import workload as workloads
 from contestants.common import RANK
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from peers import CONTESTANTS
-
-from sartor import durable
 from sartor.errors import MachineError, Refused, SartorError, UserError
 from sartor.hub import find, shape
 from sartor.recipe import ModelSpec
@@ -147,7 +145,9 @@ def measure(options: argparse.Namespace) -> Json:
         found["runs"] = list(turns(bench, used, chosen, options, best_of(grid), absent))
     return {
         **harness.facts(list(dict.fromkeys(CONTESTANTS[name].environment for name in chosen))),
-        "kind": "-".join([part for part, on in (("full", options.method == "full"), ("to-loss", options.to_loss)) if on]),
+        "kind": "-".join(
+            [part for part, on in (("full", options.method == "full"), ("to-loss", options.to_loss)) if on]
+        ),
         "model": {"name": options.model, "digest": harness.weights_digest(model)},
         "settings": {
             **{key: vars(options)[key] for key in ("repeats", "steps", "warmup", "threads", "method", "target")},

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import sources
-
 from sartor import durable
 from sartor.chat import open_renderer
 from sartor.errors import DataError
@@ -43,7 +42,12 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "w1": Kind(
-        "short instructions", f"functions of {_PACKAGE}, and {_CALLS}, in turn", sources.short, 8, shortest=1, longest=1000
+        "short instructions",
+        f"functions of {_PACKAGE}, and {_CALLS}, in turn",
+        sources.short,
+        8,
+        shortest=1,
+        longest=1000,
     ),
     "w2": Kind("multi-turn", f"functions of {_PACKAGE}", sources.talks, 4, shortest=900, longest=2048),
     "w3": Kind("long prompt, short answer", f"sections of {_PACKAGE}", sources.lookups, 4, shortest=600, longest=2048),

@@ -1,4 +1,4 @@
-"""A server that speaks the part of vLLM's HTTP that our engine uses, field by field as vLLM 0.25 does, on loopback.
+"""A server that speaks the part of vLLM's HTTP that our engine uses, with its field names and its errors, on loopback.
 
 It remembers what it was asked, and can be told to fail in each of the ways in which servers fail. Run as a program, it
 takes the command line of `vllm serve`.
@@ -171,7 +171,7 @@ class FakeVllm:
         ids = list(prompt)
         for place in range(asked["max_tokens"]):
             await asyncio.sleep(self.pause)
-            if place == 2 and self.fault:
+            if place == 2 and self.fault not in ("", "stop unsaid"):
                 async for event in self._fail():
                     yield event
                 if self.fault != "own stop":
@@ -188,6 +188,8 @@ class FakeVllm:
             choice["stop_reason"] = token if stops else None
             if place == 0:
                 choice["prompt_token_ids"] = [1, *prompt] if self.fault == "bos" else prompt
+            if self.fault == "stop unsaid" and stops:
+                choice["token_ids"] = held[:-1]
             if self.fault == "no ids":
                 del choice["token_ids"]
             yield json.dumps({"id": "cmpl-1", "object": "text_completion", "model": "m", "choices": [choice]})

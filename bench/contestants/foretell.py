@@ -1,4 +1,4 @@
-"""Sartor's plan of a job, before anything runs: writes it to `--options '{"plan": FILE}'`, prints digest and estimate."""
+"""Sartor's plan of a job, before anything runs: writes it to the `plan` of `--options`, prints digest and estimate."""
 
 from __future__ import annotations
 

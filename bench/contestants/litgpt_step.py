@@ -131,8 +131,13 @@ def main() -> None:
                 epochs=2,
                 max_steps=job.num_steps,
             ),
-            eval=EvalArgs(interval=10**6, max_new_tokens=1, max_iters=1, initial_validation=False, final_validation=False),
-            optimizer={"class_path": f"{__name__}.TimedAdamW", "init_args": {"lr": job.learning_rate, "weight_decay": 0.0}},
+            eval=EvalArgs(
+                interval=10**6, max_new_tokens=1, max_iters=1, initial_validation=False, final_validation=False
+            ),
+            optimizer={
+                "class_path": f"{__name__}.TimedAdamW",
+                "init_args": {"lr": job.learning_rate, "weight_decay": 0.0},
+            },
         )
         noted = losses(folder, job)
     size = job.batch_size // job.micro_batch

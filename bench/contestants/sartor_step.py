@@ -24,7 +24,7 @@ from sartor.types import Batch
 
 def packed(plan: Plan, segments: Sequence[Segment]) -> list[Batch]:
     """The micro-batches of a step: the one place that says how a plan packs."""
-    return pack(segments, micro_tokens=plan.micro_tokens)
+    return pack(segments, micro_tokens=plan.micro_tokens, share=True)
 
 
 def main() -> None:

@@ -65,9 +65,7 @@ class Watch(TrainerCallback):
 
 def lora() -> LoraConfig:
     """The adapter that is held equal."""
-    return LoraConfig(
-        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def held_equal(job: Job) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer on the shared rows. `--options` chooses the tier.
 
-`{"tier": "default"}`: as its documentation leaves it: fp32 weights, bf16 autocast, gradient checkpointing, batches of 8,
-padded. Otherwise one point of the grid: `dtype` of the weights (bfloat16), no checkpointing, and a `layout`: `grouped`:
+`{"tier": "default"}`: as its documentation leaves it: fp32 weights, bf16 autocast, checkpointing, batches of 8, padded.
+Otherwise one point of the grid: `dtype` of the weights (bfloat16), no checkpointing, and a `layout`: `grouped`:
 rows of equal length side by side; `rebalance`: transformers' own sampler, which sorts within each step; `flat`: TRL's
 padding-free collator, all rows of a micro-batch in one sequence.
 """

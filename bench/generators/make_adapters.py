@@ -1,6 +1,6 @@
 """Adapters to serve: LoRA r = 16 on all linear layers, random, different from each other, and not the identity.
 
-    python make_adapters.py MODEL FOLDER COUNT
+python make_adapters.py MODEL FOLDER COUNT
 """
 
 from __future__ import annotations

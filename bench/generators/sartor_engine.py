@@ -18,9 +18,7 @@ def main() -> None:
     folders = {name: Path(folder) for name, folder in job.folders.items()}
     engine = open_engine(Path(job.model), folders, dtype="bfloat16", num_threads=job.threads)
 
-    def answer(
-        prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int
-    ) -> list[list[int]]:
+    def answer(prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]
         sampling = Sampling(max_new_tokens=new_tokens, stop_ids=frozenset())
         for token in engine.stream(prompts, sampling, adapters):

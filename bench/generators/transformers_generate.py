@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common import measure, read_job
-
 import torch
+from common import measure, read_job
 from transformers import AutoModelForCausalLM
 
 
@@ -19,9 +18,7 @@ def main() -> None:
         raise SystemExit("measured without adapters only")
 
     @torch.inference_mode()
-    def answer(
-        prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int
-    ) -> list[list[int]]:
+    def answer(prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]
         ranked = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         for start in range(0, len(ranked), batch):

@@ -9,7 +9,7 @@ from common import measure, read_job
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
 
-from vllm import LLM, SamplingParams  # noqa: E402
+from vllm import LLM, SamplingParams
 
 
 def main() -> None:
@@ -17,9 +17,7 @@ def main() -> None:
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{job.threads - 1}"
     llm = LLM(job.model, dtype="bfloat16", max_model_len=4096, enable_prefix_caching=True, disable_log_stats=True)
 
-    def answer(
-        prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int
-    ) -> list[list[int]]:
+    def answer(prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int) -> list[list[int]]:
         params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
         asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         return [list(found.outputs[0].token_ids) for found in llm.generate(asked, params, use_tqdm=False)]

@@ -20,7 +20,7 @@ from sartor.types import Frozen
 #: oneDNN keeps a compiled product for each shape, and no two steps have the same number of tokens: its default of 1,024
 #: held 2 GiB after 180 steps. 16 is fewer than one step has, and costs a fifth of the speed. It must be set before the
 #: first product of the process.
-ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
 
 
 def prepare_environment() -> None:

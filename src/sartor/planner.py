@@ -116,7 +116,7 @@ def decide(
     adapter = reasons.because("adapter", method.adapter, RECIPE_SAYS)
     objective = resolve("objectives", tune.objective.name)
     dtype = reasons.because("model.dtype", *_dtype(hardware))
-    course = course_of(tune, shape, len(train), reasons)
+    course = course_of(tune, shape, len(train), reasons, full=method.full)
     proof = plan_proof(recipe, train, test, reasons)
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
     room = Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
@@ -139,11 +139,7 @@ def decide(
         seed=reasons.because("seed", tune.seed, RECIPE_SAYS),
         num_threads=reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
         environment=reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
-        num_trainable=reasons.because(
-            "num_trainable",
-            method.num_trainable,
-            f"{method.num_trainable / shape.num_parameters:.1%} of the base's {shape.num_parameters / 1e6:.0f} M",
-        ),
+        num_trainable=reasons.because("num_trainable", method.num_trainable, _share(method, shape)),
         proof=proof,
         data=data,
         estimate=_estimate(work, sized, proof, hardware, seconds, save_every, reasons),
@@ -231,7 +227,7 @@ def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any) -> ModelChoice:
     )
 
 
-def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) -> dict[str, Any]:
+def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons, *, full: bool = False) -> dict[str, Any]:
     """How many steps of how many examples, and the optimizer's settings on the way: fields of the plan."""
     batch_size = reasons.decide("batch_size", tune.batch_size, *_batch_size(num_train))
     steps, epochs = _length(tune.steps, tune.epochs, num_train, batch_size, reasons)
@@ -239,12 +235,14 @@ def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) ->
         "batch_size": batch_size,
         "steps": steps,
         "epochs": epochs,
-        "optimizer": reasons.because("optimizer", "adamw", "the usual choice for adapters"),
-        "learning_rate": reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape)),
+        "optimizer": reasons.because("optimizer", "adamw", "the usual choice for fine-tuning"),
+        "learning_rate": reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape, full=full)),
         "warmup_steps": reasons.because("warmup_steps", max(1, steps // 20), "5 % of the steps"),
         "schedule": reasons.because("schedule", "linear", "down to zero: the last steps settle"),
-        "clip": reasons.because("clip", 1.0, "a gradient norm above 1 is an outlier for an adapter"),
-        "weight_decay": reasons.because("weight_decay", 0.0, "an adapter is small; decay would pull it to the base"),
+        "clip": reasons.because("clip", 1.0, "a gradient norm above 1 is an outlier"),
+        "weight_decay": reasons.because(
+            "weight_decay", 0.0, "a short run needs none: decay would only pull what is trained towards zero"
+        ),
         "evaluate_every": reasons.because(
             "evaluate_every", max(1, steps // 6), "six points show the trend of the dev loss"
         ),
@@ -323,9 +321,11 @@ def _length(
     return steps, epochs
 
 
-def _learning_rate(shape: Shape) -> tuple[float, str]:
+def _learning_rate(shape: Shape, *, full: bool) -> tuple[float, str]:
     millions = shape.num_parameters / 1e6
     rate = 5e-4 if millions < 500 else 3e-4 if millions < 3_000 else 2e-4
+    if full:  # LoRA wants about ten times as much, whatever the task (Schulman 2025, "LoRA without regret")
+        return rate / 10, f"all {millions:,.0f} M parameters are moved: a tenth of what an adapter gets"
     return rate, f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher"
 
 
@@ -344,6 +344,10 @@ def _recompute(sized: Job) -> tuple[str, str]:
         "mlp": f"gate and up of each layer are computed again: what is kept shrinks to {kept:.2f} GiB and fits",
         "layer": f"each layer is computed again from its input: what is kept shrinks to {kept:.2f} GiB and fits",
     }[sized.recompute]
+
+
+def _share(method: Method, shape: Shape) -> str:
+    return f"{method.num_trainable / shape.num_parameters:.1%} of the base's {shape.num_parameters / 1e6:.0f} M"
 
 
 def _tile(sized: Job) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from typing import Any
 from sartor import __version__, durable
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
+from sartor.backends import estimate
 from sartor.backends.ranks import here
 from sartor.chat import Renderer, open_renderer
 from sartor.check import Check
@@ -30,7 +31,7 @@ from sartor.hardware import look, measure_flops, release_memory
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan
-from sartor.planner import decide, plan_proof
+from sartor.planner import MICRO_TOKENS, decide, plan_proof
 from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
 from sartor.recipe import Recipe
@@ -40,6 +41,7 @@ from sartor.types import digest_of
 
 Events = Generator[Event, None, None]
 ENGINE = "sartor"
+AFTER_PLAN = ("train", "prove", "package")  # before that, nothing is foretold
 
 
 @dataclass
@@ -106,7 +108,7 @@ def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Even
             yield Skipped(stage=stage, reason=f"made before from the same inputs, in {lender}")
             continue
         release_memory()
-        foretold = bench.plan.estimate.seconds if stage == "train" else 0.0
+        foretold = bench.plan.estimate.stages.get(stage, 0.0) if stage in AFTER_PLAN else 0.0
         yield Entered(stage=stage, number=number, of=len(wanted), seconds=foretold)
         began = time.monotonic()
         for event in _recorded(bench.run, _STAGE[stage](bench)):
@@ -179,7 +181,11 @@ def _baseline(bench: Bench) -> Events:
 def _plan(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
     hardware = look(bench.run.folder)
-    flops = measure_flops("bfloat16" if hardware.has_bf16 else "float32", hardware.num_cores)
+    flops = measure_flops(
+        "bfloat16" if hardware.has_bf16 else "float32",
+        hardware.num_cores,
+        products=estimate.products(bench.shape, MICRO_TOKENS),
+    )
     plan = decide(
         bench.recipe,
         bench.base,

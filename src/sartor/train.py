@@ -45,7 +45,6 @@ def train(
             raise DataError(f"step {step + 1} has no trained token", hint="`sartor check` names such rows")
         sums = [backend.forward_backward(batch, objective, config, weight) for batch in micro]
         norm = backend.step(plan.adam(step))
-        stopping = backend.sum(run.stopping) > 0  # one answer for all ranks
         yield Stepped(
             step=step + 1,
             loss=backend.sum(sum(part.loss for part in sums)) / weight,
@@ -56,6 +55,7 @@ def train(
             seconds=time.monotonic() - began,
             peak_bytes=peak_bytes(),
         )
+        stopping = backend.sum(run.stopping) > 0  # one answer for all ranks
         if dev and plan.evaluates(step):
             loss, num_supervised = dev_loss(backend, objective, config, dev)
             yield Evaluated(step=step + 1, loss=loss, num_supervised=num_supervised)

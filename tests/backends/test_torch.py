@@ -162,7 +162,8 @@ def test_a_planted_leak_trips_the_self_check_and_the_slow_path_is_right(
 
     monkeypatch.setattr(attention, "register", lambda: attention.AttentionInterface.register(attention.NAME, leaky))
     backend = TorchBackend(make_plan(tiny_folder))
-    assert "moved another segment" in backend.warnings[0]
+    assert any("moved another segment" in warning for warning in backend.warnings)
+    assert any("hand-written layers are off" in warning for warning in backend.warnings)
     wake_adapters(backend)
     found = our_gradients(backend, segments, micro_tokens=64)
     assert relative_error(found, plain_gradients(backend, tiny_folder, segments)) < 1e-5

@@ -109,7 +109,11 @@ def plain_answers() -> Callable[..., list[list[int]]]:
             model = PeftModel.from_pretrained(model, adapter)
         return [
             model.generate(
-                input_ids=torch.tensor([list(prompt)]), max_new_tokens=count, do_sample=False, eos_token_id=-1
+                input_ids=torch.tensor([list(prompt)]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),  # else pad tokens in it are masked
+                max_new_tokens=count,
+                do_sample=False,
+                eos_token_id=-1,
             )[0, len(prompt) :].tolist()
             for prompt in prompts
         ]

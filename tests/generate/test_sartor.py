@@ -95,6 +95,11 @@ def test_the_real_model_answers_as_plain_generate_does(
     shots = "".join(f"Q: What is {n} plus {n}?\nA: {2 * n}.\n" for n in range(4))
     texts = ["The capital of France is", "Once", f"{shots}Q: What is 9 plus 9?\nA:", f"{shots}Q: Who wrote Faust?\nA:"]
     prompts = [list(smollm2_tokenizer(text).input_ids) for text in texts]
+    for text in ("Name three colours.", "Who wrote Faust?", "List two fruits."):  # with the same system prompt
+        rendered = smollm2_tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
+        prompts.append(list(smollm2_tokenizer(rendered, add_special_tokens=False).input_ids))
     engine = open_engine(smollm2_folder, {}, dtype="float32")
     assert answers(engine, prompts) == plain_answers(smollm2_folder, prompts, 12)
 

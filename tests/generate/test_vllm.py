@@ -96,6 +96,15 @@ def test_a_stop_token_ends_its_row_only(open_on: Open) -> None:
     assert ids_of(tokens, 1) == [21, 22, 23, 24, 25]
 
 
+def test_a_stop_token_that_only_the_reason_names_counts_too(server: FakeVllm, open_on: Open) -> None:
+    engine = open_on()
+    server.fault = "stop unsaid"
+    for stop in (11, 12, 13):
+        tokens = list(engine.stream([[10]], Sampling(5, frozenset({stop})), None))
+        assert [token.id for token in tokens] == list(range(11, stop + 1))
+        assert tokens[-1].finish == "stop"
+
+
 def test_an_answer_ends_where_the_context_does(server: FakeVllm, open_on: Open) -> None:
     server.context = 8
     tokens = list(open_on().stream([[1, 2, 3, 4, 5, 6]], Sampling(50, frozenset()), None))

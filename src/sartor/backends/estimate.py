@@ -140,18 +140,16 @@ def key_width(shape: Shape) -> int:
 def saved_parts(job: Job) -> dict[str, int]:
     """What one layer keeps of one token for the backward, in bytes by what it is."""
     shape, item = job.shape, job.item_bytes
-    if job.recompute == "layer":
-        return {"residual stream": STREAM * shape.hidden}
-    parts = {
-        "residual stream, before attention and before the MLP": 2 * STREAM * shape.hidden,
-        "rotated queries, keys, values": item * (query_width(shape) + 2 * key_width(shape)),
-        "attention output": item * query_width(shape),
-        "gate and up": item * 2 * shape.inner,
-        "log-sum-exp of each head, scale of each norm": 4 * (shape.num_heads + 2),
-        "low-rank inputs": item * job.low_rank,
-    }
-    if job.recompute == "mlp":
-        del parts["gate and up"]
+    parts = {"residual stream, before attention and before the MLP": 2 * STREAM * shape.hidden}
+    if job.recompute != "layer":
+        parts |= {
+            "rotated queries, keys, values": item * (query_width(shape) + 2 * key_width(shape)),
+            "attention output": item * query_width(shape),
+            "log-sum-exp of each head": 4 * shape.num_heads,
+            "low-rank inputs": item * job.low_rank,
+        }
+    if job.recompute == "none":
+        parts["gate and up"] = item * 2 * shape.inner
     return {name: size for name, size in parts.items() if size}
 
 

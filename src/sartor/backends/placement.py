@@ -55,10 +55,11 @@ class Policy(nn.Module):
     `model` is the causal language model with its adapters in place; `stream` the type of the residual stream.
     """
 
-    def __init__(self, model: Any, stream: torch.dtype) -> None:
+    def __init__(self, model: Any, stream: torch.dtype, tile: int = cross_entropy.TILE) -> None:
         super().__init__()
         self.model = model
         self.stream = stream
+        self._tile = tile
         self._dtype: torch.dtype = model.get_output_embeddings().weight.dtype
         self.packed = True
         self.fused = False
@@ -90,7 +91,7 @@ class Policy(nn.Module):
         head_VD = self.model.get_output_embeddings().weight
         if head_VD.requires_grad and not self.whole:
             return cross_entropy.plain_logprobs(hidden_ND, head_VD, targets_N).clone()  # FSDP2 wants no view
-        return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N)
+        return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N, self._tile)
 
     def hidden(
         self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor, longest: int
@@ -153,6 +154,13 @@ def decode(decoder: Any, stream_TD: torch.Tensor, positions_T: torch.Tensor, seg
         inputs_embeds=stream_TD[None], position_ids=positions_T[None], attention_mask=None, use_cache=False, **segments
     ).last_hidden_state
     return hidden_1TD
+
+
+@torch.no_grad()
+def own(model: nn.Module) -> None:
+    """Copy the weights out of the file they are mapped from: a single one left there keeps the whole file in memory."""
+    for weight in model.parameters():
+        weight.data = weight.detach().clone()
 
 
 def layers_of(model: Any) -> list[nn.Module]:

@@ -61,12 +61,13 @@ class TorchBackend:
             local_files_only=True,
             trust_remote_code=False,
         )
+        placement.own(model)
         fused = placement.use_gpu_kernels(model, self._device)
         torch.manual_seed(plan.seed)
         self._family = family
         self._model = family.attach(model, family.Config(**plan.adapter.settings))
         self._model.train()
-        self._policy = placement.Policy(model, _stream_dtype(model.base_model))
+        self._policy = placement.Policy(model, _stream_dtype(model.base_model), plan.tile)
         _round_after_norms(model.base_model, model.get_output_embeddings().weight.dtype)
         self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
         if self._device.type == "cuda" and not fused:
@@ -184,7 +185,9 @@ class TorchBackend:
                 plain, self._policy.stream = self._policy.stream, torch.float32
                 decoder = self._policy.model.base_model
                 dtype = vars(torch)[plan.model.dtype]
-                fusion = fuse(decoder, self._policy.probe, dtype=dtype, recompute=plan.recompute)
+                fusion = fuse(
+                    decoder, self._policy.probe, dtype=dtype, recompute=plan.recompute, num_rows=plan.micro_tokens
+                )
                 self._policy.fused = not fusion.problem
                 if self._policy.fused:
                     return [fusion]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from sartor.ops.block import Part, Pass, Tensor, Tools, masters_of, widen
+from sartor.ops.block import Part, Pass, Tensor, Tools, masters_of, stream_like, widen
 from sartor.ops.forest_attention import Heads
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.stream_norm import StreamNorm
@@ -88,10 +88,12 @@ class AttentionBlock:
         return self.tools.factors(f"head_inverse_{part}", num_rows, num_heads)
 
     def _logsumexp(self, run: Pass, num_rows: int) -> Tensor:
-        shape = (self.heads.num_query, num_rows)
+        shape = (num_rows, self.heads.num_query)
         if run.round is None or "qkv" in run.recompute:
-            return self.tools.factors("logsumexp", *shape)
-        return run.round.save("logsumexp", self.index, shape, self.tools.stream_dtype)
+            memory = self.tools.factors("logsumexp", *shape)
+        else:
+            memory = run.round.save("logsumexp", self.index, shape, self.tools.stream_dtype)
+        return memory.view(self.heads.num_query, num_rows)
 
     def finish(self, stream_ND: Tensor, out_NKR: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """The new stream; what was added to it before `after`."""
@@ -100,7 +102,8 @@ class AttentionBlock:
         if self.after:
             update_ND = run.keep(tools, "update", self.index, *stream_ND.shape)
         self.out.product(out_NKR, update_ND)
-        return add_after(tools, stream_ND, update_ND, self.after), update_ND
+        result_ND = stream_like(tools, run, "attended", self.index, stream_ND)
+        return add_after(tools, stream_ND, update_ND, self.after, result_ND), update_ND
 
     def backward(self, saved: _Saved, passed_ND: Tensor, *, of_input: bool) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of the stream (if asked for) and of the masters, in their order."""
@@ -201,9 +204,9 @@ class _Attend(torch.autograd.Function):
         return gradient_TD, None, None, None, *masters
 
 
-def add_after(tools: Tools, stream_ND: Tensor, update_ND: Tensor, after: tuple[Any, ...]) -> Tensor:
-    """stream + after(update)."""
-    result_ND, added_ND = torch.empty_like(stream_ND), update_ND
+def add_after(tools: Tools, stream_ND: Tensor, update_ND: Tensor, after: tuple[Any, ...], result_ND: Tensor) -> Tensor:
+    """result = stream + after(update)."""
+    added_ND = update_ND
     for norm in after:
         wide_ND, inverse_N = widen(tools, update_ND, "update_wide"), tools.factors("after_inverse", stream_ND.shape[0])
         added_ND = tools.room("added", *stream_ND.shape)

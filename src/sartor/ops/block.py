@@ -63,6 +63,13 @@ class Pass:
         return self.round.save(name, layer, (rows, columns), tools.dtype)
 
 
+def stream_like(tools: Tools, run: Pass, name: str, layer: int, stream_ND: Tensor) -> Tensor:
+    """Memory for the new stream: saved, as the next block's backward reads it, or the caller's to keep."""
+    if run.round is None:
+        return torch.empty_like(stream_ND)
+    return run.round.save(name, layer, (stream_ND.shape[0], stream_ND.shape[1]), tools.stream_dtype)
+
+
 def masters_of(parts: Sequence[Part]) -> list[Tensor]:
     """All that is trained in them."""
     return [master for part in parts for master in part.masters]

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sartor.ops.pointwise import pointwise
+from sartor.ops.pointwise import Plain, pointwise
 
 TILE = 512  # rows: 512 × 49,152 bf16 logits are 48 MiB; smaller tiles lose product speed (docs/why/numerics.md)
 
 
-def supervised_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+def supervised_logprobs(
+    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int = TILE
+) -> torch.Tensor:
     """log p(target) of each position, fp32, differentiable in `hidden_ND` and, where it is trained, in the head."""
     kind = _TiledTrainedHead if head_VD.requires_grad else _TiledLogprobs
-    logprobs: torch.Tensor = kind.apply(hidden_ND, head_VD, targets_N)  # type: ignore[no-untyped-call]
+    logprobs: torch.Tensor = kind.apply(hidden_ND, head_VD, targets_N, tile)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -36,11 +38,13 @@ class _TiledLogprobs(torch.autograd.Function):
     """d log p(t) / d h = W[t] - softmax(h Wᵀ) W, kept per position and scaled by the upstream gradient later."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int
+    ) -> torch.Tensor:
         wanted = hidden_ND.requires_grad
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
-        logprobs_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32)
-        for rows in _tiles(hidden_ND):
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        for rows in _tiles(hidden_ND, tile):
             tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
             if slope_ND is not None:
                 torch.mm(tile_NV, head_VD, out=slope_ND[rows])
@@ -49,37 +53,40 @@ class _TiledLogprobs(torch.autograd.Function):
         return logprobs_N
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (slope_ND,) = ctx.saved_tensors
-        return slope_ND * upstream[0][:, None].to(slope_ND.dtype), None, None
+        return slope_ND * upstream[0][:, None].to(slope_ND.dtype), None, None, None
 
 
 class _TiledTrainedHead(torch.autograd.Function):
     """The head's gradient needs the upstream one, which is not known in the forward: tiles are made twice."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int
+    ) -> torch.Tensor:
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
-        logprobs_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32)
-        for rows in _tiles(hidden_ND):
+        ctx.tile = tile
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        for rows in _tiles(hidden_ND, tile):
             _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
         return logprobs_N
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         hidden_ND, head_VD, targets_N = ctx.saved_tensors
         of_hidden_ND, of_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
-        ignored_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32)
-        for rows in _tiles(hidden_ND):
+        ignored_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        for rows in _tiles(hidden_ND, ctx.tile):
             slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows])
             slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
             torch.mm(slope_NV, head_VD, out=of_hidden_ND[rows])
             of_head_VD.addmm_(slope_NV.t(), hidden_ND[rows])
-        return of_hidden_ND, of_head_VD, None
+        return of_hidden_ND, of_head_VD, None, None
 
 
-def _tiles(hidden_ND: torch.Tensor) -> Iterator[slice]:
-    return (slice(start, start + TILE) for start in range(0, hidden_ND.shape[0], TILE))
+def _tiles(hidden_ND: torch.Tensor, tile: int) -> Iterator[slice]:
+    return (slice(start, start + tile) for start in range(0, hidden_ND.shape[0], tile))
 
 
 def _slope(
@@ -87,5 +94,6 @@ def _slope(
 ) -> torch.Tensor:
     """d log p(target) / d logits of a tile (N, V); log p(target) goes out."""
     logits_NV = hidden_ND @ head_VD.t()
-    pointwise(head_VD.dtype, head_VD.shape[0]).loss_tile(logits_NV, targets_N, logprobs_N)
+    tools = pointwise(head_VD.dtype, head_VD.shape[0]) if head_VD.device.type == "cpu" else Plain()
+    tools.loss_tile(logits_NV, targets_N, logprobs_N)
     return logits_NV

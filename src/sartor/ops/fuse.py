@@ -66,10 +66,10 @@ class FusedLayer(nn.Module):
 class Fusion:
     """The blocks of a model. `problem` says why there are none."""
 
-    def __init__(self, recompute: str) -> None:
+    def __init__(self, recompute: str, num_rows: int) -> None:
         self.problem = ""
         self.last = -1
-        self.workspace = Workspace()
+        self.workspace = Workspace(num_rows)
         self._recompute = RECOMPUTE[recompute]
         self._blocks: list[AttentionBlock | GatedBlock] = []
         self._run: Pass | None = None
@@ -101,19 +101,23 @@ class Fusion:
         return self._run
 
 
-def fuse(decoder: nn.Module, probe: Callable[[], Tensor], *, dtype: torch.dtype, recompute: str) -> Fusion:
+def fuse(
+    decoder: nn.Module, probe: Callable[[], Tensor], *, dtype: torch.dtype, recompute: str = "none", num_rows: int = 0
+) -> Fusion:
     """Put blocks in the place of all layers of a decoder, or of none.
 
     Args:
         decoder: a transformers decoder: its `layers` are replaced.
         probe: runs it once on a few tokens of several segments, under `no_grad`, with `forest` among its arguments.
         dtype: of the products; the residual stream is fp32 (fp64 for an fp64 model).
+        recompute: what the backward makes again, a key of `RECOMPUTE`.
+        num_rows: tokens for which memory is laid out at once; more of them make it grow.
     """
-    fusion = Fusion(recompute)
+    fusion = Fusion(recompute, num_rows)
     layers = decoder.get_submodule("layers")
     assert isinstance(layers, nn.ModuleList)
-    seen = _watch(layers, probe)
     try:
+        seen = _watch(layers, probe)
         fused = [_fused(layer, call, fusion, dtype) for layer, call in zip(layers, seen, strict=True)]
         with torch.no_grad():
             for layer, call in zip(fused, seen, strict=True):

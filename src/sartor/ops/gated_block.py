@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sartor.ops.attention_block import add_after, back_after
-from sartor.ops.block import Part, Pass, Tensor, Tools, masters_of
+from sartor.ops.block import Part, Pass, Tensor, Tools, masters_of, stream_like
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.pointwise import Activation
 from sartor.ops.stream_norm import StreamNorm
@@ -74,7 +74,8 @@ class GatedBlock:
         low_TR = self.down.keep_low(
             product_TKR, run.keep(tools, "low_product", self.index, num_rows, self.down.num_low)
         )
-        return add_after(tools, stream_TD, update_TD, self.after), update_TD, low_TR
+        result_TD = stream_like(tools, run, "fed_stream", self.index, stream_TD)
+        return add_after(tools, stream_TD, update_TD, self.after, result_TD), update_TD, low_TR
 
     def backward(self, saved: _Saved, passed_TD: Tensor, *, of_input: bool) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of the stream (if asked for) and of the masters, in their order."""

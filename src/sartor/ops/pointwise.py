@@ -257,7 +257,7 @@ class Native:
 
 @cache
 def pointwise(dtype: torch.dtype, *widths: int) -> Pointwise:
-    """The fastest that there is for a model's type and widths."""
+    """The fastest on a CPU for a model's type and widths."""
     names: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
     if dtype not in names or any(width % LANES for width in widths):
         return Plain()

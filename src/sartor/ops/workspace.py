@@ -15,9 +15,14 @@ Key = tuple[str, int]
 
 
 class Buffers:
-    """Named buffers. A view of the shape asked for, with whatever stood there before."""
+    """Named buffers. A view of the shape asked for, tokens first, with whatever stood there before.
 
-    def __init__(self) -> None:
+    Each is made large enough for `num_rows` tokens, whatever the first shape asked for is: memory that was never
+    written costs nothing, and a buffer that has to grow leaves a hole behind.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
         self._buffers: dict[Key, torch.Tensor] = {}
 
     def take(self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -25,7 +30,8 @@ class Buffers:
         buffer = self._buffers.get((name, layer))
         if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
             self._buffers.pop((name, layer), None)  # the old one is given back before the new one is made
-            self._buffers[name, layer] = buffer = torch.empty(size, dtype=dtype)
+            whole = max(size, size // max(1, shape[0]) * self._num_rows)
+            self._buffers[name, layer] = buffer = torch.empty(whole, dtype=dtype)
         return buffer[:size].view(shape)
 
     @property
@@ -36,8 +42,9 @@ class Buffers:
 class Workspace:
     """Scratch, and the rounds: one for each forward whose backward is still to come."""
 
-    def __init__(self) -> None:
-        self._scratch = Buffers()
+    def __init__(self, num_rows: int = 0) -> None:
+        self._num_rows = num_rows
+        self._scratch = Buffers(num_rows)
         self._free: list[Buffers] = []
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
@@ -45,7 +52,7 @@ class Workspace:
         return self._scratch.take(name, 0, shape, dtype)
 
     def begin(self) -> Round:
-        return Round(self, self._free.pop() if self._free else Buffers())
+        return Round(self, self._free.pop() if self._free else Buffers(self._num_rows))
 
     def _give_back(self, buffers: Buffers) -> None:
         self._free.append(buffers)

@@ -130,10 +130,11 @@ def only_choice(answer: Json) -> Json:
 
 
 def token_ids(choice: Json) -> list[int]:
-    ids = choice.get("token_ids")
+    """The tokens of a part, with the stop token that ended it: vLLM names that one in `stop_reason` as well."""
+    ids, stop = choice.get("token_ids"), choice.get("stop_reason")
     if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
         raise MachineError("the server answered without token ids", hint=NOT_VLLM)
-    return ids
+    return [*ids, stop] if isinstance(stop, int) and ids[-1:] != [stop] else ids
 
 
 def message(answer: httpx2.Response) -> str:

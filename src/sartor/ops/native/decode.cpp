@@ -2,8 +2,8 @@
 //
 // A page holds PAGE tokens of one sequence, laid out for the dot product: keys with their head's elements down and the
 // page's tokens across, values the other way round. A block of queries keeps a running maximum, sum and output (Milakov
-// and Gimelshein 2018, arXiv 1805.02867), so pages are read once each: those that a group of spans shares for all of the
-// block's rows together, then each span's own. Scores and sums are fp32; operands are of the element type.
+// and Gimelshein 2018, arXiv 1805.02867), so pages are read once each: those that a group of spans shares for all rows
+// of the block together, then each span's own. Scores and sums are fp32; operands are of the element type.
 //
 // H query heads · G key/value heads · D head size, a multiple of 16.
 #include "numbers.hpp"
@@ -20,7 +20,7 @@ constexpr long STRETCH = 16;                          // pages at a time: the sc
 constexpr long ROWS = 48;                             // of a block: tokens times the query heads of a group
 constexpr float NONE = -INFINITY;
 
-// ---- small products ---------------------------------------------------------------------------------------------------
+// ---- small products -------------------------------------------------------------------------------------------------
 
 static inline Floats dot(Floats sum, Unit a, Words b) {
 #if defined(ELEMENT_FLOAT32)
@@ -106,7 +106,7 @@ static void down_rows(long rows, const Unit* a, long a_row, const Unit* const* b
 #undef CALL
 }
 
-// ---- a block of queries -----------------------------------------------------------------------------------------------
+// ---- a block of queries ---------------------------------------------------------------------------------------------
 
 struct Shape {
     long heads, groups, size;  // H, G, D
@@ -158,7 +158,8 @@ struct Block {
         const Unit* asked = &queries[first * units];
         for (long p = 0; p < num_pages; p++) of_keys[p] = page(keys, pages[p]), of_values[p] = page(values, pages[p]);
         long p = 0;
-        for (; p + 4 <= num_pages; p += 4) across_rows<4>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row);
+        for (; p + 4 <= num_pages; p += 4)
+            across_rows<4>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row);
         switch (num_pages - p) {
             case 3: across_rows<3>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row); break;
             case 2: across_rows<2>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row); break;
@@ -213,7 +214,7 @@ struct Block {
     }
 };
 
-// ---- what torch calls -------------------------------------------------------------------------------------------------
+// ---- what torch calls -----------------------------------------------------------------------------------------------
 
 // Put keys and values (T, G, D), with their distances between tokens and between heads, into their slots. The first
 // token of a page clears its values: a weight of zero times what happened to be in memory need not be zero.
@@ -260,7 +261,8 @@ KERNEL void attend(const Element* query, long query_token, long query_head, Elem
 #pragma omp for schedule(dynamic, 1)
         for (long n = 0; n < long(tasks.size()); n++) {
             const Task task = tasks[n];
-            const int first = groups[3 * task.group], last = groups[3 * task.group + 1], shared = groups[3 * task.group + 2];
+            const int32_t* group = groups + 3 * task.group;
+            const int first = group[0], last = group[1], shared = group[2];
             block.head = task.head;
             block.clear((task.end - task.begin) * stacked);
             int span = first;
@@ -274,7 +276,8 @@ KERNEL void attend(const Element* query, long query_token, long query_head, Elem
             }
             if (shared) block.look(0, (task.end - task.begin) * stacked, tables + table_starts[first], shared, 0);
             for (span = first; span < last && starts[span] < task.end; span++) {
-                const long begin = std::max(task.begin, long(starts[span])), end = std::min(task.end, long(starts[span + 1]));
+                const long begin = std::max(task.begin, long(starts[span]));
+                const long end = std::min(task.end, long(starts[span + 1]));
                 if (begin >= end) continue;
                 const long num_own = table_starts[span + 1] - table_starts[span] - shared;
                 block.look((begin - task.begin) * stacked, (end - task.begin) * stacked,

@@ -1,0 +1,69 @@
+"""The generation benchmark: its prompts, its table, and who takes part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import generate
+import workload
+
+
+def test_prompts_end_where_the_answer_begins_and_are_the_same_each_time() -> None:
+    ids = tuple((number, 7, 8, 9) for number in range(20))
+    labels = tuple((-100, -100, 8, 9) for _ in range(20))
+    whole = workload.Workload("w1", "here", 8, ids, labels)
+    prompts = generate.prompts_of(whole, 5)
+    assert prompts == generate.prompts_of(whole, 5)
+    assert all(len(prompt) == 2 and prompt[1] == 7 for prompt in prompts)
+    assert len({prompt[0] for prompt in prompts}) == 5
+
+
+def test_adapters_are_compared_with_themselves() -> None:
+    assert generate.takes_part("sartor", "four")
+    assert not generate.takes_part("transformers", "four")
+    assert generate.takes_part("vllm", "shared")
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    def run(scene: str, name: str, repeat: int, seconds: float, digests: list[str]) -> dict[str, Any]:
+        steady = {"steal": 0.0, "foreign": 0.0, "plateau_before": 4e11, "plateau_after": 4e11}
+        facts = {"new_tokens": 100, "seconds": seconds, "start_seconds": 2.0, "peak_bytes": 2**30, "digests": digests}
+        return {"scene": scene, "contestant": name, "repeat": repeat, "options": {}, **facts, **steady}
+
+    runs = [
+        run(scene, name, repeat, seconds, digests)
+        for repeat in range(5)
+        for scene, name, seconds, digests in (
+            ("mixed", "sartor", 1.0, ["a", "b"]),
+            ("mixed", "transformers", 4.0, ["a", "c"]),
+            ("one", "sartor", 1.0, ["d", "e"]),
+            ("four", "sartor", 1.25, ["f", "g"]),
+        )
+    ]
+    facts = {
+        "date": "2030-01-02",
+        "machine": {"processor": "Abacus 9", "num_cores": 2},
+        "model": {"name": "a-model"},
+        "settings": {
+            "repeats": 5,
+            "threads": 2,
+            "prompts": 2,
+            "new_tokens": 50,
+            "contestants": ["sartor", "transformers", "vllm"],
+        },
+        "scenes": {
+            scene: {"title": scene, "prompt_tokens": 9, "shortest": 4, "longest": 5}
+            for scene in ("mixed", "one", "four")
+        },
+        "runs": runs,
+        "absent": {"vllm": "not installed"},
+    }
+    return {**facts, **changes}
+
+
+def test_the_table_gives_rates_starts_agreement_and_ratios() -> None:
+    page = generate.markdown(result())
+    row = "| transformers' `generate`, best batch | 25 (25–25) | 2.0 s | 1.00 GiB | 1 of 2 | 4.00 × [4.00, 4.00] |"
+    assert row in page
+    assert "Four adapters mixed, times one: **0.80 × [0.80, 0.80]**." in page
+    assert "Not measured: vLLM's CPU build: not installed" in page

@@ -1,0 +1,90 @@
+"""The report of a made-up result, its ratios, and what it warns of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import figures
+import report
+
+
+def test_the_table_gives_rates_ratios_memory_and_utilisation(make_result: Any) -> None:
+    page = report.markdown(make_result())
+    assert "| Sartor | 500 (500–500) | 250 | 25% | 62% | 2.00 GiB | – | – |" in page
+    assert "| TRL, best found | 200 (200–200) | 100 | 25% | 25% | 8.00 GiB | 2.50 × [2.50, 2.50] | 0.25 × |" in page
+    assert "Against the best-tuned peer (TRL, best found): **2.50 × [2.50, 2.50]**." in page
+    assert "Against TRL's defaults: **5.00 × [5.00, 5.00]**." in page
+    assert "24 rows from a package; 8 a step. 220 tokens on average (from 60 to 600" in page
+    assert "within 0.10% of plain transformers in bf16, 0.70% of it in fp32" in page
+    assert "Abacus 9" in page
+    assert "trl 1.16.0" in page
+    assert "Not to be quoted" not in page
+
+
+def test_ratios_pair_repeats_and_their_interval_covers_them() -> None:
+    assert figures.paired_ratio([100.0, 220.0, 330.0], [50.0, 100.0, 150.0]) == (2.2, 2.0, 2.2)
+    slow_then_fast = figures.paired_ratio([100.0, 1000.0], [50.0, 500.0])  # a machine that changes hurts no ratio
+    assert slow_then_fast == (2.0, 2.0, 2.0)
+    assert figures.ratio_words([], [1.0]) == "–"
+
+
+def test_a_repeat_that_one_side_lost_pairs_with_nothing(make_run: Any, make_result: Any) -> None:
+    ours = [make_run("sartor", repeat, seconds) for repeat, seconds in enumerate((1.0, 2.0, 4.0))]
+    theirs = [make_run("trl_tuned", repeat, seconds) for repeat, seconds in ((0, 2.0), (2, 8.0))]
+    assert "2.00 × [2.00, 2.00]" in report.markdown(make_result(runs=[*ours, *theirs]))
+
+
+@pytest.mark.parametrize(
+    "change", [{"plateau_after": 3e11}, {"foreign": 0.3}, {"steal": 0.05}], ids=["drift", "foreign", "steal"]
+)
+def test_an_unsteady_machine_is_said_at_the_top(make_result: Any, change: dict[str, float]) -> None:
+    runs = make_result()["runs"]
+    page = report.markdown(make_result(runs=[*runs[:-1], {**runs[-1], **change}]))
+    assert "**Not to be quoted: in 1 of 15 runs" in page.split("###")[0]
+
+
+def test_one_repeat_has_no_interval(make_result: Any) -> None:
+    result = make_result(runs=make_result()["runs"][:3])
+    result["settings"]["repeats"] = 1
+    page = report.markdown(result)
+    assert "2.50 × (one repeat, no interval)" in page
+    assert "fewer than five repeats" in page
+
+
+def test_the_grid_is_shown_against_its_best(make_run: Any, make_result: Any) -> None:
+    grid = [
+        make_run("trl_tuned", 0, seconds, options={"layout": layout, "micro_batch": 4})
+        for layout, seconds in (("grouped", 5.0), ("flat", 10.0))
+    ]
+    page = report.markdown(make_result(grid=grid))
+    assert "| w1 | TRL, best found, layout grouped, micro-batch 4 | 100% | 25% | 8.00 GiB |" in page
+    assert "| w1 | TRL, best found, layout flat, micro-batch 4 | 50% | 25% | 8.00 GiB |" in page
+    assert "taken for granted" not in page
+    assert "taken for granted" in report.markdown(make_result())
+
+
+def test_who_could_not_be_measured_is_said_with_the_reason(make_result: Any) -> None:
+    page = report.markdown(make_result(absent={"litgpt_tuned": {"w1": "it did not start"}}))
+    assert "- litgpt, best found, w1: it did not start" in page
+
+
+def test_a_long_shared_prefix_is_said(make_result: Any) -> None:
+    result = make_result()
+    result["workloads"]["w1"]["shared_prefix"] = 150
+    assert "the first 150 of them the same in every row" in report.markdown(result)
+
+
+def test_the_page_of_the_docs_takes_the_newest_of_each_kind(make_result: Any, tmp_path: Path) -> None:
+    for day, kind in (("2030-01-01", ""), ("2030-01-02", ""), ("2030-01-01", "generate")):
+        path = tmp_path / f"{day}-abacus{kind}.json"
+        path.write_text(json.dumps({"kind": kind}), encoding="utf-8")
+        path.with_suffix(".md").write_text(f"{kind or 'training'} of {day}\n", encoding="utf-8")
+    report.write_page(tmp_path, tmp_path / "bench.md")
+    page = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    assert "training of 2030-01-02" in page
+    assert "training of 2030-01-01" not in page
+    assert page.index("## Training, LoRA") < page.index("## Generation")

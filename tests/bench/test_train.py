@@ -1,0 +1,109 @@
+"""The training benchmark's spine: the judge, who is left out, the grid, and what stops everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peers
+import train
+import workload
+from harness import Machine
+from sartor.errors import MachineError, Refused
+
+DEMO = workload.Workload("demo", "here", 2, ((1, 2, 3), (4, 5, 6)), ((-100, 2, 3), (-100, 5, 6)))
+HONEST = {"trained_tokens": 4, "supervised_tokens": 4, "first_loss": 1.004, "first_groups": [[1, 0]]}
+
+
+class Scripted(train.Bench):
+    """A benchmark whose runs are given: a result, or the error that a contestant ends with."""
+
+    given: dict[str, Any]
+
+    def run(self, name: str, workload: str, *, steps: int, options: Any) -> Any:
+        found = self.given[name]
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+
+@pytest.fixture
+def bench() -> Scripted:
+    """It knows its references already: 2 rows of 2 supervised tokens, a mean loss of 1 in bf16."""
+    known = {(dtype, "demo", row): total for dtype, total in (("bfloat16", 2.0), ("float32", 2.02)) for row in (0, 1)}
+    return Scripted(model=Path(), machine=Machine(1), warmup=1, reference=known)
+
+
+def test_the_judge_passes_honest_work_and_says_how_far_it_is(bench: Any) -> None:
+    errors = bench.judge("someone", DEMO, HONEST, steps=1)
+    assert errors["first_loss_error_bfloat16"] == pytest.approx(0.004)
+    assert errors["first_loss_error_float32"] == pytest.approx(1 - 1.004 / 1.01)
+
+
+def test_a_mean_of_means_is_judged_by_a_mean_of_means(bench: Any) -> None:
+    bench.reference["bfloat16", "demo", 0] = 4.0  # a mean of 2 and of 1: 1.5 either way, as both rows train 2 tokens
+    assert bench.mean_loss("bfloat16", DEMO, [[0], [1]]) == pytest.approx(1.5)
+    longer = workload.Workload("demo", "here", 2, DEMO.ids, ((1, 2, 3), (-100, -100, 6)))
+    assert bench.mean_loss("bfloat16", longer, [[0], [1]]) != bench.mean_loss("bfloat16", longer, [[0, 1]])
+
+
+FAULTS = [
+    ({"trained_tokens": 6}, "trained 6 tokens, not 4"),
+    ({"trained_tokens": 3}, "trained 3 tokens, not 4"),
+    ({"first_loss": 1.02}, "first loss 1.0200, reference 1.0000"),
+    ({"first_loss": float("nan")}, "first loss nan"),
+]
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS, ids=["every token", "a token lost", "another loss", "nan"])
+def test_the_judge_refuses_other_work(bench: Any, fault: dict[str, float], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        bench.judge("someone", DEMO, {**HONEST, **fault}, steps=1)
+
+
+@pytest.mark.parametrize(
+    "fault", [{"trained_tokens": 3}, MachineError("no memory", hint="less")], ids=["cheat", "crash"]
+)
+def test_a_peer_that_fails_is_left_out_with_its_reason(bench: Any, fault: Any) -> None:
+    bench.given = {"trl_tuned": fault if isinstance(fault, Exception) else {**HONEST, **fault}}
+    absent: dict[str, Any] = {}
+    assert train.attempt(bench, "trl_tuned", DEMO, steps=1, options={}, absent=absent) is None
+    assert "no memory" in absent["trl_tuned"]["demo"] or "trained 3" in absent["trl_tuned"]["demo"]
+
+
+def test_our_own_failure_stops_everything(bench: Any) -> None:
+    bench.given = {"sartor": MachineError("no memory", hint="less")}
+    with pytest.raises(MachineError, match="no memory"):
+        train.attempt(bench, "sartor", DEMO, steps=1, options={}, absent={})
+
+
+def test_a_contestant_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.harness, "CACHE", tmp_path)
+    absent: dict[str, Any] = {}
+    assert train.ready("sartor", absent)
+    assert not train.ready("litgpt_tuned", absent)
+    assert absent == {"litgpt_tuned": {"everywhere": "not installed: bash bench/setup.sh litgpt"}}
+
+
+def test_the_best_point_of_each_workload_and_peer_wins(make_run: Any) -> None:
+    points = [
+        make_run(name, 0, seconds, options={"micro_batch": size})
+        for name, size, seconds in (("trl_tuned", 2, 3.0), ("trl_tuned", 4, 2.0), ("hf_tuned", 2, 1.0))
+    ]
+    assert train.best_of(points) == {("w1", "trl_tuned"): {"micro_batch": 4}, ("w1", "hf_tuned"): {"micro_batch": 2}}
+
+
+def test_the_grid_tries_every_layout_and_size_that_a_step_has() -> None:
+    points = peers.CONTESTANTS["trl_tuned"].grid(8, "lora")
+    assert {point["layout"] for point in points} == {"grouped", "rebalance", "flat"}
+    assert {point["micro_batch"] for point in points} == {1, 2, 4, 8}
+    assert peers.CONTESTANTS["trl_tuned"].grid(1, "lora") == [{"layout": "grouped", "micro_batch": 1}]
+    full = peers.CONTESTANTS["hf_tuned"].grid(2, "full")
+    assert {point.get("dtype", "bfloat16") for point in full} == {"bfloat16", "float32"}
+
+
+def test_every_contestant_has_its_script() -> None:
+    folder = Path(train.__file__).parent / "contestants"
+    assert all((folder / contestant.script).is_file() for contestant in peers.CONTESTANTS.values())

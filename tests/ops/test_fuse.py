@@ -1,0 +1,476 @@
+"""Fused layers against transformers and PEFT as they are, family by family; what is not understood is left alone.
+
+Shapes: T tokens · D width of the stream.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import nn
+
+from sartor.adapters import lora
+from sartor.ops import attention, fuse
+from sartor.ops.forest_attention import Native, Plain, separate
+from sartor.ops.fuse import RECOMPUTE, Fusion
+from sartor.ops.lora_linear import AugmentedLoraLinear
+from sartor.ops.stream_norm import StreamNorm
+
+from .conftest import relative
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+#: Family -> what it has beyond Llama. Windows are shorter than the longest segment.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Qwen2": {"tie_word_embeddings": True},
+    "Qwen3": {},
+    "Mistral": {"sliding_window": 24},
+    "Phi3": {},
+    "Gemma": {},
+    "Gemma3": {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+}
+LENGTHS = (20, 45, 5)
+OFFSETS = torch.tensor([0, 20, 65, 70], dtype=torch.int32)
+POSITIONS_T = torch.cat([torch.arange(length) for length in LENGTHS])
+TOKENS_T = torch.randint(5, 200, (70,), generator=torch.Generator().manual_seed(1))
+SLOPES_TD = torch.randn(70, 64, generator=torch.Generator().manual_seed(2))
+PROBE = (7, 5, 9)
+Result = tuple[torch.Tensor, dict[str, torch.Tensor]]
+
+
+def model_of(family: str, *, rounded: bool = False, attend: str = "eager", scale: float = 3.0, **changes: Any) -> Any:
+    """A tiny random model in fp32; `rounded`: of weights that bf16 can hold."""
+    import transformers
+
+    kind: Any = operator.attrgetter("Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")(transformers)
+    torch.manual_seed(0)
+    config = kind(**{**SIZES, **FAMILIES.get(family, {}), **changes})
+    attention.register()
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attend)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            weight.data += torch.randn_like(weight) * 0.2
+        elif weight.dim() > 1:
+            weight.data *= scale  # random weights of 0.02 let all heads look everywhere alike
+        else:
+            weight.data = torch.randn_like(weight) * 0.3  # biases are made as zeros
+        if rounded:
+            weight.data = weight.data.bfloat16().float()
+    return model
+
+
+def wake(model: Any) -> Any:
+    """Adapters that were trained for a while: at B = 0 half of the gradients vanish."""
+    generator = torch.Generator().manual_seed(3)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data + torch.randn(weight.shape, generator=generator) * 0.05
+    return model
+
+
+def ours(family: str, dtype: torch.dtype = torch.float32, *, r: int = 4, **changes: Any) -> Any:
+    model = model_of(family, rounded=dtype == torch.bfloat16, attend=attention.NAME, **changes).to(dtype)
+    for module in model.model.modules():
+        if type(module).__name__.endswith("RMSNorm"):  # as the backend does: rounded once, where products read it
+            module.register_forward_hook(lambda norm, inputs, output: output.to(dtype))
+    return wake(lora.attach(model, lora.Config(r=r)))
+
+
+def stock(family: str, *, rounded: bool = False, r: int = 4, **changes: Any) -> Any:
+    """PEFT's own layers in fp32."""
+    config = LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear", task_type="CAUSAL_LM")
+    return wake(get_peft_model(model_of(family, rounded=rounded, **changes), config))
+
+
+def base_of(model: Any) -> Any:
+    """The causal language model, with its adapters in place if it has some."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def gradients_of(model: Any) -> dict[str, torch.Tensor]:
+    found = {name: item.grad.clone() for name, item in model.named_parameters() if item.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def plain(model: Any) -> Result:
+    """Each segment by itself through transformers' own forward."""
+    decoder, outputs = base_of(model).model, []
+    for start, end in pairwise(OFFSETS.tolist()):
+        hidden_TD = decoder(input_ids=TOKENS_T[None, start:end]).last_hidden_state[0]
+        (hidden_TD * SLOPES_TD[start:end]).sum().backward()
+        outputs.append(hidden_TD.detach())
+    return torch.cat(outputs), gradients_of(model)
+
+
+def decode(model: Any, tokens_T: torch.Tensor, positions_T: torch.Tensor, **segments: Any) -> torch.Tensor:
+    """Last hidden states (T, D) of a packed batch, with an fp32 stream."""
+    base = base_of(model)
+    embedded_1TD = base.get_input_embeddings()(tokens_T)[None].float()
+    hidden_1TD: torch.Tensor = base.base_model(
+        inputs_embeds=embedded_1TD, position_ids=positions_T[None], attention_mask=None, use_cache=False, **segments
+    ).last_hidden_state
+    return hidden_1TD[0]
+
+
+def fused(model: Any, *, recompute: str = "none", dtype: torch.dtype = torch.float32) -> Fusion:
+
+    @torch.no_grad()
+    def probe() -> torch.Tensor:
+        offsets = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
+        positions_T = torch.cat([torch.arange(length) for length in PROBE])
+        return decode(model, TOKENS_T[:21], positions_T, cu_seq_lens_q=offsets, forest=separate(offsets))
+
+    return fuse.fuse(base_of(model).base_model, probe, dtype=dtype, recompute=recompute)
+
+
+def run(model: Any, **more: Any) -> Result:
+    """The packed batch through fused layers."""
+    hidden_TD = decode(model, TOKENS_T, POSITIONS_T, forest=separate(OFFSETS), **more)
+    (hidden_TD.float() * SLOPES_TD[more.get("rows", slice(None))]).sum().backward()
+    return hidden_TD.detach(), gradients_of(model)
+
+
+def joined(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
+
+
+def same_bits(found: Result, wanted: Result) -> bool:
+    return torch.equal(found[0], wanted[0]) and torch.equal(joined(found[1]), joined(wanted[1]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_fp32_outputs_and_gradients_are_transformers_and_pefts(family: str) -> None:
+    model = ours(family)
+    fusion = fused(model)
+    assert fusion.problem == ""
+    wanted_TD, wanted = plain(stock(family))
+    found_TD, found = run(model)
+    assert relative(found_TD, wanted_TD) < 1e-5
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert relative(found[name], gradient) < 1e-5, name
+
+
+@pytest.mark.parametrize("r", [4, 3, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bf16_gradients_point_where_fp32_ones_do(family: str, r: int) -> None:
+    model = ours(family, torch.bfloat16, r=r)
+    assert fused(model, dtype=torch.bfloat16).problem == ""
+    _, wanted = plain(stock(family, rounded=True, r=r))
+    _, found = run(model)
+    assert float(F.cosine_similarity(joined(found), joined(wanted), dim=0)) > 0.999
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3"])
+def test_a_base_that_is_trained_whole_has_transformers_gradients(family: str) -> None:
+    model = model_of(family, attend=attention.NAME)
+    assert fused(model).problem == ""
+    wanted_TD, wanted = plain(model_of(family))
+    found_TD, found = run(model)
+    assert relative(found_TD, wanted_TD) < 1e-5
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert relative(found[name], gradient) < 1e-5, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["Llama", "Gemma3"])
+@pytest.mark.parametrize("recompute", ["mlp", "layer"])
+def test_what_is_computed_again_gives_the_same_bits(family: str, recompute: str, dtype: torch.dtype) -> None:
+    results = []
+    for policy in ("none", recompute):
+        model = ours(family, dtype)
+        assert fused(model, recompute=policy, dtype=dtype).problem == ""
+        results.append(run(model))
+    assert same_bits(*results)
+
+
+def test_what_is_computed_again_is_not_saved() -> None:
+    saved = []
+    for policy in RECOMPUTE:
+        model = ours("Llama")
+        fusion = fused(model, recompute=policy)
+        run(model)
+        saved.append(sum(buffers.num_bytes for buffers in fusion.workspace._free))
+    assert saved == sorted(saved, reverse=True)
+    assert saved[-1] < saved[0] / 4
+
+
+@pytest.mark.parametrize("recompute", ["none", "layer"])
+def test_rows_that_are_wanted_are_those_of_the_whole(recompute: str) -> None:
+    rows = torch.tensor([3, 19, 20, 64, 69])
+    model = ours("Gemma3")
+    assert fused(model, recompute=recompute).problem == ""
+    some_ND, found = run(model, rows=rows)
+    whole_TD = decode(model, TOKENS_T, POSITIONS_T, forest=separate(OFFSETS))
+    (whole_TD[rows] * SLOPES_TD[rows]).sum().backward()
+    assert relative(some_ND, whole_TD.detach()[rows]) < 1e-6
+    assert relative(joined(found), joined(gradients_of(model))) < 1e-6
+
+
+@pytest.mark.parametrize("top", [1, 2])
+def test_the_backward_ends_at_the_lowest_adapter(top: int) -> None:
+    model = ours("Llama")
+    fusion = fused(model)
+    _, wanted = run(model)
+    for name, weight in model.named_parameters():
+        if "lora_" in name and int(name.split("layers.")[1].split(".")[0]) < 3 - top:
+            weight.requires_grad_(False)
+    again = ours("Llama")
+    for (_, weight), (_, like) in zip(again.named_parameters(), model.named_parameters(), strict=True):
+        weight.requires_grad_(like.requires_grad)
+    fusion = fused(again)
+    _, found = run(again)
+    assert found.keys() < wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+    assert len(fusion.workspace._free) == 1, "the round came to its end"
+
+
+@pytest.mark.usefixtures("without_native")
+def test_without_kernels_the_twins_give_the_same() -> None:
+    model = ours("Gemma3")
+    fusion = fused(model)
+    assert fusion.problem == ""
+    assert isinstance(fusion._blocks[0].tools.attention, Plain)  # type: ignore[union-attr]
+    wanted_TD, wanted = plain(stock("Gemma3"))
+    found_TD, found = run(model)
+    assert relative(found_TD, wanted_TD) < 1e-5
+    assert relative(joined(found), joined(wanted)) < 1e-5
+
+
+def test_with_kernels_the_kernels_are_used() -> None:
+    fusion = fused(ours("Llama"))
+    assert isinstance(fusion._blocks[0].tools.attention, Native)
+    assert type(fusion._blocks[0].tools.pointwise).__name__ == "Native"
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_forward_leaves_what_the_first_ones_backward_needs() -> None:
+    model = ours("Qwen3")
+    fusion = fused(model)
+    slopes = (SLOPES_TD, SLOPES_TD.flip(0))
+    apart = []
+    for tokens_T, slopes_TD in zip((TOKENS_T, TOKENS_T.flip(0)), slopes, strict=True):
+        (decode(model, tokens_T, POSITIONS_T, forest=separate(OFFSETS)) * slopes_TD).sum().backward()
+        apart.append(gradients_of(model))
+    first_TD, second_TD = (
+        decode(model, tokens_T, POSITIONS_T, forest=separate(OFFSETS)) for tokens_T in (TOKENS_T, TOKENS_T.flip(0))
+    )
+    with torch.no_grad():
+        decode(model, TOKENS_T.roll(1), POSITIONS_T, forest=separate(OFFSETS))
+    for hidden_TD, slopes_TD, wanted in zip((first_TD, second_TD), slopes, apart, strict=True):
+        (hidden_TD * slopes_TD).sum().backward()
+        assert torch.equal(joined(gradients_of(model)), joined(wanted))
+    assert len(fusion.workspace._free) == 2
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE)
+@pytest.mark.parametrize("rows", [None, torch.tensor([3, 19, 20, 64, 69])], ids=["all rows", "wanted rows"])
+@pytest.mark.parametrize("family", ["Llama", "Gemma3"])
+def test_what_stands_in_old_buffers_is_never_read(family: str, rows: torch.Tensor | None, recompute: str) -> None:
+    model = ours(family)
+    fusion = fused(model, recompute=recompute)
+    more = {} if rows is None else {"rows": rows}
+    before = run(model, **more)
+    for buffers in (fusion.workspace._scratch, *fusion.workspace._free):
+        for buffer in buffers._buffers.values():
+            buffer.fill_(float("nan"))
+    assert same_bits(run(model, **more), before)
+
+
+def test_an_update_of_the_masters_is_seen_after_a_refresh() -> None:
+    model = ours("Llama")
+    fusion = fused(model)
+    before, _ = run(model)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(2)
+    assert torch.equal(run(model)[0], before)
+    fusion.refresh()
+    with torch.no_grad():
+        wanted = stock("Llama")
+        for name, weight in wanted.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(2)
+    assert relative(run(model)[0], plain(wanted)[0]) < 1e-5
+
+
+# ---- PEFT ------------------------------------------------------------------------------------------------------------
+
+
+def test_all_names_are_what_they_were() -> None:
+    model = ours("Llama")
+    names = [sorted(get_peft_model_state_dict(model)), sorted(model.state_dict()), sorted(dict(model.named_modules()))]
+    trained = [name for name, item in model.named_parameters() if item.requires_grad]
+    assert fused(model).problem == ""
+    assert sorted(get_peft_model_state_dict(model)) == names[0]
+    assert sorted(model.state_dict()) == names[1]
+    assert sorted(dict(model.named_modules())) == names[2]
+    assert [name for name, item in model.named_parameters() if item.requires_grad] == trained
+
+
+@pytest.mark.parametrize("switch", ["disabled", "merged"])
+def test_an_adapter_that_is_switched_off_or_merged_takes_the_plain_layer(switch: str) -> None:
+    model = ours("Llama")
+    assert fused(model).problem == ""
+    adapted_TD, _ = run(model)
+    segments = {"forest": separate(OFFSETS), "cu_seq_lens_q": OFFSETS}
+    if switch == "merged":
+        model.merge_adapter()
+    with torch.no_grad(), model.disable_adapter() if switch == "disabled" else nullcontext():
+        found_TD = decode(model, TOKENS_T, POSITIONS_T, **segments)
+    if switch == "disabled":
+        base_TD, _ = plain(model_of("Llama"))
+        assert relative(found_TD, base_TD) < 1e-5
+        assert relative(found_TD, adapted_TD) > 0.01
+    else:
+        assert relative(found_TD, adapted_TD) < 1e-5
+        model.unmerge_adapter()
+    assert relative(run(model)[0], adapted_TD) < 1e-6
+
+
+def test_a_call_without_a_forest_takes_the_plain_layer() -> None:
+    model = ours("Llama")
+    assert fused(model).problem == ""
+    with torch.no_grad():
+        found_TD = decode(model, TOKENS_T, POSITIONS_T, cu_seq_lens_q=OFFSETS)
+    assert relative(found_TD, run(model)[0]) < 1e-5
+
+
+# ---- what is left alone ----------------------------------------------------------------------------------------------
+
+
+def untouched(model: Any, change: Callable[[], Fusion]) -> str:
+    """The problem that a fusion gives, after which the model must compute as before."""
+    segments = {"cu_seq_lens_q": OFFSETS}
+    with torch.no_grad():
+        before = decode(model, TOKENS_T, POSITIONS_T, **segments)
+        problem = change().problem
+        base = model.get_base_model()
+        assert not any(isinstance(part, fuse.FusedLayer) for part in base.modules())
+        assert relative(decode(model, TOKENS_T, POSITIONS_T, **segments), before) < 1e-6
+    return problem
+
+
+def test_a_layer_with_a_part_that_is_not_known_is_left_alone() -> None:
+    model = ours("Llama")
+    model.get_base_model().model.layers[1].add_module("memory", torch.nn.Linear(3, 3))
+    assert "a layer with a part named memory" in untouched(model, lambda: fused(model))
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("Granite", {"residual_multiplier": 0.5}),  # a factor on what is added to the stream
+        ("SmolLM3", {"num_hidden_layers": 4, "scale": 2.0}),  # its fourth layer does not rotate
+        ("Glm", {"scale": 1.0}),  # rotates other pairs
+        ("Ernie4_5", {"scale": 1.0}),
+        ("Helium", {"scale": 1.0}),
+    ],
+)
+def test_a_family_that_computes_something_else_is_left_alone_or_right(family: str, changes: dict[str, Any]) -> None:
+    model = ours(family, **changes)
+    if fused(model).problem:
+        return
+    assert relative(run(model)[0], plain(stock(family, **changes))[0]) < 1e-5
+
+
+def test_a_residual_multiplier_is_noticed_and_said() -> None:
+    model = ours("Granite", residual_multiplier=0.5)
+    assert "layer 0 computes something else" in untouched(model, lambda: fused(model))
+
+
+@pytest.mark.parametrize(
+    ("lora_settings", "why"),
+    [({"lora_dropout": 0.1}, "dropout"), ({"use_dora": True}, "a variant (DoRA and the like)")],
+)
+def test_an_adapter_beyond_lora_is_left_alone(lora_settings: dict[str, Any], why: str) -> None:
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **lora_settings)
+    config._register_custom_module({nn.Linear: AugmentedLoraLinear})
+    model = get_peft_model(model_of("Llama", attend=attention.NAME), config).eval()
+    assert untouched(model, lambda: fused(model)) == f"a LoRA layer with {why}"
+
+
+@pytest.mark.parametrize("family", ["GPT2", "StableLm", "Gemma2", "GPTNeoX", "Olmo2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_of_another_build_is_left_alone_not_broken(family: str, dtype: torch.dtype) -> None:
+    """No list of layers; segments that do not reach its attention; a soft cap; norms that take no fp32 stream."""
+    import transformers
+
+    sizes = {"vocab_size": 200, "n_embd": 64, "n_layer": 2, "n_head": 2} if family == "GPT2" else SIZES
+    kind: Any = operator.attrgetter(f"{family}Config")(transformers)
+    attention.register()
+    model = transformers.AutoModelForCausalLM.from_config(
+        kind(**sizes), dtype=dtype, attn_implementation=attention.NAME
+    )
+    assert fused(model, dtype=dtype).problem != ""
+
+
+def test_a_window_that_the_probe_does_not_fit_in_is_no_obstacle() -> None:
+    model = ours("Mistral", sliding_window=4)
+    fusion = fused(model)
+    if fusion.problem:
+        assert "window" in fusion.problem
+        return
+    assert relative(run(model)[0], plain(stock("Mistral", sliding_window=4))[0]) < 1e-5
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_planted_fault_trips_the_verification(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The norm of one block has a wrong scale."""
+    made: list[StreamNorm] = []
+    right = StreamNorm.refresh
+
+    def wrong(norm: StreamNorm) -> None:
+        right(norm)
+        made.append(norm)
+        if len(made) == number + 2:
+            norm.scale_D *= 1.1
+
+    monkeypatch.setattr(StreamNorm, "refresh", wrong)
+    model = ours("Llama")
+    assert "layer 1 computes something else" in untouched(model, lambda: fused(model))
+
+
+def test_all_layers_are_fused_or_none() -> None:
+    model = ours("Llama")
+    model.get_base_model().model.layers[2].add_module("memory", torch.nn.Linear(3, 3))
+    assert untouched(model, lambda: fused(model))
+
+
+def _names(layers: Sequence[Any]) -> list[str]:
+    return [type(layer).__name__ for layer in layers]
+
+
+def test_fused_layers_stand_where_the_plain_ones_stood() -> None:
+    model = ours("Llama")
+    assert fused(model).problem == ""
+    layers = model.get_base_model().model.layers
+    assert _names(layers) == ["FusedLayer"] * 3
+    assert [name for name, _ in layers[0].named_children()] == [
+        "self_attn", "mlp", "input_layernorm", "post_attention_layernorm",
+    ]  # fmt: skip

@@ -1,0 +1,154 @@
+"""Kernels are compiled once for this machine, again when their source changes, and never missed where they cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sartor.ops import native
+
+from .conftest import forget_kernels
+
+SOURCE = """
+#ifdef ELEMENT_FLOAT32
+typedef float Element;
+#else
+typedef unsigned short Element;
+#endif
+#define EXTERN extern "C" __attribute__((visibility("default")))
+EXTERN void twice(const int* from, int* to, long count, float more) {
+    for (long i = 0; i < count; i++) to[i] = 2 * from[i] + int(more);
+}
+EXTERN void bytes(int* to) { *to = sizeof(Element); }
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of sources and a cache of its own: a kernel as small as can be, so that compiling takes no time."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "small.cpp").write_text(SOURCE, encoding="utf-8")
+    (folder / "numbers.hpp").write_text("", encoding="utf-8")
+    monkeypatch.setattr(native, "HERE", folder)
+    monkeypatch.setenv("SARTOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(native.OFF, raising=False)
+    forget_kernels()
+    yield folder
+    forget_kernels()
+
+
+def kept(sources: Path) -> list[str]:
+    return sorted(folder.name for folder in (sources.parent / "cache" / "native").glob("*"))
+
+
+def counting_compiler(folder: Path) -> Path:
+    """A compiler that writes down each call before it does its work."""
+    path = folder / "c++"
+    real = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\nexec {real} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_kernel_is_compiled_once_and_found_again(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(counting_compiler(sources)))
+    forget_kernels()
+    assert native.problem() == ""
+    for _ in range(2):
+        library = native.load("small", "float32")
+        assert library is not None
+        native.load.cache_clear()  # as another process
+    calls = (sources / "calls").read_text(encoding="utf-8").splitlines()
+    assert sum("small.cpp" in call for call in calls) == 1
+    (name,) = kept(sources)
+    assert name.startswith("small-float32-")
+    assert (sources.parent / "cache" / "native" / name / "manifest.json").is_file()
+
+
+def test_functions_take_pointers_and_numbers(sources: Path) -> None:
+    sizes = []
+    for element in ("float32", "bfloat16"):
+        library = native.load("small", element)  # type: ignore[arg-type]
+        assert library is not None
+        given, result = torch.arange(5, dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
+        native.function(library, "twice", "pplf")(given.data_ptr(), result.data_ptr(), 5, 1.0)
+        assert result.tolist() == [1, 3, 5, 7, 9]
+        native.function(library, "bytes", "p")(result.data_ptr())
+        sizes.append(int(result[0]))
+    assert sizes == [4, 2]
+    assert len(kept(sources)) == 2
+
+
+@pytest.mark.parametrize("file", ["small.cpp", "numbers.hpp"])
+def test_another_source_is_another_kernel(sources: Path, file: str) -> None:
+    assert native.load("small", "float32") is not None
+    with (sources / file).open("a", encoding="utf-8") as source:
+        source.write("// changed\n")
+    forget_kernels()
+    assert native.load("small", "float32") is not None
+    assert len(kept(sources)) == 2
+
+
+def test_a_damaged_library_is_made_again(sources: Path) -> None:
+    assert native.load("small", "float32") is not None
+    (name,) = kept(sources)
+    library = sources.parent / "cache" / "native" / name / "kernel.so"
+    copy = library.read_bytes()
+    library.unlink()  # a new file: the loaded one is mapped from the old
+    library.write_bytes(copy[: len(copy) // 2])
+    forget_kernels()
+    assert native.load("small", "float32") is not None
+    assert library.read_bytes() == copy
+
+
+def test_without_a_compiler_there_are_none_and_it_is_said(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    forget_kernels()
+    assert native.load("small", "float32") is None
+    assert "no C++ compiler (g++, clang++, c++) is installed" in native.problem()
+    assert kept(sources) == []
+
+
+def test_a_compiler_that_is_named_but_missing_is_none(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    forget_kernels()
+    assert native.compiler() is None
+    assert native.load("small", "float32") is None
+    assert native.problem() != ""
+
+
+def test_a_compiler_that_fails_gives_none_and_leaves_nothing(sources: Path) -> None:
+    (sources / "small.cpp").write_text("this is no C++", encoding="utf-8")
+    assert native.load("small", "float32") is None
+    assert kept(sources) == []
+
+
+def test_a_compiler_that_takes_too_long_gives_none(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sources / "c++"
+    path.write_text('#!/bin/sh\n[ "$1" = --version ] || exec sleep 30\n', encoding="utf-8")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setattr(native, "COMPILE_SECONDS", 0.2)
+    forget_kernels()
+    assert native.load("small", "float32") is None
+
+
+def test_switched_off_nothing_is_compiled(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(native.OFF, "0")
+    assert native.load("small", "float32") is None
+    assert native.problem() == "SARTOR_NATIVE=0 turns them off"
+    assert kept(sources) == []
+
+
+def test_the_real_kernels_are_there() -> None:
+    """On this machine all fast paths can be tested."""
+    assert native.problem() == ""
+    for name in ("attention", "pointwise", "decode"):
+        assert native.load(name, "float32") is not None
+        assert native.load(name, "bfloat16") is not None
