@@ -39,6 +39,7 @@ TESTED_BY = {
     "data.rows": "read",
     "stages": "cli",
     "generate.protocol": "generate.sartor",
+    "generate.vllm.wire": "generate.vllm",
     "serve.app": "serve.client",
     "serve.completions": "serve.client",
     "serve.replies": "serve.client",

@@ -1,4 +1,4 @@
-"""Kernels are compiled once for this machine, again when their source changes, and never missed where they cannot be."""
+"""Kernels are compiled once for this machine, and again when their source changes; where they cannot be, it is said."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from sartor.ops.workspace import Buffers, Workspace
 
 
 def test_a_buffer_grows_to_its_largest_size_and_stays() -> None:
-    buffers = Buffers()
+    buffers = Buffers(0)
     small = buffers.take("x", 0, (2, 3), torch.float32)
     assert (small.shape, small.is_contiguous()) == ((2, 3), True)
     large = buffers.take("x", 0, (4, 5), torch.float32)
@@ -18,8 +18,17 @@ def test_a_buffer_grows_to_its_largest_size_and_stays() -> None:
     assert buffers.take("x", 0, (0, 7), torch.float32).shape == (0, 7)
 
 
+def test_memory_for_all_tokens_is_laid_out_at_once() -> None:
+    buffers = Buffers(100)
+    few = buffers.take("x", 0, (2, 3), torch.float32)
+    assert few.shape == (2, 3)
+    assert buffers.num_bytes == 100 * 3 * 4
+    assert buffers.take("x", 0, (90, 3), torch.float32).data_ptr() == few.data_ptr()
+    assert buffers.take("x", 0, (101, 3), torch.float32).shape == (101, 3)
+
+
 def test_names_layers_and_types_have_buffers_of_their_own() -> None:
-    buffers = Buffers()
+    buffers = Buffers(0)
     taken = [buffers.take(name, layer, (4,), torch.float32) for name in "ab" for layer in (0, 1)]
     assert len({item.data_ptr() for item in taken}) == 4
     assert buffers.take("a", 0, (4,), torch.bfloat16).dtype == torch.bfloat16
