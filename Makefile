@@ -49,7 +49,7 @@ format: $(INSTALLED)  ## what `check` asks for, as far as a tool can do it
 	$(BIN)/ruff check --fix
 
 bench: $(INSTALLED) $(PEERS)  ## speed and memory against peers, on this machine
-	$(OFFLINE) $(BIN)/python bench/spine.py $(ARGS)
+	$(OFFLINE) $(BIN)/python bench/train.py $(ARGS)
 
 # Never with --clean: zensical keeps its cache in .cache, and would remove the tokenizer there as well.
 docs: $(INSTALLED)  ## the reference anew, and the site into site/

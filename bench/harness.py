@@ -70,7 +70,7 @@ class Machine:
         return float(self.process(OURS, HERE / "gemm.py", [])["flops"])
 
     def process(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
-        """Run a script in its environment; its last line on stdout is its result.
+        """Run a script in its environment; its last line of JSON on stdout is its result.
 
         Raises:
             MachineError: it failed, or is not installed; the last thing it said is in the message.
@@ -90,7 +90,7 @@ class Machine:
             said = reason(done.stderr) or f"it was ended by signal {-done.returncode}"
             command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
             raise MachineError(f"{script.name} failed: {said}", hint=f"run it alone: {command}")
-        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+        return dict(json.loads([said for said in done.stdout.splitlines() if said.startswith("{")][-1]))
 
 
 def reason(said: str) -> str:

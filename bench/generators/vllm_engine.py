@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from common import measure, read_job
 
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "4"  # GiB
+os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, whose memory is measured
 
 from vllm import LLM, SamplingParams
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import harness
 import pytest
 
+import harness
 from sartor.errors import MachineError
 
 
@@ -17,9 +17,9 @@ def test_the_reason_is_the_error_and_not_what_is_said_after_it() -> None:
     assert harness.reason("") == ""
 
 
-def test_the_last_line_of_a_process_is_its_result(tmp_path: Path) -> None:
+def test_the_last_line_of_json_of_a_process_is_its_result(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("print('words')\nprint('{\"flops\": 2}')\n", encoding="utf-8")
+    script.write_text("print('words')\nprint('{\"flops\": 2}')\nprint('bye')\n", encoding="utf-8")
     assert harness.Machine(1).process("sartor", script, []) == {"flops": 2}
 
 

@@ -200,11 +200,20 @@ struct Scratch {
 
 static thread_local Scratch scratch;
 
-// Heads that one task takes together: those that share keys, or one, where tasks would be too few for the threads.
-static int heads_of_task(const Forest& forest, int num_heads, int num_groups) {
-    bool many = long(forest.trees.size()) * num_groups >= 4L * omp_get_max_threads();
-    return many ? num_heads / num_groups : 1;
-}
+// How a tree is divided into tasks: by the heads that share keys; or, where those would be too few for the threads, by
+// head, and by every other block of queries.
+struct Division {
+    int heads, stripes, tasks;  // of a task · that a head is cut into · of a tree
+
+    Division(const Forest& forest, int num_heads, int num_groups) {
+        bool many = long(forest.trees.size()) * num_groups >= 4L * omp_get_max_threads();
+        heads = many ? num_heads / num_groups : 1;
+        stripes = many ? 1 : 2;
+        tasks = num_heads / heads * stripes;
+    }
+    long first_head(long task) const { return task / stripes * heads; }
+    bool has(long task, long first) const { return first / BLOCK % stripes == task % stripes; }
+};
 
 static inline Floats keep(Floats value, long low, long high, long column) {
     Ints place = lanes() + int32_t(column);
@@ -245,11 +254,12 @@ KERNEL void attention(const Element* query, const Element* key, const Element* v
                       int num_heads, int num_groups, long head_size, float scale, long window) {
     const Forest forest(offsets, parents, num_nodes);
     const long num_tokens = offsets[num_nodes], together = num_heads / num_groups;
-    const int at_once = heads_of_task(forest, num_heads, num_groups), tasks = num_heads / at_once;
+    const Division division(forest, num_heads, num_groups);
 #pragma omp parallel for schedule(dynamic, 1)
-    for (long task = 0; task < long(forest.trees.size()) * tasks; task++) {
-        const Tree& tree = forest.trees[task / tasks];
-        const int first_head = int(task % tasks) * at_once, group = int(first_head / together);
+    for (long number = 0; number < long(forest.trees.size()) * division.tasks; number++) {
+        const Tree& tree = forest.trees[number / division.tasks];
+        const long task = number % division.tasks, first_head = division.first_head(task);
+        const long group = first_head / together;
         scratch.reserve(4 * (head_size * tree.packed / PER * 2 + BLOCK * forest.longest * 2 + BLOCK * head_size) + 512);
         Unit* keys = scratch.take<Unit>(head_size / PER * tree.packed);
         Unit* values = scratch.take<Unit>(tree.packed / PER * head_size);
@@ -263,10 +273,11 @@ KERNEL void attention(const Element* query, const Element* key, const Element* v
             transpose(key + start, ld, node.length, head_size, keys + node.packed, tree.packed);
             interleave(value + start, ld, node.length, head_size, values + node.packed / PER * head_size);
         }
-        for (int head = first_head; head < first_head + at_once; head++)
+        for (long head = first_head; head < first_head + division.heads; head++)
             for (int n = tree.first; n < tree.end; n++) {
                 const Node& node = forest.nodes[n];
                 for (long first = 0; first < node.length; first += BLOCK) {
+                    if (!division.has(task, first)) continue;
                     const long count = std::min(BLOCK, node.length - first), row = node.begin + first;
                     const long columns = see(forest, n, first, count, window, spans);
                     const Unit* queries = reinterpret_cast<const Unit*>(query + row * ld + head * head_size);
@@ -418,7 +429,8 @@ KERNEL void attention_backward(const Element* query, const Element* key, const E
     const Forest forest(offsets, parents, num_nodes);
     const long num_tokens = offsets[num_nodes], num_trees = long(forest.trees.size());
     const long together = num_heads / num_groups;
-    const int at_once = heads_of_task(forest, num_heads, num_groups), tasks = num_heads / at_once;
+    const Division division(forest, num_heads, num_groups);
+    const int tasks = division.tasks;
     // Gradients of keys and of values that a task adds up, over its heads: 2 (packed, D) blocks for each task.
     std::vector<long> start(num_trees + 1);
     for (long t = 0; t < num_trees; t++) start[t + 1] = start[t] + 2 * tasks * forest.trees[t].packed * head_size;
@@ -427,17 +439,19 @@ KERNEL void attention_backward(const Element* query, const Element* key, const E
 #pragma omp parallel for schedule(dynamic, 1)
     for (long number = 0; number < num_trees * tasks; number++) {
         const Tree& tree = forest.trees[number / tasks];
-        const long first_head = number % tasks * at_once, group = first_head / together, size = tree.packed * head_size;
-        float* key_sums = sums + start[number / tasks] + number % tasks * 2 * size;
+        const long share = number % tasks, first_head = division.first_head(share), group = first_head / together;
+        const long size = tree.packed * head_size;
+        float* key_sums = sums + start[number / tasks] + share * 2 * size;
         std::fill(key_sums, key_sums + 2 * size, 0.0f);
         scratch.reserve(Task::bytes(forest, tree, head_size));
         Task task(forest, tree, head_size, ld, ld_out, window, scale);
         task.pack(key + group * head_size, value + group * head_size);
         std::vector<Span> spans;
-        for (long head = first_head; head < first_head + at_once; head++)
+        for (long head = first_head; head < first_head + division.heads; head++)
             for (int n = tree.first; n < tree.end; n++)
                 for (long first = 0; first < forest.nodes[n].length; first += BLOCK)
-                    task.block(n, first, query + head * head_size, out + head * head_size, upstream + head * head_size,
+                    if (division.has(share, first))
+                        task.block(n, first, query + head * head_size, out + head * head_size, upstream + head * head_size,
                                logsumexp + head * num_tokens, to_query + head * head_size, key_sums, key_sums + size,
                                spans);
     }
@@ -447,7 +461,7 @@ KERNEL void attention_backward(const Element* query, const Element* key, const E
             const Node& node = forest.nodes[n];
             long t = 0;
             while (forest.trees[t].end <= n) t++;
-            const long size = forest.trees[t].packed * head_size, parts = together / at_once;
+            const long size = forest.trees[t].packed * head_size, parts = tasks / num_groups;
             const float* from = sums + start[t] + group * parts * 2 * size + node.packed * head_size;
             for (long i = 0; i < node.length; i++)
                 for (long d = 0; d < head_size; d += LANES) {
