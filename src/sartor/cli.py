@@ -195,6 +195,7 @@ def serve(
     behind_proxy: Annotated[
         bool, typer.Option(help="A proxy with TLS stands in front: allow other addresses.")
     ] = False,
+    engine: Annotated[str, typer.Option(help="What computes: sartor, llamacpp or vllm.")] = "sartor",
 ) -> None:
     """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
     from sartor.hardware import prepare_environment
@@ -205,7 +206,7 @@ def serve(
     prepare_environment()
     folders = [_servable(run) for run in _runs_named(runs or [], recipe)]
     key = find_key(api_key, os.environ)
-    desk = open_desk(folders)
+    desk = open_desk(folders, engine)
 
     def ready(url: str) -> None:
         names = ", ".join(model.name for model in desk.models)

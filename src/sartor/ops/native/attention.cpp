@@ -14,7 +14,9 @@
 
 typedef uint32_t Unit;                              // elements along the inner size of a product, side by side
 constexpr long PER = sizeof(Unit) / sizeof(Element);  // two bf16, or one float
-constexpr long BLOCK = 48;                          // queries at a time: their scores stay in the second-level cache
+constexpr long BLOCK = 48;    // queries at a time
+constexpr long CHUNK = 256;   // keys at a time in the backward: all of a step then stays in the second-level cache
+constexpr long WHOLE = 1L << 40;
 
 static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
 
@@ -163,15 +165,20 @@ struct Span {
     long high(long at) const { return std::min(length, at + 1 - depth); }
 };
 
-static long see(const Forest& forest, int node, long first, long count, long window, std::vector<Span>& spans) {
+// The spans that a block of queries sees, none wider than `widest`, each in columns of its own; gives their columns.
+static long see(const Forest& forest, int node, long first, long count, long window, long widest,
+                std::vector<Span>& spans) {
     spans.clear();
     long columns = 0, start = forest.nodes[node].depth + first;
     for (int at = node; at >= 0; at = forest.nodes[at].parent) {
         const Node& keys = forest.nodes[at];
-        long length = at == node ? first + count : keys.length;
-        if (window && keys.depth + length <= start - window + 1) continue;
-        spans.push_back({keys.packed, keys.depth, length, columns, padded(length)});
-        columns += padded(length);
+        const long length = at == node ? first + count : keys.length;
+        for (long from = 0; from < length; from += widest) {
+            const long part = std::min(widest, length - from);
+            if (window && keys.depth + from + part <= start - window + 1) continue;
+            spans.push_back({keys.packed + from, keys.depth + from, part, columns, padded(part)});
+            columns += padded(part);
+        }
     }
     return columns;
 }
@@ -279,7 +286,7 @@ KERNEL void attention(const Element* query, const Element* key, const Element* v
                 for (long first = 0; first < node.length; first += BLOCK) {
                     if (!division.has(task, first)) continue;
                     const long count = std::min(BLOCK, node.length - first), row = node.begin + first;
-                    const long columns = see(forest, n, first, count, window, spans);
+                    const long columns = see(forest, n, first, count, window, WHOLE, spans);
                     const Unit* queries = reinterpret_cast<const Unit*>(query + row * ld + head * head_size);
                     for (const Span& span : spans)
                         product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed,
@@ -304,27 +311,31 @@ KERNEL void attention(const Element* query, const Element* key, const Element* v
     }
 }
 
-// Two rows of weights and of score gradients, from scores and their upstream gradients: row by row for the queries'
-// gradient, and with PER rows side by side for the keys' and values'.
-static void score_gradients(const float* scores, const float* upstream, long columns, long count, long pair,
-                            const std::vector<Span>& spans, const long* at, const float* logsumexp,
-                            const float* delta, long window, float scale, Unit* weights_by_pair, Unit* slopes_by_pair,
-                            Element* slopes) {
-    for (const Span& span : spans) {
+// What the backward knows of a block's queries: position, log-sum-exp, and Σ output · upstream.
+struct Rows {
+    long count, at[BLOCK];
+    float logsumexp[BLOCK], delta[BLOCK];
+};
+
+// Weights and score gradients of a block on one span of keys, from scores and their upstream gradients: row by row for
+// the queries' gradient, and with PER rows side by side for the keys' and values'.
+static void score_gradients(const Rows& rows, const Span& span, const float* scores, const float* upstream, long window,
+                            float scale, Unit* weights_by_pair, Unit* slopes_by_pair, Element* slopes) {
+    for (long pair = 0; pair * PER < rows.count; pair++)
         for (long j = 0; j < span.width; j += LANES) {
             Floats weight[PER], slope[PER];
             for (long z = 0; z < PER; z++) {
                 weight[z] = slope[z] = Floats{};
-                const long i = pair * PER + z;
-                if (i < count && j < span.high(at[z]) && j + LANES > span.low(at[z], window)) {
-                    const long place = i * columns + span.column + j;
-                    Floats chance = two_to(load(scores + place) * (scale * PER_NAT) - logsumexp[z] * PER_NAT);
-                    weight[z] = keep(chance, span.low(at[z], window), span.high(at[z]), j);
-                    slope[z] = weight[z] * scale * (load(upstream + place) - delta[z]);
+                const long i = pair * PER + z, place = i * span.width + j;
+                const long low = span.low(rows.at[i], window), high = span.high(rows.at[i]);
+                if (i < rows.count && j < high && j + LANES > low) {
+                    Floats chance = two_to(load(scores + place) * (scale * PER_NAT) - rows.logsumexp[i] * PER_NAT);
+                    weight[z] = j >= low && j + LANES <= high ? chance : keep(chance, low, high, j);
+                    slope[z] = weight[z] * scale * (load(upstream + place) - rows.delta[i]);
                 }
-                store(slopes + i * columns + span.column + j, slope[z]);
+                store(slopes + place, slope[z]);
             }
-            const long place = pair * columns + span.column + j;
+            const long place = pair * span.width + j;
 #if defined(ELEMENT_FLOAT32)
             put(weights_by_pair + place, weight[0]);
             put(slopes_by_pair + place, slope[0]);
@@ -333,7 +344,6 @@ static void score_gradients(const float* scores, const float* upstream, long col
             put(slopes_by_pair + place, side_by_side(rounded(slope[0]), rounded(slope[1])));
 #endif
         }
-    }
 }
 
 struct Task {
@@ -345,10 +355,10 @@ struct Task {
     float *scores, *upstream_scores, *sums;
     Element* slopes;
 
-    static size_t bytes(const Forest& forest, const Tree& tree, long head_size) {
-        long operands = 3 * head_size * tree.packed / PER, rows = 2 * BLOCK * forest.longest;
-        long pairs = 2 * BLOCK / PER * forest.longest + 2 * BLOCK / PER * head_size + 2 * LANES * head_size;
-        return 4 * (operands + rows + pairs + BLOCK * forest.longest + BLOCK * head_size) + 1024;
+    static size_t bytes(const Tree& tree, long head_size) {
+        const long operands = 3 * head_size * tree.packed / PER, scores = 2 * BLOCK * CHUNK;
+        const long pairs = 2 * BLOCK / PER * CHUNK + 2 * (BLOCK + LANES) / PER * head_size;
+        return 4 * (operands + scores + pairs + BLOCK * CHUNK + BLOCK * head_size) + 1024;
     }
 
     Task(const Forest& forest, const Tree& tree, long head_size, long ld, long ld_out, long window, float scale)
@@ -356,13 +366,13 @@ struct Task {
         keys = scratch.take<Unit>(head_size / PER * tree.packed);
         values = scratch.take<Unit>(head_size / PER * tree.packed);
         keys_by_row = scratch.take<Unit>(tree.packed / PER * head_size);
-        scores = scratch.take<float>(BLOCK * forest.longest);
-        upstream_scores = scratch.take<float>(BLOCK * forest.longest);
-        weights_by_pair = scratch.take<Unit>(BLOCK / PER * forest.longest);
-        slopes_by_pair = scratch.take<Unit>(BLOCK / PER * forest.longest);
+        scores = scratch.take<float>(BLOCK * CHUNK);
+        upstream_scores = scratch.take<float>(BLOCK * CHUNK);
+        weights_by_pair = scratch.take<Unit>(BLOCK / PER * CHUNK);
+        slopes_by_pair = scratch.take<Unit>(BLOCK / PER * CHUNK);
         queries_by_pair = scratch.take<Unit>((BLOCK + LANES) / PER * head_size);
         upstream_by_pair = scratch.take<Unit>((BLOCK + LANES) / PER * head_size);
-        slopes = scratch.take<Element>(BLOCK * forest.longest);
+        slopes = scratch.take<Element>(BLOCK * CHUNK);
         sums = scratch.take<float>(BLOCK * head_size);
     }
 
@@ -380,41 +390,41 @@ struct Task {
                const float* logsumexp, Element* to, float* key_sums, float* value_sums, std::vector<Span>& spans) {
         const Node& node = forest.nodes[n];
         const long count = std::min(BLOCK, node.length - first), row = node.begin + first;
-        const long columns = see(forest, n, first, count, window, spans), pairs = (count + PER - 1) / PER;
+        const long pairs = (count + PER - 1) / PER;
         const Unit* queries = reinterpret_cast<const Unit*>(query + row * ld);
         const Unit* upstreams = reinterpret_cast<const Unit*>(upstream + row * ld_out);
-        for (const Span& span : spans) {
-            product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed, head_size / PER,
-                    scores + span.column, columns, false);
-            product(count, span.width, upstreams, ld_out / PER, 1, values + span.packed, tree.packed, head_size / PER,
-                    upstream_scores + span.column, columns, false);
-        }
         interleave(query + row * ld, ld, count, head_size, queries_by_pair);
         interleave(upstream + row * ld_out, ld_out, count, head_size, upstream_by_pair);
-        for (long pair = 0; pair < pairs; pair++) {
-            long at[PER];
-            float total[PER], delta[PER];
-            for (long z = 0; z < PER; z++) {
-                const long i = std::min(pair * PER + z, count - 1);
-                const Element *o = out + (row + i) * ld_out, *d = upstream + (row + i) * ld_out;
-                Floats both{};
-                for (long e = 0; e < head_size; e += LANES) both += load(o + e) * load(d + e);
-                at[z] = node.depth + first + i, total[z] = logsumexp[row + i], delta[z] = sum(both);
-            }
-            score_gradients(scores, upstream_scores, columns, count, pair, spans, at, total, delta, window, scale,
-                            weights_by_pair, slopes_by_pair, slopes);
-        }
+        const Rows rows = known(node.depth + first, count, out + row * ld_out, upstream + row * ld_out, logsumexp + row);
+        see(forest, n, first, count, window, CHUNK, spans);
         for (const Span& span : spans) {
-            product(count, head_size, reinterpret_cast<const Unit*>(slopes + span.column), columns / PER, 1,
-                    keys_by_row + span.packed / PER * head_size, head_size, span.width / PER, sums, head_size,
-                    &span != spans.data());
-            product(span.width, head_size, weights_by_pair + span.column, 1, columns, upstream_by_pair, head_size,
-                    pairs, value_sums + span.packed * head_size, head_size, true);
-            product(span.width, head_size, slopes_by_pair + span.column, 1, columns, queries_by_pair, head_size, pairs,
-                    key_sums + span.packed * head_size, head_size, true);
+            const long size = head_size, at = span.packed * size;
+            product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed, size / PER, scores,
+                    span.width, false);
+            product(count, span.width, upstreams, ld_out / PER, 1, values + span.packed, tree.packed, size / PER,
+                    upstream_scores, span.width, false);
+            score_gradients(rows, span, scores, upstream_scores, window, scale, weights_by_pair, slopes_by_pair, slopes);
+            product(count, size, reinterpret_cast<const Unit*>(slopes), span.width / PER, 1, keys_by_row + at / PER,
+                    size, span.width / PER, sums, size, &span != spans.data());
+            product(span.width, size, weights_by_pair, 1, span.width, upstream_by_pair, size, pairs, value_sums + at,
+                    size, true);
+            product(span.width, size, slopes_by_pair, 1, span.width, queries_by_pair, size, pairs, key_sums + at, size,
+                    true);
         }
         for (long i = 0; i < count; i++)
             for (long d = 0; d < head_size; d += LANES) store(to + (row + i) * ld + d, load(sums + i * head_size + d));
+    }
+
+    Rows known(long depth, long count, const Element* out, const Element* upstream, const float* logsumexp) const {
+        Rows rows;
+        rows.count = count;
+        for (long i = 0; i < count; i++) {
+            Floats both{};
+            for (long d = 0; d < head_size; d += LANES) both += load(out + i * ld_out + d) * load(upstream + i * ld_out + d);
+            rows.at[i] = depth + i, rows.logsumexp[i] = logsumexp[i], rows.delta[i] = sum(both);
+        }
+        for (long i = count; i < BLOCK; i++) rows.at[i] = 0, rows.logsumexp[i] = rows.delta[i] = 0;
+        return rows;
     }
 };
 
@@ -443,7 +453,7 @@ KERNEL void attention_backward(const Element* query, const Element* key, const E
         const long size = tree.packed * head_size;
         float* key_sums = sums + start[number / tasks] + share * 2 * size;
         std::fill(key_sums, key_sums + 2 * size, 0.0f);
-        scratch.reserve(Task::bytes(forest, tree, head_size));
+        scratch.reserve(Task::bytes(tree, head_size));
         Task task(forest, tree, head_size, ld, ld_out, window, scale);
         task.pack(key + group * head_size, value + group * head_size);
         std::vector<Span> spans;
