@@ -8,7 +8,9 @@ Shapes: H query heads · G key/value heads · T tokens · D head size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -141,6 +143,33 @@ def _probabilities(query: torch.Tensor, key: torch.Tensor, scale: float) -> torc
 def _causal(length: int, copies: int) -> torch.Tensor:
     """0 where a position may look, -inf where not: (1, copies · L, L)."""
     return torch.full((length, length), float("-inf")).triu_(1).repeat(copies, 1)[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What reaches the attention of one layer. `window` 0: there is none."""
+
+    query_1HTD: torch.Tensor
+    key_1GTD: torch.Tensor
+    scale: float
+    window: int
+
+
+@contextmanager
+def watched(note: Callable[[Call], None]) -> Iterator[None]:
+    """Tell `note` of every call of the attention that is registered."""
+    known = AttentionInterface()[NAME]
+
+    def noting(module: nn.Module, query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        scale = query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
+        note(Call(query, key, scale, kwargs.get("sliding_window") or 0))
+        return known(module, query, key, *args, **kwargs)
+
+    AttentionInterface.register(NAME, noting)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(NAME, known)
 
 
 def register() -> None:

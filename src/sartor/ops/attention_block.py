@@ -35,6 +35,7 @@ class AttentionBlock:
     tools: Tools
     head_norms: tuple[StreamNorm, ...] = ()
     after: tuple[StreamNorm, ...] = ()
+    rotates: bool = True
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -80,6 +81,8 @@ class AttentionBlock:
         return qkv_TC, out_TKR, logsumexp_HT
 
     def _rotate(self, qkv_TC: Tensor, run: Pass, sign: float) -> None:
+        if not self.rotates:
+            return
         turned_TC = qkv_TC[:, : self.heads.query_width + self.heads.key_width]
         self.tools.pointwise.rotate(turned_TC, self.heads.size, run.cosine_TR, run.sine_TR, sign)
 

@@ -43,7 +43,7 @@ class _TiledLogprobs(torch.autograd.Function):
     ) -> torch.Tensor:
         wanted = hidden_ND.requires_grad
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
-        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, tile):
             tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
             if slope_ND is not None:
@@ -67,7 +67,7 @@ class _TiledTrainedHead(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
         ctx.tile = tile
-        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, tile):
             _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
         return logprobs_N
@@ -76,13 +76,18 @@ class _TiledTrainedHead(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         hidden_ND, head_VD, targets_N = ctx.saved_tensors
         of_hidden_ND, of_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
-        ignored_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=torch.float32)
+        ignored_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, ctx.tile):
             slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows])
             slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
             torch.mm(slope_NV, head_VD, out=of_hidden_ND[rows])
             of_head_VD.addmm_(slope_NV.t(), hidden_ND[rows])
         return of_hidden_ND, of_head_VD, None, None
+
+
+def _wide(hidden_ND: torch.Tensor) -> torch.dtype:
+    """fp32, and fp64 for an fp64 model."""
+    return torch.promote_types(hidden_ND.dtype, torch.float32)
 
 
 def _tiles(hidden_ND: torch.Tensor, tile: int) -> Iterator[slice]:

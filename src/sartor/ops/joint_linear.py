@@ -51,9 +51,10 @@ class JointLinear:
         first, last = self._members[0].base, self._members[-1]
         self.num_inputs = first.in_features
         self.num_outputs: int = last.outputs.stop
-        self.num_low: int = last.low.stop
+        # An even number: kernels read rows of bf16 by 32-bit words. The column more is of zeros.
+        self.num_low: int = last.low.stop + last.low.stop % 2
         self._joint_NKR = torch.zeros(self.num_outputs, self.num_inputs + self.num_low, dtype=dtype)
-        self._down_RK = torch.empty(self.num_low, self.num_inputs, dtype=dtype)
+        self._down_RK = torch.zeros(self.num_low, self.num_inputs, dtype=dtype)
         biases = [member.base.bias for member in self._members]
         self._bias_N = torch.zeros(self.num_outputs, dtype=dtype) if any(bias is not None for bias in biases) else None
         for member in self._members:

@@ -17,7 +17,7 @@ class StreamNorm:
     """`scale` is what the normalised values are multiplied by: the module's weight, or 1 + weight (Gemma)."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        found = [float(vars(module)[name]) for name in EPSILON_NAMES if name in vars(module)]
+        found = [vars(module)[name] for name in EPSILON_NAMES if isinstance(vars(module).get(name), float)]
         if not found or [name for name, _ in module.named_parameters()] != ["weight"]:
             raise Unsupported(f"a norm of type {type(module).__name__}", hint="it takes the plain path")
         self.epsilon = found[0]

@@ -27,6 +27,7 @@ COMPILERS = ("g++", "clang++", "c++")
 #: `native` is this machine and no other, so the cache is keyed by the processor as well.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fvisibility=hidden")
 COMPILE_SECONDS = 120
+LIBRARY = "kernel.so"
 OFF = "SARTOR_NATIVE"
 
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
@@ -34,21 +35,29 @@ _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctyp
 
 @cache
 def load(name: str, element: Element) -> ctypes.CDLL | None:
-    """The library of `native/<name>.cpp` for one element type; `None` where it cannot be had (`problem` says why)."""
+    """The library of `native/<name>.cpp` for one element type; `None` where it cannot be had (`refusal` says why)."""
     # torch brings its own OpenMP. Loaded first, it is the one both use; two of them would fight for the cores.
     import torch  # noqa: F401
 
+    return None if refusal(name, element) else ctypes.CDLL(str(_folder(name, element) / LIBRARY))
+
+
+@cache
+def refusal(name: str, element: Element) -> str:
+    """Why a kernel cannot be had, after trying to compile it where that was not done before; "" when it is there."""
     if problem():
-        return None
-    folder = cache_dir() / "native" / f"{name}-{element}-{_digest(name, element)[:16]}"
-    library = folder / "kernel.so"
+        return problem()
+    folder = _folder(name, element)
     try:
         if durable.verify(folder):
             with durable.atomic_dir(folder) as staging:
-                _compile(name, element, staging / library.name)
-        return ctypes.CDLL(str(library))
-    except (MachineError, OSError):
-        return None
+                _compile(name, element, staging / LIBRARY)
+        ctypes.CDLL(str(folder / LIBRARY))
+    except MachineError as error:
+        return error.message
+    except OSError as error:
+        return f"{name} was compiled and cannot be loaded: {error}"
+    return ""
 
 
 def function(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., None]:
@@ -79,6 +88,10 @@ def compiler() -> str | None:
     """The path of the C++ compiler: `$CXX`, else the first one found."""
     names = (os.environ["CXX"],) if os.environ.get("CXX") else COMPILERS
     return next((path for path in map(shutil.which, names) if path), None)
+
+
+def _folder(name: str, element: Element) -> Path:
+    return cache_dir() / "native" / f"{name}-{element}-{_digest(name, element)[:16]}"
 
 
 def _compile(name: str, element: Element, target: Path) -> None:
