@@ -31,7 +31,7 @@ ONE_ROUNDING = 2**-8 * 1.01
 
 def forget_kernels() -> None:
     """Have the next call look again whether there are kernels."""
-    for cached in (native.load, native.refusal, native.compiler, pointwise.pointwise, forest_attention.attention):
+    for cached in (native.load, native.made, native.compiler, pointwise.pointwise, forest_attention.attention):
         cached.cache_clear()
 
 

@@ -42,11 +42,14 @@ def load(name: str, element: Element) -> ctypes.CDLL | None:
     return None if refusal(name, element) else ctypes.CDLL(str(_folder(name, element) / LIBRARY))
 
 
-@cache
 def refusal(name: str, element: Element) -> str:
-    """Why a kernel cannot be had, after trying to compile it where that was not done before; "" when it is there."""
-    if problem():
-        return problem()
+    """Why a kernel cannot be had; "" when it is there."""
+    return problem() or made(name, element)
+
+
+@cache
+def made(name: str, element: Element) -> str:
+    """Compile a kernel where that was not done before. What went wrong; "" when it is there."""
     folder = _folder(name, element)
     try:
         if durable.verify(folder):
