@@ -212,6 +212,7 @@ def _runs(runs: Sequence[Json], workload: str, contestant: str) -> list[Json]:
 
 _SECTIONS = {
     "": "Training, LoRA",
+    "w4": "Training, LoRA, one long prompt in every row",
     "full": "Training, full fine-tuning",
     "to-loss": "Time to a loss",
     "full-to-loss": "Time to a loss, full fine-tuning",
