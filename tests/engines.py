@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -46,6 +46,7 @@ class FakeEngine:
         self._context = context
         self.batches: list[tuple[list[str], str | None]] = []
         self.weighed: list[tuple[tuple[int, ...], str | None]] = []
+        self.closed = False
         self._handles = count()
         self._rows: dict[int, Iterator[Token]] = {}
 
@@ -56,6 +57,10 @@ class FakeEngine:
     @property
     def context(self) -> int:
         return self._context
+
+    @property
+    def requests(self) -> Collection[int]:
+        return self._rows.keys()
 
     @property
     def asked(self) -> list[str]:
@@ -106,7 +111,11 @@ class FakeEngine:
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         """Every token after the first has the same log-probability."""
         self.weighed += [(tuple(ids), adapter) for ids in sequences]
+        assert all(sequences), "an empty sequence has no probability"
         return [self._rates[adapter] * (len(ids) - 1) for ids in sequences]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def play(events: Any) -> tuple[list[Any], Any]:

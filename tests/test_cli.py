@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,20 @@ def test_a_second_process_is_told_who_works(project: Shell) -> None:
         code, _, talk = project("check")
     assert code == 2
     assert "is being worked on by process" in talk
+
+
+def test_stop_asks_the_process_that_it_found(project: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked a second time, a run that ended meanwhile says 0: to a signal, this whole group of processes."""
+    from sartor.recipe import load
+    from sartor.store import Run, open_run
+
+    run = open_run(Path("sartor.yaml"), load(Path("sartor.yaml")))
+    workers, killed = iter([4711, 0, 0]), list[int]()
+    monkeypatch.setattr(Run, "worker", lambda run: next(workers))
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append(process))
+    code, _, talk = project("stop", run.id)
+    assert (code, killed) == (0, [4711])
+    assert "asked process 4711 to save and leave" in " ".join(talk.split())
 
 
 @pytest.mark.parametrize(

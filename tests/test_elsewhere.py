@@ -98,7 +98,7 @@ def test_a_device_without_bf16_is_planned_in_fp32(offered: Any) -> None:
 
 
 def test_what_cannot_fit_is_refused_with_the_nearest_that_can(offered: Any) -> None:
-    with pytest.raises(Refused, match=r"h100: training needs at least 1\d\d\.\d GiB a device") as caught:
+    with pytest.raises(Refused, match=r"at least 1\d\d\.\d GiB, .* h100 has 74\.5 GiB, of which 70\.8") as caught:
         offered("h100", "llama-3.3-70b-instruct")
     assert "take h100x4" in caught.value.hint
     assert "set `model` to qwen3-32b" in caught.value.hint
@@ -124,6 +124,22 @@ def test_a_model_of_unknown_size_is_not_fetched_to_learn_it(folder: Path) -> Non
         plan_on(recipe("somebody/their-model"), folder, machine("h100"))
     assert "config.json" in caught.value.hint
     assert "qwen3-8b" in caught.value.hint
+
+
+def test_a_price_without_a_device_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="a price of 2, but for no device") as caught:
+        offer_of(folder / "sartor.yaml", [], "", price=2.0)
+    assert "--on h100 --price 2" in caught.value.hint
+
+
+def test_several_hosts_are_said_to_be_too_many(offered: Any) -> None:
+    assert any("trains on the devices of one" in note for note in offered("h100x16").notes)
+    assert not any("hosts" in note for note in offered("h100x8").notes)
+
+
+def test_a_smaller_optimizer_needs_less(offered: Any) -> None:
+    eight, usual = (offered("h200", optimizer=name) for name in ("adamw_8bit", "adamw"))
+    assert 4 * eight.memory["train"].moments == usual.memory["train"].moments == 8 * usual.num_trainable
 
 
 def test_a_recipe_on_disk_with_overrides(folder: Path) -> None:

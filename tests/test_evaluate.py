@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sartor.backends.fake import FakeBackend
-from sartor.chat import Renderer
+from sartor.chat import Rendered, Renderer
 from sartor.data.pack import pack
 from sartor.errors import RecipeError
-from sartor.evaluate import Examiner, dev_loss
+from sartor.evaluate import Examiner, _target, dev_loss
 from sartor.events import Answered
 from sartor.metrics.load import load
 from sartor.names import resolve
@@ -53,16 +53,16 @@ def question(prompt: str) -> str:
 ECHO: Script = lambda prompt, adapter: question(prompt).rpartition(" ")[2]  # noqa: E731
 
 
-def test_items_keep_their_order_though_batches_are_by_length(renderer: Renderer, smollm2_tokenizer: Any) -> None:
+def test_all_items_are_asked_at_once_and_keep_their_order(renderer: Renderer, smollm2_tokenizer: Any) -> None:
     items = [chat("word " * (17 * line % 11) + f"is {line}", str(line), line=line) for line in range(1, 12)]
     engine = FakeEngine(renderer, smollm2_tokenizer, ECHO)
     events, records = examine(engine, renderer, items, batch_size=4)
     assert [record.item for record in records] == [item.id for item in items]
     assert [record.output for record in records] == [str(line) for line in range(1, 12)]
     assert all(record.score == 1.0 and record.detail == "" for record in records)
-    assert [len(prompts) for prompts, _ in engine.batches] == [4, 4, 3]
+    assert [len(prompts) for prompts, _ in engine.batches] == [11], "the engine itself limits its rows"
     lengths = [len(smollm2_tokenizer(prompt, add_special_tokens=False).input_ids) for prompt in engine.asked]
-    assert lengths == sorted(lengths), "a batch pays for its longest prompt, so like goes with like"
+    assert lengths == sorted(lengths)
     assert [(event.arm, event.done, event.total) for event in events if isinstance(event, Answered)] == [
         ("zero_shot", 4, 11),
         ("zero_shot", 8, 11),
@@ -189,6 +189,26 @@ def test_likelihood_of_running_text(renderer: Renderer, smollm2_tokenizer: Any) 
     assert all(record.score == pytest.approx(math.exp(-0.25)) for record in after)
     assert [record.target for record in before] == [item.text for item in items]
     assert {(record.input, record.prompt_tokens) for record in before} == {((), 0)}
+
+
+def test_likelihoods_are_told_batch_by_batch(renderer: Renderer, smollm2_tokenizer: Any) -> None:
+    items = [Text(source=Source(file="book.txt", line=line), text="It rains. " * line) for line in range(1, 6)]
+    engine = FakeEngine(renderer, smollm2_tokenizer)
+    events, records = examine(engine, renderer, items, metric="perplexity", batch_size=2)
+    assert [(event.done, event.total) for event in events] == [(2, 5), (4, 5), (5, 5)]
+    assert [record.item for record in records] == [item.id for item in items]
+
+
+def test_where_the_target_is_all_nothing_empty_is_weighed(renderer: Renderer, smollm2_tokenizer: Any) -> None:
+    """Nothing predicts the first token, so it is not scored; the fake refuses empty sequences."""
+    item = Text(source=Source(file="book.txt", line=1), text="It rains.")
+    engine = FakeEngine(renderer, smollm2_tokenizer, rates={None: -0.5})
+    _, (record,) = examine(engine, renderer, [item], metric="perplexity")
+    whole = renderer.render(item)[0].ids
+    assert [ids for ids, _ in engine.weighed] == [whole]
+    assert record.score == pytest.approx(math.exp(-0.5))
+    assert record.output_tokens == len(whole) - 1
+    assert _target(Rendered((5, 6, 7), (1.0, 1.0, 0.0), exact=True, stop_trained=True)) == ((5, 6), 1)
 
 
 def test_no_items_are_no_answers(renderer: Renderer, smollm2_tokenizer: Any) -> None:

@@ -115,6 +115,7 @@ def sized(**changes: Any) -> Plan:
     )
     values = {
         "adapter": Choice(name="lora", settings={"r": 16}),
+        "optimizer": "adamw",
         "num_trainable": 4_884_480,
         "micro_tokens": 1024,
         "max_length": 300,

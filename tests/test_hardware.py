@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from sartor import hardware
 
@@ -32,3 +36,37 @@ def test_peak_memory_holds_what_was_held() -> None:
     assert before > 2**20
     block = bytearray(b"x") * (64 * 2**20)
     assert hardware.peak_bytes() >= max(before, len(block))
+
+
+class FakeCuda:
+    """A GPU of 80 GB, of which 3 are held: 2 by torch, of which tensors needed 1 and a half at most."""
+
+    def is_available(self) -> bool:
+        return True
+
+    is_initialized = is_available
+
+    def get_device_properties(self, index: int) -> SimpleNamespace:
+        return SimpleNamespace(name=f"fake {index}", total_memory=80_000)
+
+    def is_bf16_supported(self, *, including_emulation: bool) -> bool:
+        return not including_emulation
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return 77_000, 80_000
+
+    def memory_reserved(self) -> int:
+        return 2_000
+
+    def max_memory_allocated(self) -> int:
+        return 1_500
+
+
+def test_a_gpu_trains_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = hardware.look(tmp_path)
+    assert (looked.device, looked.device_memory_bytes) == ("cpu", 0)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=FakeCuda()))
+    found = hardware.with_gpu(looked.model_copy(update={"has_bf16": False}))
+    assert (found.device, found.device_name, found.device_memory_bytes) == ("cuda", "fake 0", 80_000)
+    assert found.has_bf16
+    assert hardware.peak_bytes() == 1_500 + 1_000

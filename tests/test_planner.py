@@ -135,6 +135,7 @@ ASKS: list[tuple[str, dict[str, Any], Any]] = [
     ("steps", {"tune": {"steps": 11}}, 11),
     ("epochs", {"tune": {"epochs": 1.5}}, 1.5),
     ("save_every", {"tune": {"save_every": 9}}, 9),
+    ("optimizer", {"tune": {"optimizer": "adamw_8bit"}}, "adamw_8bit"),
     ("proof.arms", {"prove": {"arms": ["tuned", "zero_shot"]}}, ["tuned", "zero_shot"]),
     ("proof.items", {"prove": {"items": 20}}, 20),
     ("proof.max_new_tokens", {"prove": {"max_new_tokens": 5}}, 5),
@@ -237,7 +238,7 @@ def machine_with(num_bytes: float) -> Hardware:
 def test_with_less_memory_the_micro_batch_shrinks_first_then_layers_are_computed_again(plan_of: Any) -> None:
     whole = plan_of()
     assert (whole.micro_tokens, whole.recompute, whole.tile) == (MICRO_TOKENS, "none", 512)
-    found, room = [], whole.estimate.peak_bytes
+    found, room, smaller = [], 2 * GIB, whole
     while True:
         try:
             plan = plan_of(hardware=machine_with(room))
@@ -245,12 +246,12 @@ def test_with_less_memory_the_micro_batch_shrinks_first_then_layers_are_computed
             break
         assert plan.estimate.peak_bytes <= room
         found.append((plan.micro_tokens, plan.recompute, plan.tile))
-        room = plan.estimate.peak_bytes - 1
-    assert found[0] == (MICRO_TOKENS, "none", 512)
-    assert found[1] == (MICRO_TOKENS // 2, "none", 512)
+        smaller = smaller if smaller.micro_tokens < MICRO_TOKENS else plan
+        room -= 8 * 2**20
+    ways = list(dict.fromkeys(found))
+    assert ways[:2] == [(MICRO_TOKENS, "none", 512), (MICRO_TOKENS // 2, "none", 512)]
     assert [way[1] for way in found] == sorted((way[1] for way in found), key=["none", "mlp", "layer"].index)
     assert {"mlp", "layer"} & {way[1] for way in found}
-    smaller = plan_of(hardware=machine_with(whole.estimate.peak_bytes - 1))
     assert "would not fit" in smaller.reasons["micro_tokens"]
     assert "GiB" in smaller.reasons["recompute"]
 
@@ -258,9 +259,9 @@ def test_with_less_memory_the_micro_batch_shrinks_first_then_layers_are_computed
 def test_what_cannot_fit_is_refused_with_both_numbers(plan_of: Any) -> None:
     with pytest.raises(MachineError) as caught:
         plan_of(hardware=machine_with(GIB // 2))
-    assert "training needs at least 1.0 GiB" in str(caught.value)
+    assert re.match(r"training needs at least (0\.[6-9]|1\.\d) GiB", str(caught.value))
     assert "this machine has 0.6 GiB" in str(caught.value)
-    assert "use a machine with more memory" in caught.value.hint, "the smallest model is the one that was asked for"
+    assert "more memory is needed" in caught.value.hint, "the smallest model is the one that was asked for"
 
 
 def test_a_refusal_names_the_nearest_that_fits(plan_of: Any, renderer: Renderer, train: list[Tokenised]) -> None:
@@ -304,6 +305,44 @@ def test_it_advises(plan_of: Any, train: list[Tokenised]) -> None:
     advice = plan_of().advice
     assert any("LoRA needs about" in line for line in advice)
     assert plan_of(train=train[:20]).advice[0].startswith("20 training examples: prompting first")
+
+
+GPU = MACHINE.model_copy(
+    update={
+        "device": "cuda",
+        "device_name": "a fake GPU",
+        "device_memory_bytes": 80 * 10**9,
+        "memory_bytes": 128 * GIB,
+        "flops": 6e14,
+    }
+)
+EIGHT = shape_of(next(card for card in CATALOGUE if card.name == "llama-3.1-8b-instruct"))
+
+
+def test_a_gpu_is_planned_by_its_own_memory_and_speed(plan_of: Any, renderer: Renderer, train: list[Tokenised]) -> None:
+    rows = tokenised(renderer, [chat("far " * (50 + line), "away", line=line) for line in range(120)])
+    by_gpu = plan_of(shape=EIGHT, hardware=GPU, train=rows)
+    by_cpu = plan_of(shape=EIGHT, hardware=GPU.model_copy(update={"device": "cpu", "flops": 1e11}), train=rows)
+    assert (by_gpu.model.dtype, by_gpu.recompute) == ("bfloat16", "none")
+    assert by_gpu.micro_tokens > by_cpu.micro_tokens
+    assert 16e9 < by_gpu.estimate.peak_bytes < 80e9
+    assert by_gpu.estimate.memory["train"].runtime == estimate.CUDA.runtime_bytes
+    assert by_gpu.estimate.seconds < by_cpu.estimate.seconds
+    assert "cuda: a fake GPU, 74.5 GiB" in by_gpu.reasons["backend"]
+    assert "assumption" in by_gpu.reasons["estimate"]
+    assert by_gpu.digest != by_cpu.digest
+    old = GPU.model_copy(update={"has_bf16": False})
+    assert plan_of(hardware=old).model.dtype == "float32"
+    with pytest.raises(MachineError, match=r"a fake GPU has 7\.5 GiB"):
+        plan_of(shape=EIGHT, hardware=GPU.model_copy(update={"device_memory_bytes": 8 * 10**9}))
+
+
+def test_what_leaves_frozen_layers_is_kept_on_a_cpu(plan_of: Any, train: list[Tokenised]) -> None:
+    asked = {"adapter": {"name": "lora", "top_layers": 4}}
+    kept = plan_of(tune=asked).estimate.memory["train"].kept
+    assert kept == sum(item.num_tokens for item in train) * 576 * 4
+    assert plan_of().estimate.memory["train"].kept == 0
+    assert plan_of(tune=asked, hardware=GPU).estimate.memory["train"].kept == 0
 
 
 def test_threads_are_the_cores_of_the_machine(plan_of: Any) -> None:

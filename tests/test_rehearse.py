@@ -16,7 +16,7 @@ from sartor.data.pack import Segment, Steps, pack, segment
 from sartor.errors import MachineError, NumericsError
 from sartor.events import Event, Warned
 from sartor.names import resolve
-from sartor.plan import Estimate, Plan
+from sartor.plan import Estimate, Memory, Plan
 from sartor.store import Run
 from sartor.types import Batch, Sums
 
@@ -190,3 +190,10 @@ def test_an_estimate_that_is_off_is_said(
         assert event.code == "memory_estimate"
         assert f"{share - 1:+.0%}" in event.message
         assert "9.31 GiB" in event.message
+
+
+def test_what_fills_up_later_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearse, "peak_bytes", lambda: 10**10)
+    foretold = Estimate(peak_bytes=14 * 10**9, seconds=1.0, tokens=1, memory={"train": Memory(kept=4 * 10**9)})
+    plan, run, steps, dev = start(tmp_path / "run", fake(estimate=foretold))
+    assert list(rehearse.rehearse(plan, run, open_backend(plan), steps, dev)) == []

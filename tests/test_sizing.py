@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, Job
 from sartor.catalogue import CATALOGUE, card
-from sartor.sizing import FEWEST_TOKENS, Room, Way, choose, micro_sizes, nearest, shape_of, smallest
+from sartor.data.pack import Segment, segment
+from sartor.sizing import FEWEST_TOKENS, Room, Way, choose, fullest, micro_sizes, nearest, shape_of, smallest
 
 GIB = 2**30
 
@@ -113,3 +114,18 @@ def test_an_adapter_is_offered_where_the_whole_model_does_not_fit() -> None:
 def test_the_shape_of_a_card_has_its_parameters(entry: object) -> None:
     shape = shape_of(entry)  # type: ignore[arg-type]
     assert shape.num_parameters / 1e6 == pytest.approx(entry.parameters, rel=0.004)  # type: ignore[attr-defined]
+
+
+def example(name: str, *tokens: int) -> list[Segment]:
+    return [segment(name, tokens, [0.0] * (len(tokens) // 2) + [1.0] * (len(tokens) - len(tokens) // 2))]
+
+
+def test_the_fullest_micro_batch_counts_what_is_computed() -> None:
+    apart = [example(f"row {row}", *range(row * 1000, row * 1000 + 101)) for row in range(8)]
+    settings = {"batch_size": 4, "steps": 6, "seed": 1}
+    assert fullest(apart, micro_tokens=1000, **settings) == (400, 204)
+    assert fullest(apart, micro_tokens=250, **settings) == (200, 102)
+    alike = [example(f"row {row}", *range(90), *range(row * 1000, row * 1000 + 11)) for row in range(8)]
+    tokens, supervised = fullest(alike, micro_tokens=1000, **settings)
+    assert tokens < 400, "the same beginning is computed once"
+    assert supervised == 204

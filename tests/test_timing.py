@@ -87,6 +87,14 @@ def test_arms_and_metrics_decide_what_is_read_and_written() -> None:
     assert read["prove"] < stages()["prove"], "what is only weighed need not be written"
 
 
+def test_what_is_kept_of_frozen_layers_is_computed_in_the_first_epoch_only() -> None:
+    work = replace(WORK, steps=500)
+    again, kept = (job(depth=8, kept_tokens=tokens) for tokens in (0, work.num_tokens))
+    assert timing.training_seconds(work, kept, CPU, FLOPS) < 0.8 * timing.training_seconds(work, again, CPU, FLOPS)
+    once = replace(WORK, steps=125)
+    assert timing.training_seconds(once, kept, CPU, FLOPS) == timing.training_seconds(once, again, CPU, FLOPS)
+
+
 def test_saving_often_takes_time() -> None:
     assert stages(save_every=1)["train"] > stages(save_every=100)["train"]
 

@@ -58,6 +58,16 @@ def test_micro_batches_do_not_change_the_mathematics(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[2], rel=1e-6)
 
 
+def test_ranks_say_that_nothing_was_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"TORCHELASTIC_RUN_ID": "fake", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    events = list(train(*start(tmp_path / "run"), []))
+    assert [event.code for event in events if event.type == "warned"] == ["no_rehearsal"]
+    again = list(train(*start(tmp_path / "run"), []))
+    assert [event.type for event in again] == ["started", "finished"], "said once, not on resuming"
+
+
 def test_a_step_without_a_trained_token_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="step 1 has no trained token"):
         list(train(*start(tmp_path / "run", weight=0.0), []))

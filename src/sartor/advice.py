@@ -36,7 +36,7 @@ def quantised(job: Job) -> Job:
 
 def full(job: Job) -> Job:
     """The same work with every weight trained."""
-    return replace(job, full=True, num_trainable=job.shape.num_parameters, low_rank=0, depth=0)
+    return replace(job, full=True, num_trainable=job.shape.num_parameters, low_rank=0, depth=0, kept_tokens=0)
 
 
 def _by_data(num_train: int, mean_length: float, context: int) -> str:

@@ -36,8 +36,8 @@ class Card(Frozen):
 
 _CPU = "laptop CPU, any GPU"
 _SMALL_GPU = "CPU with patience, GPU from 8 GB"
-_GPU = "GPU from 24 GB, QLoRA from 12 GB"
-_LARGE_GPU = "GPU from 48 GB, QLoRA from 24 GB"
+_GPU = "GPU from 24 GB"
+_LARGE_GPU = "GPU from 48 GB"
 _GPUS = "GPU from 80 GB, several for speed"
 
 #: Layers, hidden, inner, heads, key-value heads, head size, vocabulary, tied. Counted on the meta device by a test.

@@ -97,11 +97,11 @@ def plan(
     from sartor.explain import offer_document, plan_document
     from sartor.sinks.tables import show_plan
 
-    if on:
+    if on or price:
         from sartor.elsewhere import offer_of
 
-        asked = _find(run).path("recipe.yaml") if run else recipe
-        document, text = offer_document(offer_of(asked, sets or (), on, price=price), arithmetic=arithmetic)
+        offer = offer_of(_find(run).path("recipe.yaml") if run else recipe, sets or (), on, price=price)
+        document, text = offer_document(offer, arithmetic=arithmetic)
         return _print(document, escape(text), as_json)
     bench = _work("plan", recipe, sets, run, without=("baseline",))
     document, text = plan_document(bench.plan, bench.shape, arithmetic=arithmetic)
@@ -263,12 +263,13 @@ def stop(run: Annotated[str, typer.Argument(help="A run's name or id; the one at
     """Ask the process that works on a run to save and leave."""
     from sartor.store import all_runs
 
-    working = [candidate for candidate in ([_find(run)] if run else all_runs(Path())) if candidate.worker()]
+    candidates = [_find(run)] if run else all_runs(Path())
+    working = [(candidate, worker) for candidate in candidates if (worker := candidate.worker())]
     if not working:
         raise UserError("nothing is running" + (f" on {run}" if run else " here"), hint="`sartor runs` lists the runs")
-    for candidate in working:
-        os.kill(candidate.worker(), signal.SIGTERM)
-        talk.print(f"{candidate.id}: asked process {candidate.worker()} to save and leave", highlight=False)
+    for candidate, worker in working:
+        os.kill(worker, signal.SIGTERM)
+        talk.print(f"{candidate.id}: asked process {worker} to save and leave", highlight=False)
 
 
 @app.command()

@@ -5,7 +5,6 @@ Nothing is loaded and nothing is fetched. What is assumed rather than known is s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,13 +24,11 @@ from sartor.hub import EMBEDDED, Shape
 from sartor.plan import Memory, ProofPlan, Recompute
 from sartor.planner import Method, Reasons, course_of, job_of, plan_proof, settled_method, way_of, with_lora
 from sartor.recipe import ModelSpec, Recipe, load
-from sartor.sizing import Room, choose, nearest, shape_of, smallest
+from sartor.sizing import USABLE, Room, choose, most_tokens, nearest, shape_of, shortage, smallest
 from sartor.timing import Work, work_of
 from sartor.types import Frozen
 
-USABLE = 0.95  # of a device's memory: its allocator cannot use the last pieces
 READABLE = 0.7  # of a memory's datasheet bandwidth: what reading weights reaches
-MOST_TOKENS = 65_536  # a forward: more does not fill a device better
 NETWORK = 5e10  # bytes a second and device between hosts: a 400 Gbit/s port for each, as in a DGX H100
 
 
@@ -76,7 +73,13 @@ class _Base:
 
 
 def offer_of(recipe: Path, sets: Sequence[str], machine_name: str, *, price: float) -> Offer:
-    """`plan_on` for a recipe's file and an accelerator's name."""
+    """`plan_on` for a recipe's file and an accelerator's name.
+
+    Raises:
+        UserError: a price, but no accelerator.
+    """
+    if not machine_name:
+        raise UserError(f"a price of {price:g}, but for no device", hint="name it: `sartor plan --on h100 --price 2`")
     return plan_on(load(recipe, sets), recipe.parent, machine(machine_name), price=price)
 
 
@@ -108,16 +111,16 @@ def offer(
         Refused: it does not fit there; the hint says what would.
     """
     method = settled_method(recipe.tune.adapter, shape)
-    course = course_of(recipe.tune, shape, len(prepared.train), Reasons())
+    course = course_of(recipe.tune, shape, len(prepared.train), Reasons(), full=method.full)
     proof = plan_proof(recipe, prepared.train, prepared.test)
     work = work_of(
         prepared.train, prepared.test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")}
     )
     item_bytes = 2 if machine.accelerator.dtype == "bfloat16" else 4
     job = job_of(method, shape, item_bytes=item_bytes, work=work, train=prepared.train, proof=proof)
-    job = replace(job, devices=machine.count)
+    job = replace(job, devices=machine.count, moment_bytes=estimate.MOMENTS[course["optimizer"]])
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
-    most = min(MOST_TOKENS, max(job.longest, math.ceil(work.step_tokens / machine.count)))
+    most = most_tokens(job.longest, work.step_tokens / machine.count)
     sized = _sized(job, room, most)
     if sized is None:
         raise _refusal(job, room, machine, method, prepared)
@@ -217,15 +220,10 @@ def _sized(job: Job, room: Room, most: int) -> Job | None:
 
 def _refusal(job: Job, room: Room, machine: Machine, method: Method, prepared: Prepared) -> Refused:
     sharded = replace(job, shards=job.devices)
-    needed = estimate.peak(estimate.memory(smallest(sharded), room.calibration))
-
-    way = way_of(sharded, method, prepared.train)
-    ways = [*_more_devices(job, room, machine), *nearest(sharded, room, way)]
-    return Refused(
-        f"{machine.name}: training needs at least {needed / 2**30:.1f} GiB a device, and "
-        f"{room.num_bytes / 2**30:.1f} GiB can be used",
-        hint="; or ".join(ways) or "no smaller rank, length or catalogue model fits: choose a larger device",
-    )
+    ways = [*_more_devices(job, room, machine), *nearest(sharded, room, way_of(sharded, method, prepared.train))]
+    device = f"each device of {machine.name}" if machine.count > 1 else machine.name
+    message, hint = shortage(sharded, room, ways, device=device, num_bytes=machine.accelerator.memory_bytes)
+    return Refused(message, hint=hint)
 
 
 def _more_devices(job: Job, room: Room, machine: Machine) -> Sequence[str]:
@@ -258,5 +256,7 @@ def _notes(machine: Machine, job: Job, work: Work) -> list[str]:
         notes.append(f"a step has {work.batch_size} examples: {machine.count - work.batch_size} devices have no work")
     if machine.count > DEVICES_A_HOST:
         notes.append(f"between hosts {NETWORK / 1e9:.0f} GB/s a device are assumed")
-    notes.append("this version trains in one process: planning on it does not mean that it runs there yet")
+        notes.append(
+            f"more than {DEVICES_A_HOST} devices are several hosts, and this version trains on the devices of one"
+        )
     return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,10 @@ class _Asked:
     start: int = 0
 
 
+#: For each of the items that were put to the model: its output, its score, and the answer; progress on the way.
+_Found = Generator[Event, None, list[tuple[str, Score, Answer]]]
+
+
 class Examiner:
     """Puts items to a model under an arm and scores the answers, always in the same way."""
 
@@ -51,30 +55,27 @@ class Examiner:
     def examine(
         self, arm: str, config: Any, items: Sequence[Chat | Text], *, adapter: str | None
     ) -> Generator[Event, None, list[Item]]:
-        """Answer and score all items, in batches of similar length; the results in the order of the items."""
+        """Answer and score all items, the shortest first; the results in the order of the items."""
         asked = [self._ask(arm, config, item) for item in items]
         order = sorted(range(len(items)), key=lambda index: len(asked[index].prompt))
+        way = self._weigh if self._metric.reads_likelihood else self._answer
+        found = yield from way(arm, [asked[index] for index in order], adapter)
         records: dict[int, Item] = {}
-        for start in range(0, len(order), self._plan.batch_size):
-            chosen = order[start : start + self._plan.batch_size]
-            batch = [asked[index] for index in chosen]
-            found = self._weigh(batch, adapter) if self._metric.reads_likelihood else self._answer(batch, adapter)
-            for index, (output, score, answer) in zip(chosen, found, strict=True):
-                item = items[index]
-                records[index] = Item(
-                    item=item.id,
-                    arm=arm,
-                    input=_shown(item),
-                    target=asked[index].reference.target if isinstance(item, Chat) else item.text,
-                    output=output,
-                    score=score.value,
-                    detail=score.detail,
-                    finish=answer.finish,
-                    prompt_tokens=len(asked[index].prompt),
-                    output_tokens=len(answer.ids),
-                    seconds=answer.seconds,
-                )
-            yield Answered(arm=arm, done=len(records), total=len(items))
+        for index, (output, score, answer) in zip(order, found, strict=True):
+            item = items[index]
+            records[index] = Item(
+                item=item.id,
+                arm=arm,
+                input=_shown(item),
+                target=asked[index].reference.target if isinstance(item, Chat) else item.text,
+                output=output,
+                score=score.value,
+                detail=score.detail,
+                finish=answer.finish,
+                prompt_tokens=len(asked[index].prompt),
+                output_tokens=len(answer.ids),
+                seconds=answer.seconds,
+            )
         return [records[index] for index in range(len(items))]
 
     def _ask(self, arm: str, config: Any, item: Chat | Text) -> _Asked:
@@ -88,32 +89,51 @@ class Examiner:
         shown = item.model_copy(update={"messages": (*turns, item.messages[-1])})
         return _Asked(self._reference(item), prompt, *_target(self._rendered(shown)))
 
-    def _weigh(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
-        """The mean log-probability of each target: that of the whole less that of the prompt before it."""
-        began = time.monotonic()
-        totals = self._engine.logprobs([asked.whole for asked in batch], adapter)
-        befores = self._engine.logprobs([asked.whole[: asked.start] for asked in batch], adapter)
-        seconds = (time.monotonic() - began) / len(batch)
-        for asked, total, before in zip(batch, totals, befores, strict=True):
-            target = asked.whole[asked.start :]
-            score = self._metric.score(self._config, asked.reference, (total - before) / len(target))
-            yield score.detail, score, Answer(target, "stop", seconds)
+    def _weigh(self, arm: str, asked: Sequence[_Asked], adapter: str | None) -> _Found:
+        """The mean log-probability of each target: that of the whole less that of the prompt before it.
 
-    def _answer(self, batch: Sequence[_Asked], adapter: str | None) -> Iterator[tuple[str, Score, Answer]]:
-        """Greedy answers. Seconds are the batch's, shared out: what one answer costs when answers are batched."""
+        In batches, because an engine weighs a list as one: progress is told between two of them.
+        """
+        found = []
+        for start in range(0, len(asked), self._plan.batch_size):
+            batch = asked[start : start + self._plan.batch_size]
+            began = time.monotonic()
+            totals = self._engine.logprobs([each.whole for each in batch], adapter)
+            preceded = [each for each in batch if each.start > 1]  # one token alone has nothing to be predicted from
+            befores = iter(self._engine.logprobs([each.whole[: each.start] for each in preceded], adapter))
+            seconds = (time.monotonic() - began) / len(batch)
+            for each, total in zip(batch, totals, strict=True):
+                target = each.whole[each.start :]
+                weighed = total - (next(befores) if each.start > 1 else 0.0)
+                score = self._metric.score(self._config, each.reference, weighed / len(target))
+                found.append((score.detail, score, Answer(target, "stop", seconds)))
+            yield Answered(arm=arm, done=len(found), total=len(asked))
+        return found
+
+    def _answer(self, arm: str, asked: Sequence[_Asked], adapter: str | None) -> _Found:
+        """Greedy answers, all asked at once: in a running batch the next one begins when another ends.
+
+        Seconds are all answers', shared out: what one answer costs when answers are batched.
+        """
         sampling = Sampling(max_new_tokens=self._plan.max_new_tokens, stop_ids=self._renderer.stop_ids)
-        ids: list[list[int]] = [[] for _ in batch]
-        ends: list[FinishReason] = ["length" for _ in batch]
+        ids: list[list[int]] = [[] for _ in asked]
+        ends: dict[int, FinishReason] = {}
         began = time.monotonic()
-        for token in self._engine.stream([asked.prompt for asked in batch], sampling, adapter):
+        for token in self._engine.stream([each.prompt for each in asked], sampling, adapter):
             if token.finish != "stop":
                 ids[token.row].append(token.id)
             if token.finish:
                 ends[token.row] = token.finish
-        seconds = (time.monotonic() - began) / len(batch)
-        for asked, row, end in zip(batch, ids, ends, strict=True):
-            output = self._renderer.decode(row)
-            yield output, self._metric.score(self._config, asked.reference, output), Answer(tuple(row), end, seconds)
+                if len(ends) % self._plan.batch_size == 0 or len(ends) == len(asked):
+                    yield Answered(arm=arm, done=len(ends), total=len(asked))
+        seconds = (time.monotonic() - began) / max(1, len(asked))
+        outputs = [self._renderer.decode(row) for row in ids]
+        scores = [
+            self._metric.score(self._config, each.reference, output)
+            for each, output in zip(asked, outputs, strict=True)
+        ]
+        answers = [Answer(tuple(row), ends[place], seconds) for place, row in enumerate(ids)]
+        return list(zip(outputs, scores, answers, strict=True))
 
     def _reference(self, item: Chat) -> Chat:
         """The item with its target as text: a turn that only calls tools is written as the template writes it."""
@@ -135,7 +155,7 @@ class Examiner:
 def _target(rendered: Rendered) -> tuple[tuple[int, ...], int]:
     """The ids up to the last one with a weight, and where those begin: what follows the stop token is never said."""
     places = [index for index, weight in enumerate(rendered.weights) if weight]
-    return rendered.ids[: places[-1] + 1], places[0]
+    return rendered.ids[: places[-1] + 1], max(1, places[0])  # nothing predicts the first token
 
 
 def _shown(item: Chat | Text) -> tuple[Json, ...]:

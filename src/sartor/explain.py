@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sartor.hub import Shape
 
 MIB, GIB = 2**20, 2**30
+_MOMENTS = {8: "Adam: two in fp32", 2: "Adam: two in 8 bits", 0: "none"}
 
 
 class Line(Frozen):
@@ -64,7 +65,7 @@ def offer_document(offer: Offer, *, arithmetic: bool) -> tuple[Json, str]:
 
 def _job_of(plan: Plan, shape: Shape) -> Job:
     """What the plan's memory was reckoned from."""
-    from sartor.backends.estimate import Job
+    from sartor.backends.estimate import MOMENTS, Job
     from sartor.planner import settled_method
 
     method = settled_method(Named(name=plan.adapter.name, settings=plan.adapter.settings), shape)
@@ -79,6 +80,7 @@ def _job_of(plan: Plan, shape: Shape) -> Job:
         tile=plan.tile,
         full=method.full,
         depth=method.depth,
+        moment_bytes=MOMENTS[plan.optimizer],
     )
 
 
@@ -95,13 +97,14 @@ def _arithmetic(job: Job, memory: Memory) -> list[Line]:
         "weights": f"{job.shape.num_parameters / 1e6:,.1f} M parameters × {job.weight_bytes:g} bytes ({word}){over}",
         "masters": f"{trained} × {estimate.MASTER} bytes (fp32){over}",
         "gradients": f"{trained} × {estimate.GRADIENT} bytes (fp32){over}",
-        "moments": f"{trained} × {estimate.MOMENTS} bytes (Adam: two in fp32){over}",
+        "moments": f"{trained} × {job.moment_bytes} bytes ({_MOMENTS[job.moment_bytes]}){over}",
         "working": f"{trained} × {job.item_bytes} bytes ({word}), as A and beside the weights{over}",
         "activations": f"{job.micro_tokens:,} tokens × {job.num_layers} layers × {saved:,} bytes",
         "attention": f"{job.micro_tokens:,} tokens: gradients of q, k and v in fp32, scores of a short segment",
         "logits": f"{job.tile} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes, twice",
         "layer": f"{job.micro_tokens:,} tokens × {estimate.scratch_per_token(job):,} bytes, of one layer at a time",
         "products": "those that oneDNN keeps",
+        "kept": f"what enters the lowest trained layer, in fp32; {estimate.KEPT_SHARE:.0%} of the memory at most",
     }
     words = {name: info.description or name for name, info in Memory.model_fields.items()}
     lines = [Line(item=words[name], arithmetic=formulas[name], num_bytes=size) for name, size in memory.items().items()]

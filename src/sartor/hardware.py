@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sartor.types import Frozen
 
@@ -42,7 +42,10 @@ TYPICAL = (Product(1024, 576, 192), Product(1024, 576, 576), Product(1024, 576, 
 
 
 class Hardware(Frozen):
-    """Bytes, and matrix-product speed in FLOP/s (0 = not measured)."""
+    """Bytes, and matrix-product speed in FLOP/s (0 = not measured).
+
+    `has_bf16` and `flops` are of the device that trains. A GPU has a name and a memory of its own; a CPU has neither.
+    """
 
     processor: str
     num_cores: int
@@ -51,10 +54,13 @@ class Hardware(Frozen):
     free_disk_bytes: int
     has_bf16: bool
     flops: float = 0.0
+    device: Literal["cpu", "cuda"] = "cpu"
+    device_name: str = ""
+    device_memory_bytes: int = 0
 
 
 def look(folder: Path) -> Hardware:
-    """What can be read without computing."""
+    """What can be read without computing, and without torch: so nothing of a GPU."""
     flags = _cpu_info("flags").split()
     return Hardware(
         processor=_cpu_info("model name") or platform.processor() or platform.machine(),
@@ -63,6 +69,23 @@ def look(folder: Path) -> Hardware:
         free_memory_bytes=_memory("MemAvailable"),
         free_disk_bytes=shutil.disk_usage(folder).free,
         has_bf16="avx512_bf16" in flags or "amx_bf16" in flags or platform.machine() == "arm64",
+    )
+
+
+def with_gpu(hardware: Hardware) -> Hardware:
+    """The same with the first GPU as the device that trains, if there is one. Loads torch."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return hardware
+    found = torch.cuda.get_device_properties(0)
+    return hardware.model_copy(
+        update={
+            "device": "cuda",
+            "device_name": found.name,
+            "device_memory_bytes": found.total_memory,
+            "has_bf16": torch.cuda.is_bf16_supported(including_emulation=False),
+        }
     )
 
 
@@ -96,7 +119,15 @@ def memory_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory this process held (its high-water mark), since `release_memory` where the system can do that."""
+    """The most memory this process held (its high-water mark), since `release_memory` where the system can do that.
+
+    Of a process that computes on a GPU, that of the GPU: tensors at their most, and beside them what the device holds
+    that no tensor needs, libraries and other processes.
+    """
+    cuda = _cuda()
+    if cuda is not None:
+        free, total = cuda.mem_get_info()
+        return int(cuda.max_memory_allocated() + total - free - cuda.memory_reserved())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -104,11 +135,21 @@ def peak_bytes() -> int:
 def release_memory() -> None:
     """Give back what the work before left behind, and start the high-water mark anew (on Linux, with glibc)."""
     gc.collect()
+    cuda = _cuda()
+    if cuda is not None:
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library, or no right to reset: only less tidy
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _cuda() -> Any:
+    """`torch.cuda` where this process computes there, else None. It is not loaded to find that out."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def _cpu_info(key: str) -> str:

@@ -11,9 +11,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from sartor.recipe import Optimizer
 from sartor.types import Frozen, Json, digest_of
 
-#: "mlp" computes gate and up again, "layer" everything but the residual stream at each layer's start.
+#: "mlp" computes gate and up again, "layer" everything but the residual stream.
 Recompute = Literal["none", "mlp", "layer"]
 
 
@@ -77,6 +78,7 @@ class Memory(Frozen):
     keys: int = Field(default=0, description="cached keys and values")
     disk: int = Field(default=0, description="buffer of saving or loading")
     products: int = Field(default=0, description="compiled matrix products")
+    kept: int = Field(default=0, description="kept of the frozen layers")
 
     @property
     def total(self) -> int:
@@ -88,7 +90,7 @@ class Memory(Frozen):
 
 
 class Estimate(Frozen):
-    """What training will need: its peak is that of the fullest phase but generation, which has a process of its own.
+    """What training will need: its peak is that of the fullest phase but generation, which other stages do.
 
     `tokens` counts every token of every example once per epoch; `seconds` are training's, `stages` those of each stage
     of the whole run; `memory` is itemised by phase: train, evaluate, save, resume, generate.
@@ -115,7 +117,7 @@ class Plan(Frozen):
     objective: Choice
     adapter: Choice
     family: str
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: Optimizer
     learning_rate: float
     warmup_steps: int
     schedule: Literal["linear", "constant"]

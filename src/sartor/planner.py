@@ -15,7 +15,7 @@ from sartor import timing
 from sartor.adapters import family_of
 from sartor.advice import advise
 from sartor.backends import estimate
-from sartor.backends.estimate import CPU, Job
+from sartor.backends.estimate import CPU, CUDA, MOMENTS, Calibration, Job
 from sartor.data.prepare import Tokenised
 from sartor.data.split import labels
 from sartor.errors import MachineError, RecipeError
@@ -25,13 +25,14 @@ from sartor.metrics.load import load as load_metric
 from sartor.names import known, resolve, suggest
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, steps_of
 from sartor.recipe import Named, Recipe, TuneSpec
-from sartor.sizing import Room, Way, choose, nearest, smallest
+from sartor.sizing import USABLE, Room, Way, choose, fullest, most_tokens, nearest, shortage
 from sartor.timing import Work, work_of
 
 DEFAULT_ARMS = ("zero_shot", "few_shot", "tuned")
 ENOUGH_ITEMS = 200
 DEV_ITEMS = 40
 MICRO_TOKENS = 1024  # activations of about this many tokens stay in a 32 MiB cache; more did not go faster
+PROBE_TOKENS = {"cpu": MICRO_TOKENS, "cuda": 8 * MICRO_TOKENS}  # of the products whose speed is measured
 ANSWER_BATCH = 32
 SECONDS_BETWEEN_SAVES = 60.0
 USABLE_MEMORY = 0.9
@@ -119,19 +120,19 @@ def decide(
     course = course_of(tune, shape, len(train), reasons, full=method.full)
     proof = plan_proof(recipe, train, test, reasons)
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
-    room = Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
+    room = _room(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
-    most = max(MICRO_TOKENS, job.longest)
+    job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kept_tokens=_kept_tokens(job, work, hardware))
+    most = _most(job, work, hardware)
     sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
-    seconds = timing.training_seconds(work, sized, CPU, hardware.flops)
-    save_every = reasons.decide("save_every", tune.save_every, *_save_every(course["steps"], seconds))
+    save_every = reasons.decide("save_every", tune.save_every, *_save_every(work, sized, hardware))
     return Plan(
         model=_model(recipe, base, shape, dtype),
-        backend=reasons.because("backend", "torch", "one process on this machine"),
+        backend=reasons.because("backend", "torch", f"one process on {_device(hardware)}"),
         objective=reasons.because("objective", _settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
         family=reasons.because("family", method.family, f"the family of {tune.adapter.name}"),
-        micro_tokens=reasons.because("micro_tokens", *_micro_tokens(sized, most)),
+        micro_tokens=reasons.because("micro_tokens", *_micro_tokens(sized, most, hardware)),
         recompute=reasons.because("recompute", *_recompute(sized)),
         tile=reasons.because("tile", *_tile(sized)),
         max_length=reasons.because("max_length", job.longest, "the longest training example"),
@@ -142,7 +143,7 @@ def decide(
         num_trainable=reasons.because("num_trainable", method.num_trainable, _share(method, shape)),
         proof=proof,
         data=data,
-        estimate=_estimate(work, sized, proof, hardware, seconds, save_every, reasons),
+        estimate=_estimate(work, sized, train, tune.seed, proof, hardware, save_every, reasons),
         reasons=dict(reasons),
         advice=advise(
             with_lora(job, shape),
@@ -235,7 +236,7 @@ def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons, *,
         "batch_size": batch_size,
         "steps": steps,
         "epochs": epochs,
-        "optimizer": reasons.because("optimizer", "adamw", "the usual choice for fine-tuning"),
+        "optimizer": reasons.decide("optimizer", tune.optimizer, "adamw", "the usual choice for fine-tuning"),
         "learning_rate": reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape, full=full)),
         "warmup_steps": reasons.because("warmup_steps", max(1, steps // 20), "5 % of the steps"),
         "schedule": reasons.because("schedule", "linear", "down to zero: the last steps settle"),
@@ -294,6 +295,9 @@ def _validated(config_type: Any, settings: dict[str, Any], path: str) -> Any:
 
 
 def _dtype(hardware: Hardware) -> tuple[str, str]:
+    if hardware.device == "cuda":
+        words = "multiplies bf16, at half the memory of fp32" if hardware.has_bf16 else "has no bf16 products"
+        return "bfloat16" if hardware.has_bf16 else "float32", f"this GPU {words}"
     if hardware.has_bf16:
         return "bfloat16", "this processor multiplies bf16; half the memory of fp32, and two to three times its speed"
     return "float32", "this processor has no bf16 products: bf16 would be slower than fp32"
@@ -329,9 +333,40 @@ def _learning_rate(shape: Shape, *, full: bool) -> tuple[float, str]:
     return rate, f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher"
 
 
-def _micro_tokens(sized: Job, most: int) -> tuple[int, str]:
+def _device(hardware: Hardware) -> str:
+    """What trains, in words."""
+    if hardware.device == "cpu":
+        return "this machine's CPU"
+    return f"cuda: {hardware.device_name}, {hardware.device_memory_bytes / 2**30:.1f} GiB"
+
+
+def _room(hardware: Hardware) -> Room:
+    if hardware.device == "cpu":
+        return Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
+    return Room(int(hardware.device_memory_bytes * USABLE), CUDA)
+
+
+def _most(job: Job, work: Work, hardware: Hardware) -> int:
+    """Tokens of a micro-batch where memory is no matter: a CPU's caches are small, and a GPU wants to be filled."""
+    if hardware.device == "cpu":
+        return max(MICRO_TOKENS, job.longest)
+    return most_tokens(job.longest, work.step_tokens)
+
+
+def _kept_tokens(job: Job, work: Work, hardware: Hardware) -> int:
+    """Tokens for which the frozen layers are computed once only. That is done on a CPU."""
+    if hardware.device == "cuda":
+        return 0
+    num_tokens = min(work.num_tokens, work.trained_tokens)
+    return estimate.kept_tokens(job.shape, job.depth, num_tokens=num_tokens, memory_bytes=hardware.memory_bytes)
+
+
+def _micro_tokens(sized: Job, most: int, hardware: Hardware) -> tuple[int, str]:
     if sized.micro_tokens < most:
-        return sized.micro_tokens, f"{most:,} tokens a forward would not fit into this machine's memory"
+        where = "this machine's" if hardware.device == "cpu" else "the GPU's"
+        return sized.micro_tokens, f"{most:,} tokens a forward would not fit into {where} memory"
+    if hardware.device == "cuda":
+        return sized.micro_tokens, "as many as a step has on average, but no fewer than the longest example"
     if sized.longest <= MICRO_TOKENS:
         return MICRO_TOKENS, f"{MICRO_TOKENS} tokens a forward stay in the cache, and the products run at full speed"
     return sized.micro_tokens, f"the longest example has {sized.longest} tokens and is never cut"
@@ -355,24 +390,54 @@ def _tile(sized: Job) -> tuple[int, str]:
     return sized.tile, f"positions whose {sized.shape.vocab:,} logits are held at once, {size:.0f} MiB"
 
 
-def _save_every(steps: int, seconds: float) -> tuple[int, str]:
-    every = round(SECONDS_BETWEEN_SAVES * steps / max(1.0, seconds))
-    return max(1, min(steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
+def _save_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
+    seconds = timing.training_seconds(work, sized, _room(hardware).calibration, hardware.flops)
+    every = round(SECONDS_BETWEEN_SAVES * work.steps / max(1.0, seconds))
+    return max(1, min(work.steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
+
+
+def _filled(job: Job, train: Sequence[Tokenised], work: Work, hardware: Hardware, seed: int) -> Job:
+    """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full."""
+    if hardware.device == "cuda":
+        return job
+    tokens, supervised = fullest(
+        [item.segments for item in train],
+        batch_size=work.batch_size,
+        micro_tokens=job.micro_tokens,
+        steps=work.steps,
+        seed=seed,
+    )
+    return replace(job, micro_tokens=tokens, tile=min(job.tile, supervised))
 
 
 def _estimate(
-    work: Work, job: Job, proof: ProofPlan, hardware: Hardware, seconds: float, save_every: int, reasons: Reasons
+    work: Work,
+    job: Job,
+    train: Sequence[Tokenised],
+    seed: int,
+    proof: ProofPlan,
+    hardware: Hardware,
+    save_every: int,
+    reasons: Reasons,
 ) -> Estimate:
-    reasons["estimate"] = (
-        f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
-    )
-    phases = estimate.memory(job, CPU)
+    calibration = _room(hardware).calibration
+    reasons["estimate"] = _speed(hardware, calibration)
+    phases = estimate.memory(_filled(job, train, work, hardware, seed), calibration)
     return Estimate(
         peak_bytes=estimate.peak(phases),
-        seconds=round(seconds, 1),
+        seconds=round(timing.training_seconds(work, job, calibration, hardware.flops), 1),
         tokens=work.trained_tokens,
         memory=phases,
-        stages=timing.stages(work, job, proof, CPU, flops=hardware.flops, save_every=save_every),
+        stages=timing.stages(work, job, proof, calibration, flops=hardware.flops, save_every=save_every),
+    )
+
+
+def _speed(hardware: Hardware, calibration: Calibration) -> str:
+    if hardware.device == "cpu":
+        return f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
+    return (
+        f"products at {calibration.efficiency:.0%} of the {hardware.flops / 1e12:.0f} TFLOP/s measured here: an "
+        "assumption, as all that is said of time on a GPU"
     )
 
 
@@ -385,6 +450,7 @@ def with_lora(job: Job, shape: Shape) -> Job:
         job,
         full=False,
         depth=0,
+        kept_tokens=0,
         num_trainable=lora.num_trainable,
         low_rank=lora.rank * lora.num_adapted,
     )
@@ -406,16 +472,15 @@ def _refuse(job: Job, room: Room, hardware: Hardware, method: Method, train: Seq
     Raises:
         MachineError: always.
     """
-    least = smallest(job)
-    needed = estimate.peak(estimate.memory(least, room.calibration))
-
-    ways = nearest(job, room, way_of(job, method, train))
-    raise MachineError(
-        f"training needs at least {needed / 2**30:.1f} GiB, with {least.micro_tokens:,} tokens a forward and each "
-        f"layer computed again; this machine has {hardware.memory_bytes / 2**30:.1f} GiB, and {USABLE_MEMORY:.0%} of "
-        "them can be used",
-        hint="; or ".join(ways) or "no smaller rank, length or catalogue model fits: use a machine with more memory",
+    on_cpu = hardware.device == "cpu"
+    message, hint = shortage(
+        job,
+        room,
+        nearest(job, room, way_of(job, method, train)),
+        device="this machine" if on_cpu else hardware.device_name,
+        num_bytes=hardware.memory_bytes if on_cpu else hardware.device_memory_bytes,
     )
+    raise MachineError(message, hint=hint)
 
 
 def _answer_lengths(item: Tokenised) -> list[int]:

@@ -25,6 +25,7 @@ from sartor.names import suggest
 from sartor.types import Frozen, Json, digest_of
 
 DEFAULT_FILE = "sartor.yaml"
+Optimizer = Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit"]
 
 
 def _field(default: Any, what: str, *, when: str, **limits: Any) -> Any:
@@ -166,6 +167,11 @@ class TuneSpec(Frozen):
         when="Lower it when the loss jumps; raise it when it hardly moves.",
         gt=0,
         le=1,
+    )
+    optimizer: Optimizer | None = _field(
+        None,
+        "What turns gradients into steps: adamw, adamw_8bit, paged_adamw_8bit or sgd.",
+        when="adamw_8bit when its moments do not fit a GPU; sgd has none, and wants a learning rate of its own.",
     )
     save_every: int | None = _field(
         None, "Steps between checkpoints.", when="Smaller when the machine may be taken away.", ge=1

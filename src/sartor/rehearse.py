@@ -106,7 +106,8 @@ def _refuse_if_changed(before: Path, again: Path) -> None:
 
 
 def _compared(plan: Plan, measured: int) -> Iterator[Event]:
-    foretold = plan.estimate.peak_bytes
+    later = plan.estimate.memory["train"].kept if plan.estimate.memory else 0  # fills up in the first epoch only
+    foretold = plan.estimate.peak_bytes - later
     off = measured / max(1, foretold) - 1
     if abs(off) > TOLERATED:
         yield Warned(

@@ -5,17 +5,24 @@ The order of what is tried is fixed and knows nothing of a machine's speed, so t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from sartor.backends import estimate
 from sartor.backends.estimate import Calibration, Job
 from sartor.catalogue import CATALOGUE, Card
+from sartor.data.fold import fold
+from sartor.data.pack import Segment, Steps
 from sartor.hub import Shape
 from sartor.plan import Recompute
 
 FEWEST_TOKENS = 128  # below this the products lose their speed, and recomputing costs less
 TILES = (512, 128)  # rows of logits at once: 128 multiply at 70 % of the speed of 512 (docs/why/planning.md)
+SCANNED_STEPS = 200  # packing so many takes about a second
+MOST_TOKENS = 65_536  # a forward: more does not fill a GPU better
+USABLE = 0.95  # of a GPU's memory: its allocator cannot use the last pieces
 SHORTEST = 64  # tokens: examples cut to less than this are no way out
 RECOMPUTES: tuple[Recompute, ...] = ("none", "mlp", "layer")
 
@@ -51,6 +58,11 @@ def choose(job: Job, room: Room, *, most: int) -> Job | None:
     return next((candidate for candidate in _ways(job, most) if room.holds(candidate)), None)
 
 
+def most_tokens(longest: int, step_tokens: float) -> int:
+    """Tokens of a micro-batch on a GPU: as many as a step has, but no more than fill it."""
+    return min(MOST_TOKENS, max(longest, math.ceil(step_tokens)))
+
+
 def smallest(job: Job) -> Job:
     """The way that needs the least memory."""
     return list(_ways(job, FEWEST_TOKENS))[-1]
@@ -68,6 +80,33 @@ def nearest(job: Job, room: Room, way: Way) -> list[str]:
         )
         if sentence
     ]
+
+
+def shortage(job: Job, room: Room, ways: Sequence[str], *, device: str, num_bytes: int) -> tuple[str, str]:
+    """What is missing on a device of so many bytes, and what to do: the message and the hint of a refusal."""
+    least = smallest(job)
+    needed = estimate.peak(estimate.memory(least, room.calibration))
+    message = (
+        f"training needs at least {needed / 2**30:.1f} GiB, with {least.micro_tokens:,} tokens a forward and each "
+        f"layer computed again; {device} has {num_bytes / 2**30:.1f} GiB, of which {room.num_bytes / 2**30:.1f} can be "
+        "used"
+    )
+    return message, "; or ".join(ways) or "no smaller rank, length or catalogue model fits: more memory is needed"
+
+
+def fullest(
+    examples: Sequence[Sequence[Segment]], *, batch_size: int, micro_tokens: int, steps: int, seed: int
+) -> tuple[int, int]:
+    """Tokens that the fullest micro-batch computes, equal beginnings once, and the most supervised ones of any.
+
+    Packed as training will pack them; of a long run the first steps, which differ little from the rest.
+    """
+    tokens, supervised = 1, 1
+    packed = Steps(examples, batch_size=batch_size, micro_tokens=micro_tokens, seed=seed, share=True)
+    for step in islice(packed, min(steps, SCANNED_STEPS)):
+        for batch in step:
+            tokens, supervised = max(tokens, fold(batch).num_tokens), max(supervised, batch.num_supervised)
+    return tokens, supervised
 
 
 def _ways(job: Job, most: int) -> Iterator[Job]:

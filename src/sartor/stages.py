@@ -27,11 +27,11 @@ from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused
 from sartor.events import EVENT, Entered, Event, Failed, Skipped
 from sartor.generate.protocol import Engine
-from sartor.hardware import look, measure_flops, release_memory
+from sartor.hardware import look, measure_flops, release_memory, with_gpu
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan
-from sartor.planner import MICRO_TOKENS, decide, plan_proof
+from sartor.planner import PROBE_TOKENS, decide, plan_proof
 from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
 from sartor.recipe import Recipe
@@ -86,13 +86,16 @@ class Bench:
     def data_digest(self) -> str:
         return digest_of([durable.sha256(self.run.path(f"data/{part}.jsonl")) for part in ("train", "dev", "test")])
 
-    def engine(self, adapters: dict[str, Path] | None = None, *, base: Path | None = None) -> Engine:
-        """An engine on a model's folder, the base's if none is named, with adapters by name."""
-        dtype = "bfloat16" if look(self.run.folder).has_bf16 else "float32"
-        engine: Engine = resolve("generate", ENGINE).open_engine(
-            base or self.base.folder, adapters=adapters or {}, dtype=dtype
+    @contextlib.contextmanager
+    def engine(
+        self, proof: ProofPlan, adapters: dict[str, Path] | None = None, *, base: Path | None = None
+    ) -> Iterator[Engine]:
+        """An engine on a model's folder, the base's if none is named, with adapters by name; closed at the end."""
+        opened: Engine = resolve("generate", ENGINE).open_engine(
+            base or self.base.folder, adapters=adapters or {}, max_rows=proof.batch_size
         )
-        return engine
+        with contextlib.closing(opened) as engine:
+            yield engine
 
 
 def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Events:
@@ -167,24 +170,26 @@ def refuse_if_not_ok(found: Check) -> None:
 
 def _baseline(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
-    proof, items = yield from baseline(
-        bench.proof_plan,
-        bench.engine(),
-        bench.renderer,
-        train=examples_of(bench.run, "train"),
-        dev=examples_of(bench.run, "dev"),
-        test=examples_of(bench.run, "test"),
-    )
+    with bench.engine(bench.proof_plan) as engine:
+        proof, items = yield from baseline(
+            bench.proof_plan,
+            engine,
+            bench.renderer,
+            train=examples_of(bench.run, "train"),
+            dev=examples_of(bench.run, "dev"),
+            test=examples_of(bench.run, "test"),
+        )
     _write_proof(bench.run, "baseline.json", "items.baseline.jsonl", proof, items)
 
 
 def _plan(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
-    hardware = look(bench.run.folder)
+    hardware = with_gpu(look(bench.run.folder))
     flops = measure_flops(
         "bfloat16" if hardware.has_bf16 else "float32",
         hardware.num_cores,
-        products=estimate.products(bench.shape, MICRO_TOKENS),
+        products=estimate.products(bench.shape, PROBE_TOKENS[hardware.device]),
+        device=hardware.device,
     )
     plan = decide(
         bench.recipe,
@@ -232,18 +237,18 @@ def _prove(bench: Bench) -> Events:
 
     untuned = Proof.model_validate(read_json(bench.run.path("baseline.json")))
     untuned_items = [Item.model_validate(line) for line in durable.read_lines(bench.run.path("items.baseline.jsonl"))]
-    base_logprobs, engine, adapter = _tuned(bench)
-    proof, items = yield from prove(
-        bench.plan.proof,
-        engine,
-        bench.renderer,
-        adapter=adapter,
-        base_logprobs=base_logprobs,
-        test=examples_of(bench.run, "test"),
-        num_train=bench.check.counts.train,
-        untuned=untuned,
-        untuned_items=untuned_items,
-    )
+    with _tuned(bench) as (base_logprobs, engine, adapter):
+        proof, items = yield from prove(
+            bench.plan.proof,
+            engine,
+            bench.renderer,
+            adapter=adapter,
+            base_logprobs=base_logprobs,
+            test=examples_of(bench.run, "test"),
+            num_train=bench.check.counts.train,
+            untuned=untuned,
+            untuned_items=untuned_items,
+        )
     _write_proof(bench.run, "proof.json", "items.jsonl", proof, items)
     page = render_report(
         title=bench.run.id,
@@ -257,18 +262,23 @@ def _prove(bench: Bench) -> Events:
     durable.atomic_write(bench.run.path("report.html"), page)
 
 
-def _tuned(bench: Bench) -> tuple[list[float], Engine, str | None]:
+@contextlib.contextmanager
+def _tuned(bench: Bench) -> Iterator[tuple[list[float], Engine, str | None]]:
     """What the base makes of general text; an engine with what was tuned; and the adapter's name there, if it is one.
 
     A whole model is opened after the base has left the memory: only an adapter shares its engine with the base.
     """
     result = bench.run.result
     if result.name == "adapter":
-        engine = bench.engine({bench.run.id: result})
-        return general_logprobs(engine, bench.renderer, adapter=None), engine, bench.run.id
-    base_logprobs = general_logprobs(bench.engine(), bench.renderer, adapter=None)
+        with bench.engine(bench.plan.proof, {bench.run.id: result}) as engine:
+            yield general_logprobs(engine, bench.renderer, adapter=None), engine, bench.run.id
+        return
+    with bench.engine(bench.plan.proof) as engine:
+        base_logprobs = general_logprobs(engine, bench.renderer, adapter=None)
+    del engine
     release_memory()
-    return base_logprobs, bench.engine(base=result), None
+    with bench.engine(bench.plan.proof, base=result) as engine:
+        yield base_logprobs, engine, None
 
 
 def _package(bench: Bench) -> Events:

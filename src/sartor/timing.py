@@ -88,6 +88,7 @@ def training_seconds(work: Work, job: Job, calibration: Calibration, flops: floa
     if job.devices > 1:
         per_device = max(per_device, work.mean_length)
     num_micro = work.steps * math.ceil(per_device / job.micro_tokens)
+    below = 1 - job.kept_tokens / max(1, work.num_tokens) * (1 - 1 / max(1.0, work.passes))
     computing = estimate.training_seconds(
         job,
         calibration,
@@ -95,9 +96,10 @@ def training_seconds(work: Work, job: Job, calibration: Calibration, flops: floa
         num_micro=num_micro,
         steps=work.steps,
         flops_per_token=estimate.training_flops(
-            job, supervised_share=work.supervised_share, mean_length=work.mean_length
+            job, supervised_share=work.supervised_share, mean_length=work.mean_length, below=below
         ),
         flops=flops,
+        below=below,
     )
     return max(computing, estimate.travel_seconds(job, calibration, num_micro=num_micro, steps=work.steps))
 

@@ -37,6 +37,10 @@ def train(
     yield from _opening(plan, run, backend, start)
     if start == 0 and place.size == 1:  # a rehearsal saves and loads in one process, and of ranks only the first saves
         yield from rehearse(plan, run, backend, steps, dev)
+    elif start == 0:
+        yield Warned(
+            code="no_rehearsal", message=f"{place.size} ranks do not rehearse: the worst step comes when it comes"
+        )
     for step in range(start, plan.steps):
         began = time.monotonic()
         micro = share(next(steps), place)

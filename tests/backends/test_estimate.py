@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from sartor.backends import estimate
+from sartor.backends import estimate, optimizer
 from sartor.backends.estimate import CPU, CUDA, Job
 from sartor.hub import Shape
 from sartor.plan import Memory
+from sartor.recipe import Optimizer
 
 MIB, GIB = 2**20, 2**30
 SIZES = {"num_layers": 30, "hidden": 576, "inner": 1536, "num_heads": 9, "num_kv_heads": 3, "head_dim": 64}
@@ -36,17 +38,17 @@ def of(job: Job = JOB, phase: str = "train") -> Memory:
 
 def test_what_a_layer_keeps_of_a_token_by_hand() -> None:
     stream, rotated, attended, inner = 2 * 4 * 576, 2 * (576 + 2 * 192), 2 * 576, 2 * 2 * 1536
-    assert estimate.saved_per_token(JOB) == stream + rotated + attended + inner + 4 * (9 + 2) + 2 * 112 == 14_092
-    assert estimate.saved_per_token(replace(JOB, recompute="mlp")) == 14_092 - inner
-    assert estimate.saved_per_token(replace(JOB, recompute="layer")) == 4 * 576
-    assert sum(estimate.saved_parts(JOB).values()) == 14_092
+    assert estimate.saved_per_token(JOB) == stream + rotated + attended + inner + 4 * 9 + 2 * 112 == 14_084
+    assert estimate.saved_per_token(replace(JOB, recompute="mlp")) == 14_084 - inner
+    assert estimate.saved_per_token(replace(JOB, recompute="layer")) == stream
+    assert sum(estimate.saved_parts(JOB).values()) == 14_084
 
 
 def test_the_items_of_training_by_hand() -> None:
     found = of()
     assert found.weights == 134_515_008 * 2
     assert (found.masters, found.gradients, found.moments) == (4 * TRAINABLE, 4 * TRAINABLE, 8 * TRAINABLE)
-    assert found.activations == 1024 * 30 * 14_092
+    assert found.activations == 1024 * 30 * 14_084
     assert found.logits == 512 * 49_152 * 2 * CPU.logits_copies
     assert found.products == CPU.product_bytes * CPU.num_products
     assert found.total == sum(found.items().values())
@@ -70,7 +72,7 @@ def test_the_peak_is_that_of_the_fullest_phase_of_training() -> None:
     phases = estimate.memory(job, CPU.model_copy(update={"disk_copies": 2.0}))
     assert estimate.peak(phases) == phases["save"].total > phases["train"].total
     idle = replace(JOB, answer_tokens=10**7)
-    assert estimate.peak(estimate.memory(idle, CPU)) == of().total, "generation has a process of its own"
+    assert estimate.peak(estimate.memory(idle, CPU)) == of().total, "generation belongs to other stages"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,25 @@ def test_shards_divide_what_is_kept_and_gather_a_layer() -> None:
     assert shared.layer > alone.layer
 
 
+def test_what_is_kept_of_the_frozen_layers_is_a_tenth_of_the_memory_at_most() -> None:
+    def kept(depth: int, num_tokens: int = 10_000) -> int:
+        return estimate.kept_tokens(SMOLLM2, depth, num_tokens=num_tokens, memory_bytes=16 * GIB)
+
+    assert (kept(0), kept(30), kept(8)) == (0, 0, 10_000)
+    assert kept(8, 10**9) * 4 * 576 == pytest.approx(1.6 * GIB, rel=1e-5)
+    phases = estimate.memory(replace(JOB, depth=8, kept_tokens=10_000), CPU)
+    assert phases["train"].kept == phases["save"].kept == 10_000 * 576 * 4
+    assert phases["generate"].kept == of().kept == 0
+
+
+@pytest.mark.parametrize(("name", "num_bytes"), [("adamw", 8), ("adamw_8bit", 2), ("paged_adamw_8bit", 2), ("sgd", 0)])
+def test_moments_are_those_of_the_optimizer(name: str, num_bytes: int) -> None:
+    job = replace(JOB, moment_bytes=estimate.MOMENTS[name])
+    assert of(job).moments == num_bytes * TRAINABLE
+    assert of(job, "save").disk == (4 + num_bytes) * TRAINABLE * CPU.disk_copies
+    assert estimate.MOMENTS.keys() == set(optimizer.NAMES) == set(get_args(Optimizer))
+
+
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +148,8 @@ def test_flops_by_hand() -> None:
     assert flops(length=100.0) - bare == 7 * 9 * 64 * 100 * 30
     full = replace(JOB, full=True, num_trainable=SMOLLM2.num_parameters)
     assert flops(full) == 6 * 106_168_320
+    half = estimate.training_flops(replace(JOB, depth=15), supervised_share=0, mean_length=0, below=0.2)
+    assert half == pytest.approx((4 * 0.5 + 2 * 0.5 * 0.2) * 106_168_320 + 6 * TRAINABLE)
     assert flops(replace(JOB, depth=15)) == 3 * 106_168_320 + 6 * TRAINABLE, "below the adapters there is no backward"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,6 +113,24 @@ def test_a_cpu_is_left_as_it_is() -> None:
     assert torch.equal(torch.rand(3), first)
     with placement.made_on(cpu):
         assert torch.empty(1).device == cpu
+
+
+@pytest.mark.parametrize(("family", "wanted"), [("llama", True), ("unheard_of", False)])
+def test_liger_is_used_where_it_knows_the_model(monkeypatch: pytest.MonkeyPatch, family: str, wanted: bool) -> None:
+    """A module in Liger's place: it does nothing, and says nothing, for a type that it does not know."""
+    asked: list[str] = []
+    names = ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.monkey_patch")
+    for name in names:
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+    vars(sys.modules[names[-1]]).update(
+        MODEL_TYPE_TO_APPLY_LIGER_FN={"llama": None},
+        _apply_liger_kernel_to_instance=lambda model, **kwargs: asked.append(model.config.model_type),
+    )
+    model = SimpleNamespace(config=SimpleNamespace(model_type=family))
+    assert placement.use_gpu_kernels(model, torch.device("cuda")) is wanted
+    assert asked == ([family] if wanted else [])
 
 
 def test_whole_tensors_make_a_model_that_saves(tiny_folder: Path) -> None:

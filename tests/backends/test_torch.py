@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sartor.backends.ranks import idle
+from sartor.backends.ranks import Alone, Place, idle
 from sartor.backends.torch import TorchBackend
 from sartor.chat import open_renderer
 from sartor.data.fold import fold
@@ -21,7 +21,8 @@ from sartor.data.pack import Segment, pack
 from sartor.data.prepare import tokenise
 from sartor.errors import NumericsError
 from sartor.objectives import sft
-from sartor.ops import attention, native
+from sartor.ops import attention, forest_attention, native
+from sartor.ops.forest_attention import separate
 from sartor.plan import Adam, Plan
 from sartor.types import Source, Text
 
@@ -322,6 +323,64 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(wide_folder: Pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert distance(*gradients) < 1e-6
     assert relative_error(gradients[0], plain_gradients(backend, wide_folder, segments)) < 1e-5
+
+
+def test_sharing_that_is_wrong_is_found_and_switched_off(
+    wide_folder: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: no node sees those above it."""
+    right = forest_attention.Native.forward
+
+    def blind(self: Any, heads: Any, forest: Any, *rest: Any) -> None:
+        right(self, heads, separate(forest.offsets_P1), *rest)
+
+    monkeypatch.setattr(forest_attention.Native, "forward", blind)
+    backend = TorchBackend(make_plan(wide_folder))
+    assert backend._policy.fused
+    assert [warning for warning in backend.warnings if "equal beginnings are computed again" in warning]
+    wake_adapters(backend)
+    segments = like_a_prompt()
+    found = our_gradients(backend, segments, micro_tokens=10_000)
+    assert relative_error(found, plain_gradients(backend, wide_folder, segments)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sharing_on_a_real_model_is_right(smollm2_folder: Path, make_plan: MakePlan, dtype: str) -> None:
+    backend = TorchBackend(make_plan(smollm2_folder, dtype=dtype))
+    assert backend.warnings == ()
+    assert backend._shares
+
+
+class BesideOne(Alone):
+    """Rank 0, and a rank 1 that has no compiler."""
+
+    place = Place(rank=0, size=2)
+
+    def join(self, words: Any) -> list[str]:
+        return [*words, "rank 1: no compiler"]
+
+
+def test_where_one_rank_has_no_kernels_none_uses_them(wide_folder: Path, make_plan: MakePlan) -> None:
+    backend = TorchBackend(make_plan(wide_folder), BesideOne())
+    assert not backend._policy.fused
+    assert any("off: rank 1: no compiler" in warning for warning in backend.warnings)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_transformers_layers_are_computed_again_too(wide_folder: Path, make_plan: MakePlan, method: str) -> None:
+    settings = {"r": 4} if method == "lora" else {}
+    results = []
+    with switched_off():
+        for recompute in ("none", "mlp"):
+            adapter = {"name": method, "settings": settings}
+            backend = TorchBackend(make_plan(wide_folder, recompute=recompute, adapter=adapter, family=method))
+            wake_adapters(backend)
+            said = any("recompute: mlp is done by transformers" in warning for warning in backend.warnings)
+            layers = backend._policy.model.model.layers
+            assert [layer.gradient_checkpointing for layer in layers] == [recompute == "mlp"] * 3 == [said] * 3
+            results.append(our_gradients(backend, make_segments(8, vocab=512), micro_tokens=64))
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_a_shared_beginning_that_is_trained_counts_as_often_as_it_occurs(

@@ -78,7 +78,11 @@ class World:
 
 @contextmanager
 def open_sartor(world: World) -> Iterator[Engine]:
-    yield names.resolve("generate", "sartor").open_engine(world.base, world.adapters, dtype="float32", num_threads=1)
+    opening = names.resolve("generate", "sartor").open_engine
+    engine = opening(world.base, world.adapters, dtype="float32", num_threads=1)
+    yield engine
+    engine.close()
+    engine.close()
 
 
 @contextmanager
@@ -86,6 +90,7 @@ def open_llamacpp(world: World) -> Iterator[Engine]:
     opening = names.resolve("generate", "llamacpp").open_engine
     engine = opening(world.gguf, world.gguf_adapters, dtype="float32", num_threads=1)
     yield engine
+    engine.close()
     engine.close()
 
 
@@ -95,6 +100,7 @@ def open_vllm(world: World) -> Iterator[Engine]:
     with FakeVllm(world.plain, root=str(world.base), adapters=adapters, context=CONTEXT).running() as server:
         engine = names.resolve("generate", "vllm").open_engine(world.base, world.adapters, url=server.url, key=KEY)
         yield engine
+        engine.close()
         engine.close()
 
 
@@ -249,13 +255,16 @@ def test_requests_join_and_leave_while_others_go_on(engine: Engine, world: World
     engine.cancel(gone)
     engine.cancel(gone)
     engine.cancel(10**9)
+    assert list(engine.requests) == [first]
     late = engine.submit(PROMPTS[2], GREEDY, "calls")
+    assert set(engine.requests) == {first, late}
     assert len({first, gone, late}) == 3, "no handle is used twice"
     after = finished(engine, {first, late})
     whole = [token.id for token in before if token.row == first] + [token.id for token in after[first]]
     assert whole == world.plain.answer(PROMPTS[0], None, 30)
     assert [token.id for token in after[late]] == world.plain.answer(PROMPTS[2], "calls")
     assert engine.advance() == []
+    assert not engine.requests
 
 
 def test_a_stream_that_is_closed_leaves_nothing_behind(engine: Engine, world: World) -> None:

@@ -75,3 +75,41 @@ def test_weights_that_are_no_lora_are_refused(tmp_path: Path) -> None:
     save_file({"base_model.model.lm_head.lora_embedding_A": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="lora_embedding_A"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("{'r': 4}", "cannot be read: Expecting property name"),
+        ("[1, 2]", "it is no JSON object"),
+        ('{"peft_type": "LORA"}', "lacks 'lora_alpha'"),
+        ('{"lora_alpha": null}', "cannot be read: float"),
+    ],
+)
+def test_a_malformed_configuration_is_named(tmp_path: Path, written: str, says: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(written)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=says) as caught:
+        read_adapter(tmp_path)
+    assert "adapter_config.json" in caught.value.message
+    assert "sartor package" in caught.value.hint
+
+
+@pytest.mark.parametrize(("here", "missing"), ["AB", "BA"])
+def test_half_a_pair_is_named(tmp_path: Path, here: str, missing: str) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 1}))
+    save_file(
+        {f"base_model.model.{LAYER}.lora_{here}.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors"
+    )
+    with pytest.raises(ModelError, match=f"has lora_{here} of {LAYER} and no lora_{missing}") as caught:
+        read_adapter(tmp_path)
+    assert caught.value.hint
+
+
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 1}))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors cannot be read"):
+        read_adapter(tmp_path)

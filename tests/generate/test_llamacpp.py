@@ -195,3 +195,20 @@ def test_nobody_else_can_ask_its_server(real: LlamaCppEngine) -> None:
     address = real._server.listening_address
     assert address.startswith("http://127.0.0.1:")
     assert httpx2.post(f"{address}/completion", json={"prompt": [1]}).status_code == 401
+
+
+def test_what_sartor_makes_is_refused_before_it_is_read(tiny_gguf: Path, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "calls"
+    for folder in (base, adapter):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"base holds no GGUF file") as no_base:
+        llamacpp.require_files(base, {"calls": adapter})
+    (base / "base.gguf").write_bytes(tiny_gguf.read_bytes())
+    with pytest.raises(ModelError, match=r"calls holds no GGUF file") as no_adapter:
+        llamacpp.require_files(base, {"calls": adapter})
+    assert "convert_lora_to_gguf.py" in no_adapter.value.hint
+    for refused in (no_base, no_adapter):
+        assert "leave `--engine` out" in refused.value.hint
+    (adapter / "calls.gguf").write_bytes(b"GGUF")
+    llamacpp.require_files(base, {"calls": adapter})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sartor.errors import MachineError, SartorError, UserError
-from sartor.generate.protocol import Sampling, Token
+from sartor.generate.protocol import Failed, Sampling, Token
 from sartor.generate.vllm import VllmEngine, open_engine
 
 from ..vllm_fake import BASE, KEY, Counter, FakeVllm  # noqa: TID252 - the tests are no package to import by name
@@ -178,14 +178,16 @@ def test_who_cancels_leaves_the_server_and_the_others_go_on(server: FakeVllm, op
     server.pause = 0.01
     engine = open_on()
     first, second = (engine.submit([start], Sampling(400, frozenset()), None) for start in (10, 20))
-    seen = engine.advance()
+    until(lambda: bool(engine.advance()))
     engine.cancel(first)
     engine.cancel(first)
     engine.cancel(999)
     until(lambda: server.closed == 1)
-    for _ in range(5):
-        seen = engine.advance()
-        assert {token.row for token in seen} == {second}
+    assert list(engine.requests) == [second]
+    seen: list[Token] = []
+    while len(seen) < 5:
+        seen += engine.advance()
+    assert {token.row for token in seen} == {second}
     engine.cancel(second)
     until(lambda: server.closed == 2)
     assert engine.advance() == []
@@ -245,6 +247,34 @@ def test_each_fault_is_an_error_with_a_way_out_and_the_engine_lives_on(
     assert KEY not in f"{caught.value.message} {caught.value.hint}"
     server.fault = ""
     assert ids_of(list(engine.stream([[10]], GREEDY, None))) == [11, 12, 13, 14, 15]
+
+
+def test_one_refused_row_harms_no_other(server: FakeVllm, open_on: Open) -> None:
+    engine = open_on()
+    refused = engine.submit([10], GREEDY, None)
+    server.context = 4  # from now on it is as if the server had another context than it said
+    until(lambda: len(server.asked) == 1)
+    server.context = 512
+    answered = engine.submit([20], GREEDY, None)
+    seen: list[Token] = []
+    with pytest.raises(Failed) as caught:
+        while True:
+            seen += engine.advance()
+    assert caught.value.row == refused
+    assert isinstance(caught.value.error, UserError) and "maximum context length" in caught.value.error.message
+    assert list(engine.requests) == [answered] or seen[-1].finish == "length"
+    while engine.requests:
+        seen += engine.advance()
+    assert ids_of(seen, answered) == [21, 22, 23, 24, 25]
+
+
+def test_a_step_that_has_to_wait_comes_back_without_tokens(server: FakeVllm, open_on: Open) -> None:
+    server.pause = 60.0
+    engine = open_on()
+    handle = engine.submit([10], GREEDY, None)
+    assert engine.advance() == [] == engine.advance()
+    engine.cancel(handle)
+    assert not engine.requests
 
 
 def test_tokens_before_a_fault_are_given_out(server: FakeVllm, open_on: Open) -> None:

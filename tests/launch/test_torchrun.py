@@ -16,7 +16,9 @@ import pytest
 
 from sartor import durable
 from sartor.errors import MachineError, Refused, UserError
-from sartor.launch.torchrun import STOPPED, told
+from sartor.launch import torchrun
+from sartor.launch.torchrun import STOPPED, _pass_on, launch, told
+from sartor.stages import Bench
 from sartor.store import Run, all_runs
 
 MANY = ("--set", "tune.steps=100000")
@@ -109,3 +111,32 @@ def test_the_first_cause_is_told() -> None:
     assert "goes on from its checkpoint" in killed.hint
     bare = told([(7, 2, "see elsewhere", {"message": "m"})])
     assert bare.message == "rank 2 ended with exit code 7: see elsewhere"
+
+
+def test_a_run_that_ends_meanwhile_is_not_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 0 would be this whole group of processes."""
+    killed: list[int] = []
+    workers = iter([4711, 0, 0])
+    monkeypatch.setattr(Run, "worker", lambda run: next(workers))
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append(process))
+    _pass_on(Run(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        _pass_on(Run(tmp_path))
+    assert killed == [4711]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_is_that_of_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    from torch.distributed import run as ranks
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def stopped(arguments: Any) -> None:
+        signal.raise_signal(number)
+        raise ChildFailedError("rank", {0: ProcessFailure(0, 1, STOPPED, str(tmp_path / "none"))})
+
+    monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
+    monkeypatch.setattr(torchrun, "_pass_on", lambda run: None)
+    monkeypatch.setattr(ranks, "run", stopped)
+    assert launch(Bench(Run(tmp_path)), 1) == 128 + number

@@ -21,6 +21,7 @@ from sartor.adapters import lora
 from sartor.ops import attention, fuse
 from sartor.ops.forest_attention import Native, Plain, separate
 from sartor.ops.fuse import RECOMPUTE, Fusion
+from sartor.ops.joint_linear import JointLinear
 from sartor.ops.lora_linear import AugmentedLoraLinear
 from sartor.ops.stream_norm import StreamNorm
 
@@ -133,7 +134,7 @@ def decode(model: Any, tokens_T: torch.Tensor, positions_T: torch.Tensor, **segm
     return hidden_1TD[0]
 
 
-def fused(model: Any, *, recompute: str = "none", dtype: torch.dtype = torch.float32) -> Fusion:
+def fused(model: Any, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Fusion:
 
     @torch.no_grad()
     def probe() -> torch.Tensor:
@@ -141,7 +142,7 @@ def fused(model: Any, *, recompute: str = "none", dtype: torch.dtype = torch.flo
         positions_T = torch.cat([torch.arange(length) for length in PROBE])
         return decode(model, TOKENS_T[:21], positions_T, cu_seq_lens_q=offsets, forest=separate(offsets))
 
-    return fuse.fuse(base_of(model).base_model, probe, dtype=dtype, recompute=recompute)
+    return fuse.fuse(base_of(model).base_model, probe, dtype=dtype, **settings)
 
 
 def run(model: Any, **more: Any) -> Result:
@@ -456,6 +457,41 @@ def test_a_planted_fault_trips_the_verification(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(StreamNorm, "refresh", wrong)
     model = ours("Llama")
     assert "layer 1 computes something else" in untouched(model, lambda: fused(model))
+
+
+@pytest.mark.parametrize("fault", ["", "scale", "order"])
+def test_a_fault_in_the_up_projection_is_seen_though_new_ones_are_zero(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    right = JointLinear.refresh
+
+    def wrong(joint: JointLinear) -> None:
+        right(joint)
+        up_NR = joint._joint_NKR[:, joint.num_inputs :]
+        up_NR.copy_(up_NR * 2 if fault == "scale" else up_NR.flip(1))
+
+    if fault:
+        monkeypatch.setattr(JointLinear, "refresh", wrong)
+    model = lora.attach(model_of("Llama", attend=attention.NAME), lora.Config(r=4))
+    state = torch.get_rng_state()
+    fusion = fused(model)
+    assert ("computes something else" in fusion.problem) is bool(fault)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(item.any() for name, item in model.named_parameters() if "lora_B" in name)
+    joints = [part for block in fusion._blocks for part in block.parts if isinstance(part, JointLinear)]
+    assert fault or not any(joint._joint_NKR[:, joint.num_inputs :].any() for joint in joints)
+
+
+def test_what_another_process_cannot_this_one_does_not() -> None:
+    model = ours("Llama")
+    asked: list[str] = []
+
+    def agree(problem: str) -> str:
+        asked.append(problem)
+        return "rank 1: no compiler"
+
+    assert untouched(model, lambda: fused(model, agree=agree)) == "rank 1: no compiler"
+    assert asked == [""]
 
 
 def test_all_layers_are_fused_or_none() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +46,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def kept(sources: Path) -> list[str]:
-    return sorted(folder.name for folder in (sources.parent / "cache" / "native").glob("*"))
+    return sorted(folder.name for folder in (sources.parent / "cache" / "native").glob("*") if folder.is_dir())
 
 
 def counting_compiler(folder: Path) -> Path:
@@ -118,9 +121,64 @@ def test_without_a_compiler_there_are_none_and_it_is_said(sources: Path, monkeyp
 def test_a_compiler_that_is_named_but_missing_is_none(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     forget_kernels()
-    assert native.compiler() is None
+    assert native.compiler() == ()
     assert native.load("small", "float32") is None
-    assert native.problem() != ""
+    assert native.problem() == "CXX=/nonexistent/c++: there is none"
+
+
+def test_a_compiler_may_have_arguments_and_is_asked_for_its_version_once(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", f"{counting_compiler(sources)} -DMORE='a b'")
+    forget_kernels()
+    assert native.compiler()[1:] == ("-DMORE=a b",)
+    assert native.refusal("small", "float32") == native.refusal("small", "bfloat16") == ""
+    calls = (sources / "calls").read_text(encoding="utf-8").splitlines()
+    assert ["--version" in call for call in calls] == [True, False, False]
+    assert all(call.startswith("-DMORE=a b") for call in calls)
+    monkeypatch.setenv("CXX", "'c++")
+    forget_kernels()
+    assert "CXX='c++" in native.problem()
+
+
+def test_processes_that_start_at_once_compile_once(sources: Path) -> None:
+    code = (
+        "import pathlib, sys; from sartor.ops import native; native.HERE = pathlib.Path(sys.argv[1]);"
+        "sys.exit(native.refusal('small', 'float32') or 0)"
+    )
+    compiler = counting_compiler(sources)
+    compiler.write_text(compiler.read_text().replace("exec", "sleep 0.3; exec"))
+    command = [sys.executable, "-c", code, str(sources)]
+    three = [subprocess.Popen(command, env={**os.environ, "CXX": str(compiler)}) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in three] == [0, 0, 0]
+    calls = (sources / "calls").read_text(encoding="utf-8").splitlines()
+    assert sum("small.cpp" in call for call in calls) == 1
+
+
+@pytest.mark.parametrize("file", [".", "kernel.so"])
+def test_a_kernel_that_others_can_write_is_refused(sources: Path, file: str) -> None:
+    assert native.refusal("small", "float32") == ""
+    (name,) = kept(sources)
+    path = sources.parent / "cache" / "native" / name / file
+    path.chmod(0o775)
+    forget_kernels()
+    assert "can be written by others" in native.refusal("small", "float32")
+    assert native.load("small", "float32") is None
+
+
+def test_a_kernel_of_another_user_is_refused(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native.refusal("small", "float32") == ""
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    forget_kernels()
+    assert "belongs to another user" in native.refusal("small", "float32")
+
+
+def test_a_generous_umask_is_no_obstacle(sources: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert native.refusal("small", "float32") == ""
+    finally:
+        os.umask(before)
 
 
 def test_a_compiler_that_fails_gives_none_and_leaves_nothing(sources: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ import openai
 import pytest
 import uvicorn
 
-from sartor.errors import DataError
-from sartor.generate.protocol import Adapters, Sampling, Token, stream
+from sartor.errors import DataError, MachineError
+from sartor.generate.protocol import Adapters, Failed, Sampling, Token, stream
 from sartor.serve.app import create_app
 from sartor.serve.desk import Desk
 from sartor.serve.keys import Key
@@ -56,9 +56,12 @@ class ScriptedEngine:
     adapters: tuple[str, ...] = ("tickets",)
     gate: threading.Semaphore | None = None
     fails_at: int | None = None
+    refuses: set[int] = field(default_factory=set)  # handles of requests that fail alone
+    drops: set[int] = field(default_factory=set)  # handles of requests that it forgets
     asked: list[tuple[tuple[int, ...], Sampling, str | None]] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
     num_cancelled: int = 0
+    num_closed: int = 0
     most_at_once: int = 0
     threads: set[int] = field(default_factory=set)
     rows: dict[int, Iterator[Token]] = field(default_factory=dict)
@@ -67,6 +70,10 @@ class ScriptedEngine:
     @property
     def busy(self) -> bool:
         return bool(self.rows)
+
+    @property
+    def requests(self) -> Collection[int]:
+        return self.rows.keys()
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         handle = len(self.asked)
@@ -83,6 +90,11 @@ class ScriptedEngine:
             if self.gate is not None:
                 self.gate.acquire()
             self.threads.add(threading.get_ident())
+            for handle in self.refuses & self.rows.keys():
+                del self.rows[handle]
+                raise Failed(handle, MachineError("this one cannot be answered", hint="ask otherwise"))
+            for handle in self.drops & self.rows.keys():
+                del self.rows[handle]
             self.most_at_once = max(self.most_at_once, len(self.rows))
             tokens = [next(answer) for answer in self.rows.values()]
             self.rows = {token.row: self.rows[token.row] for token in tokens if token.finish is None}
@@ -100,6 +112,10 @@ class ScriptedEngine:
 
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         return [0.0 for _ in sequences]
+
+    def close(self) -> None:
+        assert not self.stepping, "closed in the middle of a step"
+        self.num_closed += 1
 
     def _answer(self, handle: int, sampling: Sampling, adapter: str | None) -> Iterator[Token]:
         for index, id in enumerate(self._ids(sampling, adapter), start=1):

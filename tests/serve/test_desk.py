@@ -142,3 +142,22 @@ def test_an_incomplete_lineage_is_refused(tmp_path: Path, opened: Any, written: 
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no sartor\.json"):
         open_desk([tmp_path])
+
+
+@pytest.mark.parametrize("holds", ["adapter", "model"])
+def test_an_engine_that_cannot_open_the_files_says_so_before_anything_is_read(
+    tmp_path: Path, base: hub.Base, holds: str
+) -> None:
+    folder = package(tmp_path / "tickets", "tickets", base, holds=holds)
+    (base.folder / "model.safetensors").write_bytes(b"other weights")  # would be found out only later
+    with pytest.raises(ModelError, match="holds no GGUF file") as refused:
+        open_desk([folder], "llamacpp")
+    assert str(folder if holds == "model" else base.folder) in refused.value.message
+    assert "leave `--engine` out" in refused.value.hint
+
+
+def test_closing_closes_the_engine_once(tmp_path: Path, base: hub.Base, opened: Any) -> None:
+    desk, _ = opened(package(tmp_path / "one", "one", base))
+    desk.close()
+    desk.close()
+    assert desk.find("one").turns.engine.num_closed == 1

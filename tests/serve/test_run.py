@@ -23,7 +23,7 @@ from sartor.serve.keys import Key
 from sartor.serve.run import serve
 
 class Engine:
-    adapters, context, number = (), 100, 0
+    adapters, context, number, requests = (), 100, 0, (0,)
     def submit(self, prompt, sampling, adapter):
         return 0
     def advance(self):
@@ -32,6 +32,8 @@ class Engine:
         return [Token(0, 96 + self.number, "length" if self.number == 20 else None)]
     def cancel(self, handle):
         pass
+    def close(self):
+        print("closed", flush=True)
 
 class Renderer:
     stop_ids, fingerprint = frozenset(), "x"
@@ -46,8 +48,9 @@ print("left in peace")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
 def test_a_host_open_to_others_needs_a_proxy(scripted: Any, host: str) -> None:
     with pytest.raises(UserError, match="other machines") as refused:
-        serve(_desk(scripted), key=Key("k", "test"), host=host)
+        serve(desk := _desk(scripted), key=Key("k", "test"), host=host)
     assert "--behind-proxy" in refused.value.hint
+    assert desk.find("base").turns.engine.num_closed == 1
 
 
 def test_a_taken_port_is_named(scripted: Any) -> None:
@@ -73,7 +76,7 @@ def test_a_signal_lets_the_answer_finish(number: int, chat: Any) -> None:
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]" and '"finish_reason":"length"' in rest[-2]
         assert process.wait(20) == 0
-        assert process.stdout.read() == "left in peace\n"
+        assert process.stdout.read() == "closed\nleft in peace\n"
 
 
 def _desk(scripted: Any) -> Any:

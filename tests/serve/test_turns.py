@@ -10,10 +10,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from sartor.generate.protocol import Sampling
+from sartor.errors import MachineError
+from sartor.generate.protocol import Sampling, stream
 from sartor.serve.answer import Piece, Question, answer
 from sartor.serve.errors import ApiError
 from sartor.serve.turns import Turns
+
+QUESTION = Question((104,), Sampling(9, frozenset({256})), None)
 
 
 def test_requests_share_the_batch_on_one_thread(start: Any, scripted: Any, eventually: Any) -> None:
@@ -146,7 +149,38 @@ def test_there_is_an_end_to_how_many_may_ask(scripted: Any, byte_renderer: Any) 
     asyncio.run(crowd())
 
 
-def test_closing_ends_the_thread_after_its_step(scripted: Any, byte_renderer: Any) -> None:
+@pytest.mark.parametrize(("ways", "says"), [("refuses", "cannot be answered"), ("drops", "dropped request 1")])
+def test_one_request_that_fails_or_is_lost_harms_no_other(
+    scripted: Any, byte_renderer: Any, ways: str, says: str
+) -> None:
+    async def run() -> None:
+        engine = scripted(script="ab", **{ways: {1}})
+        turns = Turns(engine)
+
+        async def ask() -> str:
+            return "".join(
+                [piece.text async for piece in turns.steps(lambda: answer(engine, byte_renderer(), QUESTION))]
+            )
+
+        first, second, third = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
+        assert (first, third) == ("ab", "ab")
+        assert isinstance(second, MachineError) and says in second.message and second.hint
+        assert turns._num_requests == 0 and not engine.busy
+        turns.close()
+
+    asyncio.run(run())
+
+
+def test_a_stream_says_what_failed_or_was_lost(scripted: Any) -> None:
+    with pytest.raises(MachineError, match="cannot be answered"):
+        list(stream(scripted(refuses={0}), [(104,)], QUESTION.sampling, None))
+    engine = scripted(drops={1})
+    with pytest.raises(MachineError, match="dropped request 1"):
+        list(stream(engine, [(104,), (105,)], QUESTION.sampling, None))
+    assert not engine.busy
+
+
+def test_closing_ends_the_thread_after_its_step_and_says_so(scripted: Any, byte_renderer: Any) -> None:
     async def run() -> None:
         engine = scripted(script="word " * 1000)
         turns = Turns(engine)
@@ -154,8 +188,28 @@ def test_closing_ends_the_thread_after_its_step(scripted: Any, byte_renderer: An
         pieces = turns.steps(lambda: answer(engine, byte_renderer(), question))
         assert (await anext(pieces)).text == "w"
         await asyncio.to_thread(turns.close)
+        assert not engine.busy and engine.num_closed == 1
         computed = len(engine.computed)
+        with pytest.raises(MachineError, match="closing"):
+            async for _ in pieces:
+                pass
         await asyncio.sleep(0.02)
         assert len(engine.computed) == computed < 5000
+        turns.close()
+        assert engine.num_closed == 1
+
+    asyncio.run(run())
+
+
+def test_after_closing_nothing_is_taken_and_nothing_breaks(scripted: Any, byte_renderer: Any) -> None:
+    async def run() -> None:
+        engine = scripted()
+        turns = Turns(engine)
+        turns.close()
+        with pytest.raises(MachineError, match="closing"):
+            await turns.call(lambda: 1)
+        with pytest.raises(MachineError, match="closing"):
+            await anext(turns.steps(lambda: answer(engine, byte_renderer(), QUESTION)))
+        assert turns._num_requests == 0 and engine.asked == []
 
     asyncio.run(run())

@@ -16,9 +16,12 @@ from sartor.plan import Memory, Recompute
 from sartor.types import Frozen
 
 MIB = 2**20
-MASTER, GRADIENT, MOMENTS = 4, 4, 8  # bytes a trained parameter: fp32, fp32, and Adam's two in fp32
+MASTER, GRADIENT = 4, 4  # bytes a trained parameter: fp32 both
+#: The same of an optimizer's moments: Adam has two, in fp32 or in 8 bits.
+MOMENTS: dict[str, int] = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0}
 STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
-TRAINING = ("train", "evaluate", "save", "resume")  # the phases of the training process
+KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
+TRAINING = ("train", "evaluate", "save", "resume")  # the phases of the stage `train`
 
 
 class Calibration(Frozen):
@@ -47,10 +50,10 @@ class Calibration(Frozen):
 
 #: SmolLM2-135M on 2 cores. 1.4 ms a token beside the products, on fast and slow multipliers alike.
 CPU = Calibration(
-    runtime_bytes=480 * MIB,
+    runtime_bytes=440 * MIB,
     product_bytes=2 * MIB,
     num_products=int(ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]),
-    working_copies=2.0,
+    working_copies=4.0,
     logits_copies=2.0,
     disk_copies=1.0,
     prefill_tokens=2048,
@@ -98,8 +101,9 @@ class Job:
     """What decides memory and time beside the calibration. Sizes are of the whole model, tokens of one device.
 
     `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r). `depth` is how many
-    layers the backward passes, 0 all. `devices` share the work; `shards` of them hold the weights together, 1: each
-    holds all of them. `answer_tokens` is what generation holds in its cache at most.
+    layers the backward passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch.
+    `moment_bytes` is what the optimizer keeps of a trained parameter. `devices` share the work; `shards` of them hold
+    the weights together, 1: each holds all of them. `answer_tokens` is what generation holds in its cache at most.
     """
 
     shape: Shape
@@ -112,6 +116,8 @@ class Job:
     tile: int = 512
     full: bool = False
     depth: int = 0
+    kept_tokens: int = 0
+    moment_bytes: int = MOMENTS["adamw"]
     weight_bits: float = 0.0  # 0: those of the products' type
     devices: int = 1
     shards: int = 1
@@ -135,6 +141,13 @@ def query_width(shape: Shape) -> int:
 
 def key_width(shape: Shape) -> int:
     return shape.num_kv_heads * shape.head_dim
+
+
+def kept_tokens(shape: Shape, depth: int, *, num_tokens: int, memory_bytes: int) -> int:
+    """Of so many training tokens, those for which what enters the lowest trained layer has room in `KEPT_SHARE`."""
+    if not 0 < depth < shape.num_layers:
+        return 0
+    return min(num_tokens, int(KEPT_SHARE * memory_bytes) // (STREAM * shape.hidden))
 
 
 def saved_parts(job: Job) -> dict[str, int]:
@@ -182,15 +195,16 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
         runtime=calibration.runtime_bytes,
         weights=int(shape.num_parameters * job.weight_bytes * share),
         masters=0 if job.full and job.item_bytes == MASTER else int(trained * MASTER),
-        moments=int(trained * MOMENTS),
+        moments=int(trained * job.moment_bytes),
         working=0 if job.full else int(trained * job.item_bytes * calibration.working_copies),
         products=calibration.product_bytes * calibration.num_products,
+        kept=job.kept_tokens * shape.hidden * STREAM,
     )
     logits = int(job.tile * shape.vocab * job.item_bytes * calibration.logits_copies)
     attention = _attention_scratch(job)
     gathered = _gathered(job)
     computing = {"attention": attention, "logits": logits}
-    disk = int(trained * (MASTER + MOMENTS) * calibration.disk_copies)
+    disk = int(trained * (MASTER + job.moment_bytes) * calibration.disk_copies)
     return {
         "train": held.model_copy(
             update={
@@ -209,6 +223,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
             update={
                 "masters": 0,
                 "moments": 0,
+                "kept": 0,
                 "keys": job.answer_tokens * shape.num_layers * 2 * key_width(shape) * job.item_bytes,
                 "layer": min(calibration.prefill_tokens, job.answer_tokens) * scratch_per_token(job) + gathered,
                 "logits": job.answer_rows * shape.vocab * (job.item_bytes + 4),
@@ -218,23 +233,29 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
 
 
 def peak(phases: dict[str, Memory]) -> int:
-    """Bytes of the training process at its fullest."""
+    """Bytes of the stage `train` at its fullest."""
     return max(phases[name].total for name in TRAINING)
 
 
-def training_flops(job: Job, *, supervised_share: float, mean_length: float) -> float:
+def forward_share(job: Job, below: float) -> float:
+    """Share of the layers that a forward passes: those that train always, those below them `below` times in one."""
+    passed = job.num_layers / job.shape.num_layers
+    return passed + (1 - passed) * below
+
+
+def training_flops(job: Job, *, supervised_share: float, mean_length: float, below: float = 1.0) -> float:
     """FLOPs a token: 4 per frozen weight (forward, input gradient), 6 per trained one, the head where supervised.
 
     Attention is causal: 2 products forward and 5 backward over half the square. Below the lowest trained layer there is
-    no backward. Recomputed forwards come on top.
+    no backward, and a forward only `below` times in one. Recomputed forwards come on top.
     """
     shape, passed = job.shape, job.num_layers / job.shape.num_layers
-    backward = 4.0 if job.full else 2.0
-    weights = (2.0 + backward * passed) * shape.num_linear
+    forward, backward = forward_share(job, below), 4.0 if job.full else 2.0
+    weights = (2.0 * forward + backward * passed) * shape.num_linear
     adapter = 0.0 if job.full else 6.0 * job.num_trainable
     head = (2.0 + backward) * shape.vocab * shape.hidden * supervised_share
     square = query_width(shape) * mean_length * shape.num_layers
-    attention = (2.0 + 5.0 * passed) * square
+    attention = (2.0 * forward + 5.0 * passed) * square
     again = {
         "none": 0.0,
         "mlp": 4.0 * job.num_layers * shape.hidden * shape.inner,
@@ -252,15 +273,16 @@ def training_seconds(
     steps: int,
     flops_per_token: float,
     flops: float,
+    below: float = 1.0,
 ) -> float:
     """Seconds for `num_tokens` in `num_micro` micro-batches on one device: products, what is not products, steps.
 
-    `flops` is the device's speed in FLOP/s, before the calibration's efficiency.
+    `flops` is the device's speed in FLOP/s, before the calibration's efficiency; `below` as for `training_flops`.
     """
-    shape = job.shape
+    shape, layers = job.shape, job.shape.num_layers * forward_share(job, below)
     products = num_tokens * flops_per_token / (flops * calibration.efficiency)
-    pointwise = num_tokens * calibration.pointwise_seconds * shape.num_layers * (shape.hidden + shape.inner)
-    calls = num_micro * shape.num_layers * calibration.layer_seconds
+    pointwise = num_tokens * calibration.pointwise_seconds * layers * (shape.hidden + shape.inner)
+    calls = num_micro * layers * calibration.layer_seconds
     return products + pointwise + calls + steps * job.num_trainable / job.shards * calibration.step_seconds
 
 
@@ -292,7 +314,7 @@ def decode_seconds(job: Job, calibration: Calibration, *, rows: int, flops: floa
 
 def save_seconds(job: Job, calibration: Calibration) -> float:
     """Seconds for one checkpoint."""
-    return job.num_trainable * (MASTER + MOMENTS) / calibration.disk_bandwidth
+    return job.num_trainable * (MASTER + job.moment_bytes) / calibration.disk_bandwidth
 
 
 def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
@@ -302,10 +324,8 @@ def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
 
 
 def _attention_scratch(job: Job) -> int:
-    """fp32 sums of one layer's gradients of q, k and v, and the square of the scores of a short segment."""
-    shape = job.shape
-    sums = STREAM * job.micro_tokens * (query_width(shape) + 2 * key_width(shape))
-    return sums + 2 * STREAM * shape.num_heads * min(job.longest, 160) ** 2
+    """fp32 sums of the gradients of keys and values: one for each query head and each half of its queries."""
+    return 2 * 2 * STREAM * job.micro_tokens * query_width(job.shape)
 
 
 def _gathered(job: Job) -> int:

@@ -13,19 +13,20 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
-from sartor import durable
+from sartor.backends.estimate import KEPT_SHARE
+from sartor.backends.placement import Policy, decode
 from sartor.errors import MachineError, Unsupported
+from sartor.hardware import memory_bytes
+from sartor.ops import native
+from sartor.ops.forest_attention import separate
+from sartor.plan import Plan
 from sartor.types import Batch, digest_of
 
-SUFFIX = ".safetensors"
 VERIFY_EVERY = 32  # one use in so many is computed again: 3 % of what is saved
 
 #: tokens_L and positions_L of one segment to its hidden states (L, D).
@@ -33,89 +34,32 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Cache:
-    """Hidden states by digest: on disk up to one budget, and the first of them in memory up to another.
+    """Hidden states by digest, in memory up to a budget.
 
     Nothing is turned out to make room: epochs go round, so what was used longest ago is what is needed next. What does
-    not fit is computed again. On disk the entries outlive the run; a file that is damaged is removed and counted.
+    not fit is computed again.
     """
 
-    def __init__(self, *, memory_bytes: int, folder: Path | None = None, disk_bytes: int = 0) -> None:
+    def __init__(self, *, memory_bytes: int) -> None:
         self.in_memory = 0  # bytes
-        self.on_disk = 0
-        self.damaged = 0
         self._memory_bytes = memory_bytes
-        self._disk_bytes = disk_bytes
-        self._folder = folder
         self._kept: dict[str, torch.Tensor] = {}
-        self._files: dict[str, Path] = {}
-        for path in sorted(folder.glob(f"*{SUFFIX}")) if folder else []:
-            if path.name.startswith(durable.STAGING):
-                continue  # another process is writing it
-            self.on_disk += path.stat().st_size
-            try:
-                with safe_open(path, framework="pt") as file:
-                    self._files.update(dict.fromkeys(file.keys(), path))
-            except SafetensorError:
-                self.damaged += 1
-                self._remove(path)
 
     def get(self, digest: str) -> torch.Tensor | None:
         """What was kept (never to be written to), or None."""
-        found = self._kept.get(digest)
-        if found is None and digest in self._files:
-            found = self._read(digest)
-            if found is not None:
-                self._hold(digest, found)
-        return found
+        return self._kept.get(digest)
 
     def put(self, entries: Mapping[str, torch.Tensor]) -> None:
-        """Keep what fits. One file for all entries, so that a batch costs one wait for the disk.
-
-        Raises:
-            MachineError: the disk is full or fails.
-        """
+        """Keep what fits."""
         for digest, item in entries.items():
-            self._hold(digest, item)
-        new = {digest: item.contiguous() for digest, item in entries.items() if digest not in self._files}
-        if self._folder is None or not new:
-            return
-        content = save(new, metadata={digest: _checksum(item) for digest, item in new.items()})
-        if self.on_disk + len(content) <= self._disk_bytes:
-            path = self._folder / f"{digest_of(sorted(new))[:32]}{SUFFIX}"
-            durable.atomic_write(path, content)
-            self.on_disk += len(content)
-            self._files.update(dict.fromkeys(new, path))
+            if digest not in self._kept and self.in_memory + item.nbytes <= self._memory_bytes:
+                self._kept[digest] = item
+                self.in_memory += item.nbytes
 
     def clear(self) -> None:
-        """Throw away everything, on disk as well."""
+        """Throw away everything."""
         self._kept.clear()
         self.in_memory = 0
-        for path in set(self._files.values()):
-            self._remove(path)
-
-    def _hold(self, digest: str, item: torch.Tensor) -> None:
-        if digest not in self._kept and self.in_memory + item.nbytes <= self._memory_bytes:
-            self._kept[digest] = item
-            self.in_memory += item.nbytes
-
-    def _read(self, digest: str) -> torch.Tensor | None:
-        path = self._files[digest]
-        try:
-            with safe_open(path, framework="pt") as file:
-                item: torch.Tensor = file.get_tensor(digest)
-                if file.metadata()[digest] == _checksum(item):
-                    return item
-        except (OSError, SafetensorError):
-            pass  # cut off, or removed by another run: as good as damaged
-        self.damaged += 1
-        self._remove(path)
-        return None
-
-    def _remove(self, path: Path) -> None:
-        if path.is_file():
-            self.on_disk -= path.stat().st_size
-            path.unlink(missing_ok=True)
-        self._files = {digest: file for digest, file in self._files.items() if file != path}
 
 
 class Frozen:
@@ -171,6 +115,36 @@ class Frozen:
     def _compute(self, tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
         self.num_computed += 1
         return self._forward(tokens_L, positions_L).cpu()
+
+
+def keep_below(policy: Policy, tuned: nn.Module, plan: Plan) -> tuple[Frozen | None, str]:
+    """What leaves the layers below the lowest trained one of a fused model; None where all are trained, or it is wrong.
+
+    The second is what went wrong. `policy.upper` becomes the layers above.
+    """
+    model = policy.model
+    lowest = num_frozen(tuned, model.base_model, model.get_output_embeddings())
+    if not lowest:
+        return None, ""
+    lower, policy.upper = split(model.base_model, lowest)
+
+    def through(decoder: Any, stream_LD: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        return decode(decoder, stream_LD, positions_L, {"forest": separate(torch.tensor([0, len(positions_L)]))})[0]
+
+    def below(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        return through(lower, policy.embed(tokens_L), positions_L)
+
+    def halves(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        return through(policy.upper, below(tokens_L, positions_L), positions_L)
+
+    def whole(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
+        return through(model.base_model, policy.embed(tokens_L), positions_L)
+
+    problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
+    if problem:
+        return None, f"nothing is kept of the {lowest} frozen layers: {problem}. Right, but slower."
+    facts = salt(base=plan.model.digest, dtype=plan.model.dtype, layers=lowest, kernels=native.version())
+    return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes())), salt=facts), ""
 
 
 def salt(**facts: str | int) -> str:
@@ -253,10 +227,6 @@ def find_fault(whole: Forward, halves: Forward, vocab_size: int) -> str:
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Bit by bit, so that what is not a number equals itself."""
     return one.dtype == other.dtype and torch.equal(_bytes(one), _bytes(other))
-
-
-def _checksum(item: torch.Tensor) -> str:
-    return hashlib.sha256(_bytes(item).numpy().data).hexdigest()
 
 
 def _bytes(item: torch.Tensor) -> torch.Tensor:

@@ -21,12 +21,20 @@ import torch
 from torch import nn
 
 from sartor.backends.ranks import Place
+from sartor.data.fold import fold
+from sartor.data.pack import pack, segment
 from sartor.ops import attention, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
 from sartor.types import Batch
 
 #: On a GPU the list of segment ends is filled up to a multiple of this, so that it has few lengths.
 SEGMENT_STEP = 64
+#: Share by which a hidden state may differ when its beginning is computed once for several segments (SmolLM2-135M in
+#: bf16: 0.011; one that does not see its beginning: more than 1).
+TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.05}
+TIGHT = 1e-4
+#: Tokens of the beginning on which that is tried.
+BEGINNING = 24
 
 
 def device_of(place: Place) -> torch.device:
@@ -80,11 +88,12 @@ class Policy(nn.Module):
         """The log-probability (N,) of each target, fp32.
 
         `offsets_S1` are on the CPU where nothing is packed. Fused layers take them as a forest whose nodes have
-        `parents_P`, and give back the supervised rows only. `stream_TD` is what enters the first layer of `upper`.
+        `parents_P` (left out, they share nothing), and give back the supervised rows only. `stream_TD` is what enters
+        the first layer of `upper`.
         """
         if self.fused:
-            assert parents_P is not None
-            segments = {"forest": Forest(offsets_S1, parents_P), "rows": supervised_N}
+            forest = separate(offsets_S1) if parents_P is None else Forest(offsets_S1, parents_P)
+            segments = {"forest": forest, "rows": supervised_N}
             hidden_ND = self._decode(tokens_T, positions_T, segments, stream_TD)[0]
         else:
             hidden_ND = self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
@@ -107,6 +116,34 @@ class Policy(nn.Module):
         tokens_T = torch.arange(5, 26) % self.model.config.get_text_config().vocab_size
         positions_T = torch.cat([torch.arange(length) for length in lengths])
         return self._decode(tokens_T, positions_T, {"cu_seq_lens_q": offsets_S1, "forest": separate(offsets_S1)})
+
+    @torch.no_grad()
+    def find_unequal(self) -> str:
+        """Run two segments that begin alike through fused layers, with the beginning computed once and twice.
+
+        What differs, or empty. Each token is looked at by itself: the few after the beginning are those that can.
+        """
+        vocab = self.model.config.get_text_config().vocab_size
+        ids = [[(5 + 7 * place) % vocab for place in range(BEGINNING)] + [(last % vocab)] * 6 for last in (1, 2)]
+        (batch,) = pack([segment(f"probe {row}", row, [1.0] * len(row)) for row in ids], micro_tokens=10**6)
+        folded = fold(batch)
+        forests = (
+            (batch.tokens_T, batch.positions_T, separate(torch.from_numpy(batch.offsets_S1))),
+            (
+                folded.tokens_U,
+                folded.positions_U,
+                Forest(torch.from_numpy(folded.offsets_P1), torch.from_numpy(folded.parents_P)),
+            ),
+        )
+        apart_TD, once_UD = (
+            self._decode(torch.from_numpy(tokens), torch.from_numpy(positions), {"forest": forest})[0].float()
+            for tokens, positions, forest in forests
+        )
+        once_TD = once_UD[torch.from_numpy(folded.places_T)]
+        error = float(((once_TD - apart_TD).norm(dim=-1) / apart_TD.norm(dim=-1)).max())
+        if error < TOLERANCE.get(self._dtype, TIGHT):  # so that NaN is refused too
+            return ""
+        return f"a hidden state differs by {error:.1%} when its beginning is computed once for two segments"
 
     def _hidden(
         self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor, longest: int
@@ -170,16 +207,33 @@ def layers_of(model: Any) -> list[nn.Module]:
 
 
 def use_gpu_kernels(model: Any, device: torch.device) -> bool:
-    """Norm, rotation and activation as single kernels of Liger, through its own hook; whether it is installed.
+    """Norm, rotation and activation as single kernels of Liger, through its own hook; whether that was done.
 
-    Where it is not, `compile_layers` fuses most of the same.
+    Where Liger is not installed, or does not know this type of model (it then does nothing), `compile_layers` fuses
+    most of the same.
     """
     if device.type == "cpu" or importlib.util.find_spec("liger_kernel") is None:
         return False
-    liger = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    try:
+        liger = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    except ImportError:  # of another transformers than this one
+        return False
+    if model.config.model_type not in vars(liger).get("MODEL_TYPE_TO_APPLY_LIGER_FN", {}):
+        return False
     # The loss is ours: it computes the logits of supervised positions only.
     liger._apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
     return True
+
+
+def recompute_layers(model: Any, asked: str) -> str:
+    """Have the backward compute layers of transformers' own again, whole, through its own switch; what to say of it.
+
+    Only our layers know their parts. Without re-entrance the inputs need no gradient; transformers sees to that too.
+    """
+    if not model.supports_gradient_checkpointing:
+        return f"recompute: {asked} is not done: {type(model).__name__} knows no such thing. It takes more memory."
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return f"recompute: {asked} is done by transformers, a whole layer at a time: right, but slower."
 
 
 def compile_layers(model: Any, backend: str = "inductor") -> None:

@@ -22,21 +22,18 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from sartor.adapters import family_of
-from sartor.backends import optimizer, placement
-from sartor.backends.frozen import Cache, Frozen, find_fault, num_frozen, salt, split
+from sartor.backends import frozen, optimizer, placement
+from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
 from sartor.data.fold import fold
 from sartor.errors import ModelError, NumericsError, Unsupported
-from sartor.hardware import memory_bytes
 from sartor.ops import attention, lora_linear, native
-from sartor.ops.forest_attention import separate
 from sartor.ops.fuse import Fusion, fuse
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
 STATE = "trainer.safetensors"
 SLOW_ATTENTION = "sdpa"
-KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 SHARDED = (
     "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
     "layers are gathered as they are needed. Right, but slower than a base that fits each rank."
@@ -75,7 +72,10 @@ class TorchBackend:
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
         self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
         self._kernels = self._lay_out(plan)
-        self._frozen = self._kept_below(plan) if self._policy.fused else None
+        if plan.recompute != "none" and not self._policy.fused:
+            self._warnings.append(placement.recompute_layers(model, plan.recompute))
+        self._shares = self._policy.fused and self._check_sharing()
+        self._frozen = self._keep_below(plan) if self._shares else None
         self._weights = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
         self._trainable = optimizer.masters_of(self._weights)
         self._optimizer = optimizer.make(plan.optimizer, list(self._trainable.values()), plan.adam(0))
@@ -89,8 +89,8 @@ class TorchBackend:
         return tuple(self._warnings)
 
     def forward_backward(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool = True) -> Sums:
-        """A batch that was packed for shared beginnings is cut where they are not shared: on the plain path."""
-        parts = 1 if self._policy.fused else -(-batch.num_tokens // self._micro_tokens)
+        """A batch that was packed for shared beginnings is cut where they are not shared."""
+        parts = 1 if self._shares else -(-batch.num_tokens // self._micro_tokens)
         if not self._whole:  # a layer is gathered by all ranks at once, so all cut into as many pieces
             parts = max(map(int, self._ranks.join([str(parts)])))
         pieces = cut(batch, parts) if parts > 1 else [batch]
@@ -180,13 +180,18 @@ class TorchBackend:
         if not self._whole:
             return []
         if self._device.type == "cpu" and self._family.PACKABLE:
-            missing = _no_kernels(plan.model.dtype)
+            missing = self._agreed(_no_kernels(plan.model.dtype))
             if not missing:
                 plain, self._policy.stream = self._policy.stream, torch.float32
                 decoder = self._policy.model.base_model
                 dtype = vars(torch)[plan.model.dtype]
                 fusion = fuse(
-                    decoder, self._policy.probe, dtype=dtype, recompute=plan.recompute, num_rows=plan.micro_tokens
+                    decoder,
+                    self._policy.probe,
+                    dtype=dtype,
+                    recompute=plan.recompute,
+                    num_rows=plan.micro_tokens,
+                    agree=self._agreed,
                 )
                 self._policy.fused = not fusion.problem
                 if self._policy.fused:
@@ -196,39 +201,31 @@ class TorchBackend:
         with placement.made_on(self._device):
             return [*lora_linear.prepare(self._model)]
 
-    def _kept_below(self, plan: Plan) -> Frozen | None:
-        """What leaves the layers below the lowest trained one, kept from epoch to epoch; None where all are trained."""
-        policy, model = self._policy, self._policy.model
-        lowest = num_frozen(self._model, model.base_model, model.get_output_embeddings())
-        if not lowest:
-            return None
-        lower, policy.upper = split(model.base_model, lowest)
+    def _agreed(self, problem: str) -> str:
+        """What one of the ranks cannot do, none does: the first problem of all ranks, which all must ask for."""
+        place = self._ranks.place
+        said = f"rank {place.rank}: {problem}" if problem and place.size > 1 else problem
+        return next((word for word in self._ranks.join([said]) if word), "")
 
-        def below(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-            forest = separate(torch.tensor([0, len(tokens_L)]))
-            return placement.decode(lower, policy.embed(tokens_L), positions_L, {"forest": forest})[0]
-
-        def halves(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-            forest = separate(torch.tensor([0, len(tokens_L)]))
-            return placement.decode(policy.upper, below(tokens_L, positions_L), positions_L, {"forest": forest})[0]
-
-        def whole(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-            forest = separate(torch.tensor([0, len(tokens_L)]))
-            return placement.decode(model.base_model, policy.embed(tokens_L), positions_L, {"forest": forest})[0]
-
-        problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
+    def _check_sharing(self) -> bool:
+        """Whether equal beginnings are computed once: where that is right in this very model."""
+        problem = self._agreed(self._policy.find_unequal())
         if problem:
-            self._warnings.append(f"nothing is kept of the {lowest} frozen layers: {problem}. Right, but slower.")
-            return None
-        facts = salt(base=plan.model.digest, dtype=plan.model.dtype, layers=lowest, kernels=native.version())
-        return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes())), salt=facts)
+            self._warnings.append(f"equal beginnings are computed again and again: {problem}. Right, but slower.")
+        return not problem
+
+    def _keep_below(self, plan: Plan) -> Frozen | None:
+        kept, problem = frozen.keep_below(self._policy, self._model, plan)
+        if problem:
+            self._warnings.append(problem)
+        return kept
 
     def _stats(self, batch: Batch) -> TokenStats:
         if self._policy.packed and self._num_tokens:
             batch = placement.filled(batch, self._num_tokens, segment_step=placement.SEGMENT_STEP)
         supervised_N = (batch.weights_T != 0).nonzero()[0]
         offsets_S1 = self._here(batch.offsets_S1)
-        logprobs_N = self._folded(batch, supervised_N) if self._policy.fused else self._flat(batch, supervised_N)
+        logprobs_N = self._folded(batch, supervised_N) if self._shares else self._flat(batch, supervised_N)
         supervised = self._here(supervised_N)
         return TokenStats(
             logprobs_N=logprobs_N,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import secrets
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,8 +23,7 @@ from typing import Any
 
 from sartor.errors import MachineError, ModelError, UserError
 from sartor.generate import protocol
-from sartor.generate.protocol import Adapters, Sampling, Token
-from sartor.names import suggest
+from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.types import Json
 
 NUM_SLOTS = 4  # rows in one forward; on a few cores more of them give little, and each has a cache of its own
@@ -33,6 +32,7 @@ FORCED = 1e9  # a bias that leaves the sampler no choice; log-probabilities are 
 NO_SEED = 2**32 - 1  # llama.cpp reads this one as "take any"
 
 _CONVERT = "llama.cpp's convert_lora_to_gguf.py makes one from a PEFT folder: `--base FOLDER --outfile a.gguf ADAPTER`"
+_OURS = "or leave `--engine` out: the engine `sartor` serves what is there"
 _BASE = "name a .gguf file, or a folder that holds one; the engine `sartor` runs folders in Hugging Face layout"
 
 
@@ -64,7 +64,7 @@ class LlamaCppEngine:
         model = find_gguf(base, way_out=_BASE)
         loras = [find_gguf(path, way_out=_CONVERT) for path in adapters.values()]
         key = secrets.token_urlsafe()
-        self._server = _open_server(model, loras, key, dtype=dtype, num_threads=num_threads)
+        self._server: Any = _open_server(model, loras, key, dtype=dtype, num_threads=num_threads)
         self._client = _open_client(self._server.listening_address, key)
         self._pool = ThreadPoolExecutor(max_workers=NUM_SLOTS, thread_name_prefix="sartor-llamacpp")
         self._adapters = tuple(adapters)
@@ -81,15 +81,14 @@ class LlamaCppEngine:
     def context(self) -> int:
         return self._context
 
+    @property
+    def requests(self) -> Collection[int]:
+        return self._rows.keys()
+
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         """See `protocol.Engine`. Rows beyond the slots wait for one, in the order in which they came."""
+        left = room_for_answer(prompt, sampling, self._context)
         self._check(prompt, adapter)
-        left = min(sampling.max_new_tokens, self._context - len(prompt))
-        if left < 1:
-            raise UserError(
-                f"a prompt of {len(prompt)} tokens leaves no room for an answer in a context of {self._context}",
-                hint="shorten the prompt",
-            )
         handle = self._next_handle
         self._next_handle += 1
         self._rows[handle] = _Row(list(prompt), sampling, adapter, left)
@@ -117,15 +116,14 @@ class LlamaCppEngine:
         return list(self._pool.map(lambda ids: self._sum(list(ids), adapter), sequences))
 
     def close(self) -> None:
-        """Free the model. The engine is of no use afterwards."""
+        """Free the model. The engine is of no use afterwards; closing twice is no error."""
         self._pool.shutdown()
         self._client.close()
-        del self._server
+        self._server = None
 
     def _check(self, ids: Sequence[int], adapter: str | None) -> None:
         """Refuse what llama.cpp would refuse later, with less to say."""
-        if adapter is not None and adapter not in self._adapters:
-            raise UserError(f"no adapter {adapter!r} is loaded", hint=suggest(adapter, self._adapters))
+        require_adapter(adapter, self._adapters)
         if not ids:
             raise UserError("the prompt is empty", hint="a prompt has at least one token")
         if len(ids) > self._context:
@@ -216,6 +214,17 @@ def open_engine(
         UserError: the package is not installed.
     """
     return LlamaCppEngine(base, adapters, dtype=dtype, num_threads=num_threads)
+
+
+def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
+    """Refuse what is not there as GGUF, such as a model or an adapter that Sartor made: those are safetensors.
+
+    Raises:
+        ModelError: naming the folder and what to put there.
+    """
+    find_gguf(base, way_out=f"put the model as GGUF into this folder, with every adapter as GGUF in its own; {_OURS}")
+    for path in adapters.values():
+        find_gguf(path, way_out=f"put the adapter as GGUF into this folder ({_CONVERT}); {_OURS}")
 
 
 def find_gguf(path: Path, *, way_out: str) -> Path:

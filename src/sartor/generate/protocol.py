@@ -6,9 +6,12 @@ adapter of its own; `stream` is the same for a whole list of prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from sartor.errors import MachineError, UserError
+from sartor.names import suggest
 
 FinishReason = Literal["stop", "length"]
 
@@ -52,6 +55,15 @@ class Answer:
     seconds: float
 
 
+class Failed(Exception):
+    """One request failed, of `error`, and has left the batch; the others go on, and have lost nothing."""
+
+    def __init__(self, row: int, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.row = row
+        self.error = error
+
+
 class Engine(Protocol):
     """A base model with named adapters, ready to sample. All calls come from one thread at a time."""
 
@@ -65,6 +77,11 @@ class Engine(Protocol):
         """The longest sequence, prompt and answer together, in tokens."""
         ...
 
+    @property
+    def requests(self) -> Collection[int]:
+        """Handles of the requests in the batch: those that have not ended, failed or been cancelled."""
+        ...
+
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         """Let a prompt join the batch; its handle, never used twice. Nothing is computed yet.
 
@@ -74,7 +91,13 @@ class Engine(Protocol):
         ...
 
     def advance(self) -> list[Token]:
-        """One step of the batch: the tokens that it gave, at most one a request; a step that reads may give none."""
+        """One step of the batch: the tokens that it gave, at most one a request; a step that reads may give none.
+
+        It never waits long: whoever calls it has other work for its thread.
+
+        Raises:
+            Failed: one request cannot be answered. Any other error has broken all of them.
+        """
         ...
 
     def cancel(self, handle: int) -> None:
@@ -92,6 +115,46 @@ class Engine(Protocol):
         """For each sequence, the sum of log p (nats) of its tokens after the first, given those before them."""
         ...
 
+    def close(self) -> None:
+        """Let go of what does not go by itself: servers, threads. Nothing is asked afterwards; twice is no error."""
+        ...
+
+
+def require_adapter(adapter: str | None, adapters: tuple[str, ...]) -> None:
+    """Refuse a name that is none of the loaded adapters'; `None` is the base.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    if adapter is not None and adapter not in adapters:
+        raise UserError(f"no adapter {adapter!r} is loaded", hint=suggest(adapter, adapters))
+
+
+def room_for_answer(
+    prompt: Sequence[int], sampling: Sampling, context: int, *, way_out: str = "shorten the prompt"
+) -> int:
+    """Tokens that an answer may have in a context of so many.
+
+    Raises:
+        UserError: the prompt is empty, or leaves no room.
+    """
+    if not prompt:
+        raise UserError("the prompt is empty", hint="a prompt has at least one token")
+    if len(prompt) >= context:
+        raise UserError(
+            f"a prompt of {len(prompt)} tokens leaves no room for an answer: the context is {context} tokens",
+            hint=way_out,
+        )
+    return min(sampling.max_new_tokens, context - len(prompt))
+
+
+def lost(handle: int) -> MachineError:
+    """What to say of a request that the engine no longer has, though it never ended."""
+    return MachineError(
+        f"the engine dropped request {handle} without ending it",
+        hint="ask again; if it happens again, it is an error of the engine: please report it",
+    )
+
 
 def adapter_of_each(adapter: Adapters, num_prompts: int) -> tuple[str | None, ...]:
     """The adapter of each prompt, where one may stand for all."""
@@ -102,16 +165,31 @@ def adapter_of_each(adapter: Adapters, num_prompts: int) -> tuple[str | None, ..
 
 
 def stream(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapters) -> Iterator[Token]:
-    """`Engine.stream` on an engine's `submit`, `advance` and `cancel`; one at a time, and no requests beside it."""
+    """`Engine.stream` on an engine's `submit`, `advance` and `cancel`; one at a time, and no requests beside it.
+
+    Raises:
+        SartorError: a request failed, or the engine lost it.
+    """
     chosen = adapter_of_each(adapter, len(prompts))
     rows: dict[int, int] = {}
     try:
         for row, (prompt, name) in enumerate(zip(prompts, chosen, strict=True)):
             rows[engine.submit(prompt, sampling, name)] = row
         while rows:
-            for token in engine.advance():
+            for token in _advanced(engine):
                 row = rows[token.row] if token.finish is None else rows.pop(token.row)
                 yield Token(row, token.id, token.finish)
+            gone = rows.keys() - set(engine.requests)
+            if gone:
+                raise lost(min(gone))
     finally:
         for handle in rows:
             engine.cancel(handle)
+
+
+def _advanced(engine: Engine) -> list[Token]:
+    """One step; the error of a request that failed in it."""
+    try:
+        return engine.advance()
+    except Failed as failed:
+        raise failed.error from failed

@@ -73,7 +73,7 @@ def launch(bench: Bench, num_ranks: int) -> int:
                 for rank, failure in sorted(error.failures.items(), key=lambda item: item[1].timestamp)
             ]
             if asked and all(code in (STOPPED, -signal.SIGTERM) for code, *_ in failures):
-                return STOPPED
+                return 128 + asked[0]
             raise told(failures) from None
     return 0
 
@@ -116,9 +116,10 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 def _pass_on(run: Run) -> None:
     """Ask rank 0, which saves and leaves with all others; there may be none yet."""
-    if not run.worker():
+    worker = run.worker()  # read once: 0 is no process but a whole group of them
+    if not worker:
         raise KeyboardInterrupt
-    os.kill(run.worker(), signal.SIGTERM)
+    os.kill(worker, signal.SIGTERM)
 
 
 def work(run: Run) -> int:

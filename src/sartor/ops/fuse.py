@@ -10,7 +10,8 @@ Shapes: T tokens · D width of the stream · R rotated pairs of a head · N want
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,7 @@ class Fusion:
         self._recompute = RECOMPUTE[recompute]
         self._blocks: list[AttentionBlock | GatedBlock] = []
         self._run: Pass | None = None
+        self._rotation: Tensor | None = None  # of which `_run` has the halves
         self._at = -1  # the layer that ran last: one that does not follow it begins a forward, as the first one does
 
     def refresh(self) -> None:
@@ -100,14 +102,29 @@ class Fusion:
             going_on = index == self._at + 1 and self._run is not None and self._run.round is not None
             saved = self._run.round if going_on and self._run is not None else self.workspace.begin()
         self._at = index
-        stream_dtype = self._blocks[0].tools.stream_dtype
-        cosine_TR, sine_TR = (item[0, :, :num_pairs].to(stream_dtype).contiguous() for item in (cosine_1TC, sine_1TC))
+        if self._run is not None and self._rotation is cosine_1TC:
+            cosine_TR, sine_TR = self._run.cosine_TR, self._run.sine_TR
+        else:
+            wide = self._blocks[0].tools.stream_dtype
+            cosine_TR, sine_TR = (item[0, :, :num_pairs].to(wide).contiguous() for item in (cosine_1TC, sine_1TC))
+        self._rotation = cosine_1TC
         self._run = Pass(kwargs["forest"], cosine_TR, sine_TR, saved, self._recompute)
         return self._run
 
 
+def alone(problem: str) -> str:
+    """What one process finds is what all find."""
+    return problem
+
+
 def fuse(
-    decoder: nn.Module, probe: Callable[[], Tensor], *, dtype: torch.dtype, recompute: str = "none", num_rows: int = 0
+    decoder: nn.Module,
+    probe: Callable[[], Tensor],
+    *,
+    dtype: torch.dtype,
+    recompute: str = "none",
+    num_rows: int = 0,
+    agree: Callable[[str], str] = alone,
 ) -> Fusion:
     """Put blocks in the place of all layers of a decoder, or of none.
 
@@ -117,26 +134,54 @@ def fuse(
         dtype: of the products; the residual stream is fp32 (fp64 for an fp64 model).
         recompute: what the backward makes again, a key of `RECOMPUTE`.
         num_rows: tokens for which memory is laid out at once; more of them make it grow.
+        agree: takes this process's problem ("" for none) and gives that of all: where one cannot, none does.
     """
     fusion = Fusion(recompute, num_rows)
     layers = dict(decoder.named_children()).get("layers")
+    problem = ""
     try:
         if not isinstance(layers, nn.ModuleList):
             raise Unsupported(f"{type(decoder).__name__} has no list of layers", hint=PLAIN)
-        parts = [_parts(layer, dtype) for layer in layers]  # before the probe, which other models may not stand
-        seen = _watch(layers, probe)
-        fused = [
-            _fused(layer, part, call, fusion, dtype) for layer, part, call in zip(layers, parts, seen, strict=True)
-        ]
-        with torch.no_grad():
-            for layer, call in zip(fused, seen, strict=True):
-                _verify(layer, call, TOLERANCE.get(dtype, TIGHT))
+        with _awake(layers):
+            parts = [_parts(layer, dtype) for layer in layers]  # before the probe, which other models may not stand
+            seen = _watch(layers, probe)
+            fused = [
+                _fused(layer, part, call, fusion, dtype) for layer, part, call in zip(layers, parts, seen, strict=True)
+            ]
+            with torch.no_grad():
+                for layer, call in zip(fused, seen, strict=True):
+                    _verify(layer, call, TOLERANCE.get(dtype, TIGHT))
     except Unsupported as error:
-        fusion.problem = error.message
+        problem = error.message
+    fusion.problem = agree(problem)
+    if fusion.problem or not isinstance(layers, nn.ModuleList):
         return fusion
+    fusion.refresh()
     for index, layer in enumerate(fused):
         layers[index] = layer
     return fusion
+
+
+@contextmanager
+def _awake(layers: nn.ModuleList) -> Iterator[None]:
+    """Up-projections that are zero, as new ones are, hold random values meanwhile: zeros would hide a wrong scale.
+
+    What they add is about a third of what the base layer gives: large against roundings, as are its faults.
+    """
+    draw = torch.Generator().manual_seed(0)
+    adapted = [part for part in layers.modules() if isinstance(part, AugmentedLoraLinear)]
+    asleep = [(part, name) for part in adapted for name, up in part.lora_B.items() if not up.weight.any()]
+    with torch.no_grad():
+        for part, name in asleep:
+            up, base = part.lora_B[name].weight, part.base_layer.weight
+            size = float(base.std()) * (base.shape[1] / up.shape[1]) ** 0.5 / max(part.scaling[name], 1e-6) / 2
+            up.copy_(torch.randn(up.shape, generator=draw) * size)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for part, name in asleep:
+                part.lora_B[name].weight.zero_()
 
 
 @dataclass(frozen=True, slots=True)

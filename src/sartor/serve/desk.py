@@ -30,6 +30,12 @@ class OpenRenderer(Protocol):
     def __call__(self, folder: Path, *, template_kwargs: Iterable[tuple[str, Any]] = ()) -> Renderer: ...
 
 
+class RequireFiles(Protocol):
+    """How an engine's file refuses folders that it cannot open, before anything is loaded."""
+
+    def __call__(self, base: Path, adapters: Mapping[str, Path]) -> None: ...
+
+
 class OpenEngine(Protocol):
     """How an engine's file opens it: `generate/<name>.py` has such a function."""
 
@@ -82,7 +88,7 @@ class Desk:
         return self._models[name]
 
     def close(self) -> None:
-        """End the engines' threads."""
+        """End the engines and their threads."""
         for model in self.models:
             model.turns.close()
 
@@ -106,13 +112,15 @@ def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
 
     Raises:
         UserError: no artifact, two of one name, or of different bases.
-        ModelError: an artifact or its base is missing, or base or renderer is not the one it was trained with.
+        ModelError: an artifact or its base is missing, or base or renderer is not the one it was trained with, or the
+            engine runs no such files.
         MachineError: an artifact is damaged.
     """
-    lineages = read_lineages(artifacts)
+    engine = names.resolve("generate", engine_name)
+    lineages = read_lineages(artifacts, engine.require_files)
     from sartor.chat import open_renderer  # after the cheap checks: tokenizers and torch take seconds to import
 
-    return desk_from(lineages, names.resolve("generate", engine_name).open_engine, open_renderer)
+    return desk_from(lineages, engine.open_engine, open_renderer)
 
 
 def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_renderer: OpenRenderer) -> Desk:
@@ -123,20 +131,33 @@ def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_rendere
         for lineage in lineages
     }
     if base.is_whole:
-        turns = Turns(open_engine(base.folder, {}))
+        turns = Turns(open_engine(*_files(lineages)))
         return Desk([Served(base.name, turns, renderers[base.name], parent=base.base_name)])
     base_renderer = open_renderer(base.base_path)
-    engine = open_engine(base.base_path, {lineage.name: lineage.folder for lineage in lineages})
+    engine = open_engine(*_files(lineages))
     return Desk.of(engine, base.base_name, base_renderer, renderers)
 
 
-def read_lineages(artifacts: Sequence[Path]) -> list[Lineage]:
+def read_lineages(
+    artifacts: Sequence[Path], require_files: RequireFiles = lambda base, adapters: None
+) -> list[Lineage]:
     """What the artifacts say of themselves, all of one base, which is the right one. Raises as `open_desk` does."""
     lineages = [_read_lineage(folder) for folder in artifacts]
     shared = _shared_base(lineages)
     if not shared.is_whole:
-        _check_base(shared)
+        _require_base(shared)
+    require_files(*_files(lineages))
+    if not shared.is_whole:
+        _check_base(shared)  # last: reading all weights takes a minute on a large model
     return lineages
+
+
+def _files(lineages: Sequence[Lineage]) -> tuple[Path, dict[str, Path]]:
+    """What an engine is opened on: the base's folder, and those of the adapters by name."""
+    first = lineages[0]
+    if first.is_whole:
+        return first.folder, {}
+    return first.base_path, {lineage.name: lineage.folder for lineage in lineages}
 
 
 def _read_lineage(folder: Path) -> Lineage:
@@ -197,13 +218,16 @@ def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
     return first
 
 
-def _check_base(lineage: Lineage) -> None:
-    """The weights under an adapter are those it was tuned on: on others it would answer, and answer wrong."""
+def _require_base(lineage: Lineage) -> None:
     if not lineage.base_path.is_dir():
         raise ModelError(
             f"the base model of {lineage.name} is not at {lineage.base_path}",
             hint=f"fetch it with `sartor models --path {lineage.base_name}`, and package again if it moved",
         )
+
+
+def _check_base(lineage: Lineage) -> None:
+    """The weights under an adapter are those it was tuned on: on others it would answer, and answer wrong."""
     found = hub.find(ModelSpec(name=str(lineage.base_path))).digest
     if found != lineage.base_digest:
         raise ModelError(

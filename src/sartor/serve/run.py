@@ -38,11 +38,6 @@ def serve(
     Raises:
         UserError: the host is open to others and no proxy is said to be in front, or the port is taken.
     """
-    if not is_loopback(host) and not behind_proxy:
-        raise UserError(
-            f"{host} can be reached from other machines, and this server speaks plain HTTP",
-            hint="bind 127.0.0.1; or put a proxy with TLS in front and say so with `--behind-proxy`",
-        )
     config = uvicorn.Config(
         create_app(desk, key, host=host),
         http="h11",  # the strict parser
@@ -56,9 +51,18 @@ def serve(
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    with closing(desk), closing(bind(host, port)) as bound, _signals_end_quietly():
+    with closing(desk), closing(_bind(host, port, behind_proxy)) as bound, _signals_end_quietly():
         ready(f"http://{_written(host)}:{bound.getsockname()[1]}/v1")
         uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bind(host: str, port: int, behind_proxy: bool) -> socket.socket:
+    if not is_loopback(host) and not behind_proxy:
+        raise UserError(
+            f"{host} can be reached from other machines, and this server speaks plain HTTP",
+            hint="bind 127.0.0.1; or put a proxy with TLS in front and say so with `--behind-proxy`",
+        )
+    return bind(host, port)
 
 
 def bind(host: str, port: int) -> socket.socket:

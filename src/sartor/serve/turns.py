@@ -7,12 +7,15 @@ neither is a batch. What is asked of it (render, join, leave) is done between tw
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from sartor.generate.protocol import Engine
+from sartor.errors import MachineError
+from sartor.generate.protocol import Engine, Failed, lost
 from sartor.serve.answer import Answering, Piece
 from sartor.serve.errors import ApiError
 
@@ -32,7 +35,8 @@ class _Request:
 
     def tell(self, news: Piece | BaseException) -> None:
         """From the engine's thread: a piece, or what went wrong."""
-        self._loop.call_soon_threadsafe(self._ready.put_nowait, news)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self._loop.call_soon_threadsafe(self._ready.put_nowait, news)
 
     async def next(self) -> Piece:
         news = await self._ready.get()
@@ -52,10 +56,15 @@ class Turns:
         self._batch: dict[int, _Request] = {}  # from here on: the engine's thread's business
         self._stepping = False
         self._closed = False
+        self._door = threading.Lock()  # between closing and what still comes
 
     async def call(self, work: Callable[[], Result]) -> Result:
-        """Run a function on the engine's thread, between two steps of the batch."""
-        return await asyncio.get_running_loop().run_in_executor(self._hand, work)
+        """Run a function on the engine's thread, between two steps of the batch.
+
+        Raises:
+            MachineError: the server has closed.
+        """
+        return await asyncio.wrap_future(self._submit(work))
 
     def require_room(self) -> None:
         """Refuse a client that would be one too many.
@@ -71,11 +80,14 @@ class Turns:
         """The pieces of an answer, each as soon as the batch has computed it.
 
         If the consumer stops or is cancelled, the answer leaves the batch before its next step.
+
+        Raises:
+            MachineError: the server has closed, or closes before the answer has ended.
         """
         request = _Request(begin())
         self._num_requests += 1
         try:
-            self._submit(partial(self._join, request), partial(self._joined, request))
+            self._submit(partial(self._join, request)).add_done_callback(partial(self._joined, request))
             while True:
                 piece = await request.next()
                 yield piece
@@ -83,22 +95,35 @@ class Turns:
                     return
         finally:
             self._num_requests -= 1
-            self._hand.submit(self._leave, request)
+            with contextlib.suppress(MachineError):  # who has closed has left the batch already
+                self._submit(partial(self._leave, request))
 
     def close(self) -> None:
-        """End the thread, after the step that it is computing."""
-        self._closed = True
+        """End the thread, after the step that it is computing, and close the engine. Closing twice is no error."""
+        with self._door:
+            if self._closed:
+                return
+            self._closed = True
+            ended = self._hand.submit(self._end)
         self._hand.shutdown(wait=True)
+        ended.result()
 
-    def _submit(self, work: Callable[[], None], after: Callable[[Future[None]], None]) -> None:
-        self._hand.submit(work).add_done_callback(after)
+    def _end(self) -> None:
+        for handle in list(self._batch):
+            self._fail(handle, _closing())
+        self.engine.close()
+
+    def _submit(self, work: Callable[[], Result]) -> Future[Result]:
+        with self._door:
+            if self._closed:
+                raise _closing()
+            return self._hand.submit(work)
 
     def _join(self, request: _Request) -> None:
         request.handle = request.answering.join()
         self._batch[request.handle] = request
         if not self._stepping:
-            self._stepping = True
-            self._submit(self._step, self._stepped)
+            self._go_on()
 
     def _joined(self, request: _Request, done: Future[None]) -> None:
         error = done.exception()
@@ -109,8 +134,19 @@ class Turns:
         if request.handle is not None and self._batch.pop(request.handle, None) is not None:
             self.engine.cancel(request.handle)
 
+    def _fail(self, handle: int, error: BaseException) -> None:
+        request = self._batch.get(handle)
+        if request is not None:
+            self._leave(request)
+            request.tell(error)
+
     def _step(self) -> None:
-        for token in self.engine.advance():
+        try:
+            tokens = self.engine.advance()
+        except Failed as failed:
+            self._fail(failed.row, failed.error)
+            return
+        for token in tokens:
             request = self._batch.get(token.row)
             if request is None:
                 continue
@@ -118,14 +154,23 @@ class Turns:
             if piece.finish is not None:
                 self._leave(request)
             request.tell(piece)
+        for handle in self._batch.keys() - set(self.engine.requests):
+            self._fail(handle, lost(handle))
 
     def _stepped(self, done: Future[None]) -> None:
         """Go on while there is somebody to answer; what breaks a step breaks the answers that were in it."""
         error = done.exception()
         if error is not None:
-            for request in list(self._batch.values()):
-                self._leave(request)
-                request.tell(error)
-        self._stepping = bool(self._batch) and not self._closed
+            for handle in list(self._batch):
+                self._fail(handle, error)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._stepping = bool(self._batch)
         if self._stepping:
-            self._submit(self._step, self._stepped)
+            with contextlib.suppress(MachineError):  # closing tells the requests itself
+                self._submit(self._step).add_done_callback(self._stepped)
+
+
+def _closing() -> MachineError:
+    return MachineError("the server is closing", hint="ask again when it has started anew")

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sartor.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+
+_AGAIN = "the file is damaged, or not written by PEFT: run `sartor package` again, or copy the adapter anew"
 
 #: Settings under which LoRA is y = W x + s B A x and nothing else; anything else is refused.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -60,14 +63,17 @@ def read_adapter(folder: Path) -> dict[str, Delta]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"{folder} has no {name}", hint="name a folder that holds an adapter as PEFT writes it")
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    config = _read_config(folder / CONFIG)
     for setting, plain in PLAIN.items():
         if config.get(setting, plain[0]) not in plain:
             raise ModelError(
                 f"the adapter in {folder} has {setting} = {config[setting]!r}, which this engine does not compute",
                 hint="merge it into its base, or sample with another engine",
             )
-    weights = load_file(folder / WEIGHTS)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ModelError(f"{folder / WEIGHTS} cannot be read: {error}", hint=_AGAIN) from error
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, weight in weights.items():
         match = KEY.fullmatch(key)
@@ -77,7 +83,24 @@ def read_adapter(folder: Path) -> dict[str, Delta]:
                 hint="merge the adapter into its base, or sample with another engine",
             )
         pairs.setdefault(match["layer"], {})[match["side"]] = weight.float()
+    for layer, pair in pairs.items():
+        if len(pair) < 2:
+            here, missing = ("A", "B") if "A" in pair else ("B", "A")
+            raise ModelError(f"{folder / WEIGHTS} has lora_{here} of {layer} and no lora_{missing}", hint=_AGAIN)
     return {layer: Delta(pair["A"], pair["B"] * _scale(config, layer, len(pair["A"]))) for layer, pair in pairs.items()}
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("it is no JSON object")
+        float(config["lora_alpha"])
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{file} cannot be read: {error}", hint=_AGAIN) from error
+    except KeyError as error:
+        raise ModelError(f"{file} lacks {error}", hint=_AGAIN) from error
+    return config
 
 
 def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from sartor.errors import UserError
 from sartor.generate.batch.pages import PagePool, pages_for
-from sartor.generate.protocol import FinishReason, Sampling
+from sartor.generate.protocol import FinishReason, Sampling, room_for_answer
 from sartor.ops.decode import PAGE, Span
 
 STEP_TOKENS = 1024  # of a step: enough for full speed of the products, few enough to stay in the processor's cache
@@ -84,21 +84,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
+    @property
+    def handles(self) -> list[int]:
+        """The handles of all of them."""
+        return [*self._running, *(row.handle for row in self._waiting)]
+
     def submit(self, prompt: list[int], sampling: Sampling, adapter: int) -> int:
         """A new row at the end of the line; its handle.
 
         Raises:
             UserError: it can never fit into the context or the cache.
         """
-        room = self._context - len(prompt)
-        if room < 1 or not prompt:
-            raise UserError(
-                f"a prompt of {len(prompt)} tokens leaves no room for an answer: the context is {self._context} tokens"
-                if prompt
-                else "the prompt is empty",
-                hint="shorten the prompt" if prompt else "a prompt has at least one token",
-            )
-        limit = min(sampling.max_new_tokens, room)
+        limit = room_for_answer(prompt, sampling, self._context)
         largest = len(prompt) + limit
         if pages_for(largest) > self._pool.num_pages:
             raise UserError(

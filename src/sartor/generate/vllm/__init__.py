@@ -12,19 +12,19 @@ said in the request: only our stop ids end an answer, and no default of the mode
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import queue
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sartor.errors import MachineError, SartorError, UserError
 from sartor.generate import protocol
-from sartor.generate.protocol import Adapters, Sampling, Token
-from sartor.names import suggest
+from sartor.generate.protocol import Adapters, Failed, Sampling, Token, require_adapter, room_for_answer
 from sartor.types import Json
 
 try:
@@ -35,6 +35,7 @@ except ModuleNotFoundError as error:
         raise
     raise UserError("the engine vllm needs the package httpx2", hint="pip install 'sartor[vllm]'") from error
 
+POLL_SECONDS = 0.02  # of waiting for tokens: in a server, joining and leaving wait behind it
 PATIENCE = 300.0  # seconds without a byte: a long prompt behind a full batch can take minutes
 URL, KEY = "SARTOR_VLLM_URL", "SARTOR_VLLM_KEY"
 
@@ -61,6 +62,7 @@ class _Row:
     task: Future[None]
     ready: deque[int] = field(default_factory=deque)
     ended: bool = False
+    error: BaseException | None = None
 
 
 class VllmEngine:
@@ -89,17 +91,15 @@ class VllmEngine:
     def context(self) -> int:
         return self._context
 
+    @property
+    def requests(self) -> Collection[int]:
+        return self._rows.keys()
+
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         """See `protocol.Engine`. The request leaves at once, so that vLLM can batch what is submitted together."""
         model = self._model(adapter)
-        left = min(sampling.max_new_tokens, self._context - len(prompt))
-        if not prompt:
-            raise UserError("the prompt is empty", hint="a prompt has at least one token")
-        if left < 1:
-            raise UserError(
-                f"a prompt of {len(prompt)} tokens leaves no room for an answer in a context of {self._context}",
-                hint="shorten the prompt, or start vLLM with a larger --max-model-len",
-            )
+        way_out = "shorten the prompt, or start vLLM with a larger --max-model-len"
+        left = room_for_answer(prompt, sampling, self._context, way_out=way_out)
         asked = {
             **_PLAIN,
             "model": model,
@@ -119,16 +119,21 @@ class VllmEngine:
         return handle
 
     def advance(self) -> list[Token]:
-        """Waits for vLLM; then the next token of every row that has one.
+        """The next token of every row that has one; if none has, vLLM is waited for, but not for long.
 
         Raises:
-            MachineError: the server broke off, stalled or answered otherwise than vLLM does. That row has left.
-            UserError: the server refused the request.
+            Failed: of a MachineError, if the server broke off, stalled or answered otherwise than vLLM does; of a
+                UserError, if it refused the request.
         """
-        while self._rows and not any(row.ready for row in self._rows.values()):
-            self._take(*self._inbox.get())
+        if self._rows and not any(row.ready or row.ended for row in self._rows.values()):
+            with contextlib.suppress(queue.Empty):
+                self._take(*self._inbox.get(timeout=POLL_SECONDS))
         while not self._inbox.empty():
             self._take(*self._inbox.get())
+        for handle, row in self._rows.items():
+            if row.ended and not row.ready:
+                self.cancel(handle)
+                raise Failed(handle, row.error or _ended_early(row.left))
         return [self._next(handle) for handle in list(self._rows) if self._rows[handle].ready]
 
     def cancel(self, handle: int) -> None:
@@ -160,8 +165,7 @@ class VllmEngine:
             self._server.stop()
 
     def _model(self, adapter: str | None) -> str:
-        if adapter is not None and adapter not in self._adapters:
-            raise UserError(f"no adapter {adapter!r} is loaded", hint=suggest(adapter, self._adapters))
+        require_adapter(adapter, self._adapters)
         return self._base if adapter is None else adapter
 
     def _find_models(self, base: Path, adapters: Mapping[str, Path]) -> tuple[str, int]:
@@ -201,13 +205,10 @@ class VllmEngine:
         row = self._rows.get(handle)
         if row is None:
             return  # cancelled, or ended by a stop token, while this was on its way
-        if isinstance(arrived, BaseException):
-            self.cancel(handle)
-            raise arrived
-        row.ready.extend(arrived or ())
-        row.ended |= arrived is None
-        if row.ended and not row.ready:
-            self._refuse_early_end(handle)
+        if isinstance(arrived, list):
+            row.ready.extend(arrived)
+        else:
+            row.ended, row.error = True, arrived
 
     def _next(self, handle: int) -> Token:
         row = self._rows[handle]
@@ -219,17 +220,7 @@ class VllmEngine:
         if row.left == 0:
             self.cancel(handle)
             return Token(handle, token, "length")
-        if row.ended and not row.ready:
-            self._refuse_early_end(handle)
         return Token(handle, token)
-
-    def _refuse_early_end(self, handle: int) -> None:
-        left = self._rows[handle].left
-        self.cancel(handle)
-        raise MachineError(
-            f"the vLLM server ended an answer by itself, {left} tokens before its end and at no stop token of ours",
-            hint="start it with `--generation-config vllm`, so that it adds no stop tokens of its own; see its log",
-        )
 
     async def _weigh_all(self, sequences: list[list[int]], model: str) -> list[float]:
         return list(await asyncio.gather(*(self._weigh(ids, model) for ids in sequences)))
@@ -269,6 +260,17 @@ def open_engine(
         return VllmEngine(address, base, adapters, patience=patience, server=None)
     server = start_server(base, adapters, dtype=dtype, num_threads=num_threads)
     return VllmEngine(server.address, base, adapters, patience=patience, server=server)
+
+
+def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
+    """Whatever Sartor makes, vLLM opens; what a running server lacks, only the server can say."""
+
+
+def _ended_early(left: int) -> MachineError:
+    return MachineError(
+        f"the vLLM server ended an answer by itself, {left} tokens before its end and at no stop token of ours",
+        hint="start it with `--generation-config vllm`, so that it adds no stop tokens of its own; see its log",
+    )
 
 
 def _models(answer: Json) -> dict[str, Json]:

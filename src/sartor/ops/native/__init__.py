@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -29,6 +30,7 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "
 COMPILE_SECONDS = 120
 LIBRARY = "kernel.so"
 OFF = "SARTOR_NATIVE"
+OTHERS_MAY_WRITE = 0o022
 
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
 
@@ -50,16 +52,32 @@ def refusal(name: str, element: Element) -> str:
 @cache
 def made(name: str, element: Element) -> str:
     """Compile a kernel where that was not done before. What went wrong; "" when it is there."""
-    folder = _folder(name, element)
     try:
+        folder = _folder(name, element)
         if durable.verify(folder):
-            with durable.atomic_dir(folder) as staging:
-                _compile(name, element, staging / LIBRARY)
+            with durable.exclusive(folder.with_name(f"{folder.name}.lock")):
+                if durable.verify(folder):  # another process may have made it while this one waited
+                    with durable.atomic_dir(folder) as staging:
+                        _compile(name, element, staging / LIBRARY)
+                        staging.chmod(0o755)  # whatever the umask is: see `_stranger`
+        if found := _stranger(folder):
+            return found
         ctypes.CDLL(str(folder / LIBRARY))
     except MachineError as error:
         return error.message
     except OSError as error:
-        return f"{name} was compiled and cannot be loaded: {error}"
+        return f"{name} cannot be made or loaded: {error}"
+    return ""
+
+
+def _stranger(folder: Path) -> str:
+    """Who else could have put code there, which would run as this user; "" if nobody."""
+    for path in (folder, folder / LIBRARY):
+        facts = path.stat()
+        if facts.st_uid != os.getuid():
+            return f"{path} belongs to another user: remove it, or give SARTOR_CACHE a folder of your own"
+        if facts.st_mode & OTHERS_MAY_WRITE:
+            return f"{path} can be written by others: remove it, or take their permission away (chmod go-w)"
     return ""
 
 
@@ -81,16 +99,23 @@ def problem() -> str:
     """Why there are no native kernels here; "" when there are."""
     if os.environ.get(OFF) == "0":
         return f"{OFF}=0 turns them off"
-    if compiler() is None:
-        return f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
-    return ""
+    if compiler():
+        return ""
+    asked = os.environ.get("CXX")
+    return f"CXX={asked}: there is none" if asked else f"no C++ compiler ({', '.join(COMPILERS)}) is installed"
 
 
 @lru_cache(maxsize=1)
-def compiler() -> str | None:
-    """The path of the C++ compiler: `$CXX`, else the first one found."""
-    names = (os.environ["CXX"],) if os.environ.get("CXX") else COMPILERS
-    return next((path for path in map(shutil.which, names) if path), None)
+def compiler() -> tuple[str, ...]:
+    """The C++ compiler as a command: `$CXX` with its arguments, else the first one found; () where there is none."""
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError:  # a quotation that does not end
+        return ()
+    for name, *arguments in [asked] if asked else [[name] for name in COMPILERS]:
+        if path := shutil.which(name):
+            return path, *arguments
+    return ()
 
 
 def _folder(name: str, element: Element) -> Path:
@@ -101,19 +126,25 @@ def _compile(name: str, element: Element, target: Path) -> None:
     """Raises:
     MachineError: the compiler refused, or took too long.
     """
-    command = [str(compiler()), *FLAGS, f"-DELEMENT_{element.upper()}", "-o", str(target), str(HERE / f"{name}.cpp")]
+    command = [*compiler(), *FLAGS, f"-DELEMENT_{element.upper()}", "-o", str(target), str(HERE / f"{name}.cpp")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise MachineError(f"compiling {name}.cpp took over {COMPILE_SECONDS} s", hint="try again") from error
     if done.returncode:
         raise MachineError(f"compiling {name}.cpp failed: {done.stderr[-500:]}", hint="install a newer g++")
+    target.chmod(0o755)
 
 
 def _digest(name: str, element: Element) -> str:
     sources = [(HERE / file).read_text(encoding="utf-8") for file in (f"{name}.cpp", "numbers.hpp")]
-    version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=False).stdout
-    return digest_of(sources, element, FLAGS, version, _processor())
+    return digest_of(sources, element, FLAGS, _words_of(compiler()), _processor())
+
+
+@cache
+def _words_of(compiler: tuple[str, ...]) -> str:
+    """What a compiler says of itself."""
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
 def _processor() -> str:
