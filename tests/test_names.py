@@ -18,7 +18,8 @@ def test_the_file_name_is_the_name(kind: str) -> None:
     assert known
     assert list(known) == sorted(set(known))
     folder = Path(names.__file__).parent / kind
-    assert set(known) <= {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    folders = {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert set(known) <= ({path.stem for path in folder.glob("*.py")} | folders) - {"__init__"}
 
 
 def test_a_name_gives_its_module() -> None:
