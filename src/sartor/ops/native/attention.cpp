@@ -12,8 +12,6 @@
 #include <omp.h>
 #include <vector>
 
-typedef uint32_t Unit;                              // elements along the inner size of a product, side by side
-constexpr long PER = sizeof(Unit) / sizeof(Element);  // two bf16, or one float
 constexpr long BLOCK = 48;    // queries at a time
 constexpr long CHUNK = 256;   // keys at a time in the backward: all of a step then stays in the second-level cache
 constexpr long WHOLE = 1L << 40;
@@ -21,20 +19,6 @@ constexpr long WHOLE = 1L << 40;
 static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
 
 // ---- a small matrix product: c (rows, columns) = or += a (rows, steps) b (steps, columns), steps counted in units ----
-
-static inline Floats dot(Floats sum, Unit a, Words b) {
-#if defined(ELEMENT_FLOAT32)
-    float factor;
-    memcpy(&factor, &a, 4);
-    return sum + (Floats)b * factor;
-#elif defined(__AVX512BF16__)
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
-#else
-    Words both = a + Words{}, high = Words{} + 0xffff0000u;
-    sum += (Floats)(both << 16) * (Floats)(b << 16);
-    return sum + (Floats)(both & high) * (Floats)(b & high);
-#endif
-}
 
 template <int ROWS, int VECTORS>
 static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,

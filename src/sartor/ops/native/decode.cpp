@@ -13,8 +13,6 @@
 #include <omp.h>
 #include <vector>
 
-typedef uint32_t Unit;                                // elements along the inner size of a product, side by side
-constexpr long PER = sizeof(Unit) / sizeof(Element);  // two bf16, or one float
 constexpr long PAGE = LANES;                          // tokens
 constexpr long STRETCH = 16;                          // pages at a time: the scores of a block stay in the first cache
 constexpr long ROWS = 48;                             // of a block: tokens times the query heads of a group
@@ -22,30 +20,18 @@ constexpr float NONE = -INFINITY;
 
 // ---- small products -------------------------------------------------------------------------------------------------
 
-static inline Floats dot(Floats sum, Unit a, Words b) {
-#if defined(ELEMENT_FLOAT32)
-    float factor;
-    memcpy(&factor, &a, 4);
-    return sum + (Floats)b * factor;
-#elif defined(__AVX512BF16__)
-    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
-#else
-    Words both = a + Words{}, high = Words{} + 0xffff0000u;
-    sum += (Floats)(both << 16) * (Floats)(b << 16);
-    return sum + (Floats)(both & high) * (Floats)(b & high);
-#endif
-}
-
 // c (NUM_ROWS, columns) = a · b, where the columns come in vectors at `b[0]`, `b[1]`, … and steps in units.
 template <int NUM_ROWS, int VECTORS>
 static inline void across(const Unit* a, long a_row, const Unit* const* b, long steps, float* c, long c_row) {
-    Floats sums[NUM_ROWS][VECTORS];
+    Floats sums[NUM_ROWS][VECTORS];  // in registers, as long as every loop over it is unrolled
+#pragma GCC unroll 6
     for (int i = 0; i < NUM_ROWS; i++)
+#pragma GCC unroll 4
         for (int j = 0; j < VECTORS; j++) sums[i][j] = Floats{};
     for (long k = 0; k < steps; k++) {
         Words right[VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; j++) right[j] = *reinterpret_cast<const Words*>(b[j] + k * LANES);
+        for (int j = 0; j < VECTORS; j++) right[j] = at<Words>(b[j] + k * LANES);
 #pragma GCC unroll 6
         for (int i = 0; i < NUM_ROWS; i++) {
             Unit left = a[i * a_row + k];
@@ -53,22 +39,26 @@ static inline void across(const Unit* a, long a_row, const Unit* const* b, long 
             for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], left, right[j]);
         }
     }
+#pragma GCC unroll 6
     for (int i = 0; i < NUM_ROWS; i++)
+#pragma GCC unroll 4
         for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sums[i][j]);
 }
 
 // c (NUM_ROWS, columns) += a · b, where `b[0]`, `b[1]`, … hold PAGE steps each, with `width` columns.
 template <int NUM_ROWS, int VECTORS>
 static inline void down(const Unit* a, long a_row, const Unit* const* b, long num_b, long width, float* c, long c_row) {
-    Floats sums[NUM_ROWS][VECTORS];
+    Floats sums[NUM_ROWS][VECTORS];  // in registers, as long as every loop over it is unrolled
+#pragma GCC unroll 6
     for (int i = 0; i < NUM_ROWS; i++)
+#pragma GCC unroll 4
         for (int j = 0; j < VECTORS; j++) sums[i][j] = load(c + i * c_row + j * LANES);
     for (long n = 0; n < num_b; n++)
         for (long k = 0; k < PAGE / PER; k++) {
             Words right[VECTORS];
 #pragma GCC unroll 4
             for (int j = 0; j < VECTORS; j++)
-                right[j] = *reinterpret_cast<const Words*>(b[n] + k * width + j * LANES);
+                right[j] = at<Words>(b[n] + k * width + j * LANES);
 #pragma GCC unroll 6
             for (int i = 0; i < NUM_ROWS; i++) {
                 Unit left = a[i * a_row + n * PAGE / PER + k];
@@ -76,7 +66,9 @@ static inline void down(const Unit* a, long a_row, const Unit* const* b, long nu
                 for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], left, right[j]);
             }
         }
+#pragma GCC unroll 6
     for (int i = 0; i < NUM_ROWS; i++)
+#pragma GCC unroll 4
         for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sums[i][j]);
 }
 

@@ -128,3 +128,22 @@ static inline Floats exponential(Floats x) { return two_to(x * PER_NAT); }
 
 // Lane numbers: 0 1 2 … 15.
 static inline Ints lanes() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+
+// What products step over: elements along the inner size, side by side. Two bf16, or one float.
+typedef uint32_t Unit;
+constexpr long PER = sizeof(Unit) / sizeof(Element);
+
+// sum + a · b in every lane, over the elements of a unit.
+static inline Floats dot(Floats sum, Unit a, Words b) {
+#if defined(ELEMENT_FLOAT32)
+    float factor;
+    memcpy(&factor, &a, 4);
+    return sum + (Floats)b * factor;
+#elif defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
+#else
+    Words both = a + Words{}, high = Words{} + 0xffff0000u;
+    sum += (Floats)(both << 16) * (Floats)(b << 16);
+    return sum + (Floats)(both & high) * (Floats)(b & high);
+#endif
+}
