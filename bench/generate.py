@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 import harness
+import report
 import workload as workloads
 from figures import cautions, header, line, ratio_words
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from sartor import durable
-from sartor.errors import MachineError, SartorError
+from sartor.errors import MachineError
 from sartor.hub import find
 from sartor.recipe import ModelSpec
 
@@ -45,20 +46,7 @@ SCENES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
     options = parse(arguments)
-    try:
-        result = measure(options)
-        page = markdown(result)
-        path = harness.write(result, "generate", options.results, page)
-        if options.results == harness.RESULTS:
-            import report
-
-            report.write_page(options.results)
-    except SartorError as error:
-        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
-        return error.exit_code
-    print(page)
-    say(f"written: {path} and its .md")
-    return 0
+    return report.deliver(lambda: measure(options), markdown, options.results)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 import harness
+import report
 from figures import cautions, header, line
 from harness import CACHE, MODEL, OURS, Machine, say
 from sartor import durable
-from sartor.errors import MachineError, SartorError
+from sartor.errors import MachineError
 from sartor.hub import find
 from sartor.recipe import ModelSpec
 from workload import IGNORED, Workload
@@ -89,20 +90,7 @@ SETTINGS: tuple[Setting, ...] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
     options = parse(arguments)
-    try:
-        result = measure(options)
-        page = markdown(result)
-        path = harness.write(result, "memory", options.results, page)
-        if options.results == harness.RESULTS:
-            import report
-
-            report.write_page(options.results)
-    except SartorError as error:
-        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
-        return error.exit_code
-    print(page)
-    say(f"written: {path} and its .md")
-    return 0
+    return report.deliver(lambda: measure(options), markdown, options.results)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

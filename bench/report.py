@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from figures import cautions, header, line, ratio_words
-from harness import OURS, PAGE
+from harness import OURS, PAGE, RESULTS, say, write
 from peers import CONTESTANTS
 from reach import MAX_FINAL_ERROR, common_target, seconds_to
 from sartor import durable
+from sartor.errors import SartorError
 
 Json = dict[str, Any]
 
@@ -219,6 +221,22 @@ _SECTIONS = {
     "memory": "Predicted and measured",
     "generate": "Generation",
 }
+
+
+def deliver(measure: Callable[[], Json], page_of: Callable[[Json], str], results: Path) -> int:
+    """Measure, write and print: what each benchmark's command does. The exit code is 0, or that of the error."""
+    try:
+        result = measure()
+        page = page_of(result)
+        path = write(result, result["kind"], results, page)
+        if results == RESULTS:
+            write_page(results)
+    except SartorError as error:
+        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    print(page)
+    say(f"written: {path} and its .md")
+    return 0
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:

@@ -22,7 +22,7 @@ import workload as workloads
 from contestants.common import RANK
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from peers import CONTESTANTS
-from sartor.errors import MachineError, Refused, SartorError, UserError
+from sartor.errors import MachineError, Refused, UserError
 from sartor.hub import find, shape
 from sartor.recipe import ModelSpec
 
@@ -95,18 +95,7 @@ class Bench:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
     options = parse(arguments)
-    try:
-        result = measure(options)
-        page = report.markdown(result)
-        path = harness.write(result, result["kind"], options.results, page)
-        if options.results == harness.RESULTS:
-            report.write_page(options.results)
-    except SartorError as error:
-        print(f"error: {error}\n  {error.hint}", file=sys.stderr)
-        return error.exit_code
-    print(page)
-    say(f"written: {path} and its .md")
-    return 0
+    return report.deliver(lambda: measure(options), report.markdown, options.results)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
