@@ -23,7 +23,7 @@ from sartor.errors import Unsupported
 from sartor.ops import attention, attention_block, forest_attention, gated_block
 from sartor.ops.attention_block import AttentionBlock
 from sartor.ops.block import Pass, Tools
-from sartor.ops.forest_attention import Forest, Heads
+from sartor.ops.forest_attention import Heads
 from sartor.ops.gated_block import GatedBlock
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.lora_linear import AugmentedLoraLinear
@@ -359,6 +359,3 @@ def _verify(layer: FusedLayer, call: _Call, tolerance: float) -> None:
 def _difference(found: Tensor, wanted: Tensor, start: Tensor) -> float:
     """As a share of how far `wanted` is from `start`."""
     return float((found.to(start.dtype) - wanted.to(start.dtype)).norm() / (wanted.to(start.dtype) - start).norm())
-
-
-__all__ = ["Forest", "FusedLayer", "Fusion", "fuse"]
