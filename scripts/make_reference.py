@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from sartor import cli, durable, formats
-from sartor.adapters import methods
+from sartor.adapters import methods, preset_of
 from sartor.catalogue import CATALOGUE
 from sartor.names import known, resolve
 from sartor.recipe import Named, Recipe, fields
@@ -173,9 +173,9 @@ def _objectives() -> Iterator[Row]:
 
 def _methods() -> Iterator[Row]:
     for method, name in sorted(methods().items()):
-        family = resolve("adapters", name)
-        served, merges, packs = ", ".join(family.SERVED_BY), _yes(family.MERGEABLE), _yes(family.PACKABLE)
-        yield f"`{method}`", f"`{name}`", family.SUMMARY, family.PAPER, served, merges, packs
+        preset = preset_of(method)
+        served, merges, packs = ", ".join(preset.served_by), _yes(preset.mergeable), _yes(preset.packable)
+        yield f"`{method}`", f"`{name}`", preset.summary, preset.paper, served, merges, packs
 
 
 def _code(text: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ def demand_known_names(recipe: Recipe) -> None:
     metric, adapter, objective = recipe.task.metric, recipe.tune.adapter, recipe.tune.objective
     load_metric(metric.name).config_type(**metric.settings)
     family = family_of(adapter.name)
-    family.Config(**{**family.PRESETS[adapter.name], **adapter.settings})
+    family.Config(**{**family.PRESETS[adapter.name].settings, **adapter.settings})
     resolve("objectives", objective.name).Config(**objective.settings)
     for arm in recipe.prove.arms or ():
         resolve("arms", arm)

@@ -111,7 +111,7 @@ def offer(
         Refused: it does not fit there; the hint says what would.
     """
     method = settled_method(recipe.tune.adapter, shape)
-    course = course_of(recipe.tune, shape, len(prepared.train), Reasons(), full=method.full)
+    course = course_of(recipe.tune, shape, len(prepared.train), Reasons())
     proof = plan_proof(recipe, prepared.train, prepared.test)
     work = work_of(
         prepared.train, prepared.test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")}

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sartor import timing
-from sartor.adapters import family_of
+from sartor.adapters import family_of, preset_of
 from sartor.advice import advise
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, MOMENTS, Calibration, Job
@@ -117,7 +117,7 @@ def decide(
     adapter = reasons.because("adapter", method.adapter, RECIPE_SAYS)
     objective = resolve("objectives", tune.objective.name)
     dtype = reasons.because("model.dtype", *_dtype(hardware))
-    course = course_of(tune, shape, len(train), reasons, full=method.full)
+    course = course_of(tune, shape, len(train), reasons)
     proof = plan_proof(recipe, train, test, reasons)
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
     room = _room(hardware)
@@ -182,7 +182,7 @@ def settled_method(asked: Named, shape: Shape) -> Method:
         RecipeError: a name or a setting is not known.
     """
     family = family_of(asked.name)
-    adapter = _settled(family, asked, family.PRESETS[asked.name], "tune.adapter")
+    adapter = _settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
     targets = adapter.settings.get("targets", [])
     return Method(
         adapter=adapter,
@@ -228,7 +228,7 @@ def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any) -> ModelChoice:
     )
 
 
-def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons, *, full: bool = False) -> dict[str, Any]:
+def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) -> dict[str, Any]:
     """How many steps of how many examples, and the optimizer's settings on the way: fields of the plan."""
     batch_size = reasons.decide("batch_size", tune.batch_size, *_batch_size(num_train))
     steps, epochs = _length(tune.steps, tune.epochs, num_train, batch_size, reasons)
@@ -237,7 +237,7 @@ def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons, *,
         "steps": steps,
         "epochs": epochs,
         "optimizer": reasons.decide("optimizer", tune.optimizer, "adamw", "the usual choice for fine-tuning"),
-        "learning_rate": reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape, full=full)),
+        "learning_rate": reasons.decide("learning_rate", tune.learning_rate, *_learning_rate(shape, tune.adapter.name)),
         "warmup_steps": reasons.because("warmup_steps", max(1, steps // 20), "5 % of the steps"),
         "schedule": reasons.because("schedule", "linear", "down to zero: the last steps settle"),
         "clip": reasons.because("clip", 1.0, "a gradient norm above 1 is an outlier"),
@@ -325,12 +325,15 @@ def _length(
     return steps, epochs
 
 
-def _learning_rate(shape: Shape, *, full: bool) -> tuple[float, str]:
+def _learning_rate(shape: Shape, method: str) -> tuple[float, str]:
     millions = shape.num_parameters / 1e6
     rate = 5e-4 if millions < 500 else 3e-4 if millions < 3_000 else 2e-4
-    if full:  # LoRA wants about ten times as much, whatever the task (Schulman 2025, "LoRA without regret")
-        return rate / 10, f"all {millions:,.0f} M parameters are moved: a tenth of what an adapter gets"
-    return rate, f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher"
+    multiple = preset_of(method).learning_rate
+    words = "" if multiple == 1 else f"; {method} wants {multiple:g} times what lora does"
+    return (
+        rate * multiple,
+        f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher{words}",
+    )
 
 
 def _device(hardware: Hardware) -> str:

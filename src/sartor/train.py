@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from sartor.backends import open_backend
@@ -30,7 +31,7 @@ def train(
     """
     objective = resolve("objectives", plan.objective.name)
     config = objective.Config(**plan.objective.settings)
-    backend = open_backend(plan)
+    backend = open_backend(plan, _first(plan, steps))
     place = here()
     files = keeper(run, place, backend.sum)  # of several ranks, only the first writes
     start = files.restore([backend, steps])
@@ -71,6 +72,14 @@ def train(
             return
     files.export(backend.export, finishing)
     yield Finished(step=plan.steps)
+
+
+def _first(plan: Plan, steps: Steps) -> list[Batch]:
+    """The first training batches, as many as the tuning method looks at before it begins."""
+    wanted = resolve("adapters", plan.family).HOOKS.num_batches
+    batches = [batch for step in islice(steps, wanted) for batch in step] if wanted else []
+    steps.position = 0
+    return batches[:wanted]
 
 
 def _opening(plan: Plan, run: Run, backend: Backend, start: int) -> Iterator[Event]:

@@ -18,6 +18,10 @@ HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 MADE = [name for name in optimizer.NAMES if name not in optimizer.EIGHT_BIT or HAS_BITSANDBYTES]
 
 
+def made_of(name: str, weight: nn.Parameter) -> torch.optim.Optimizer:
+    return optimizer.make(name, optimizer.groups({"weight": weight}, {}), ADAM)
+
+
 def advance(made: torch.optim.Optimizer, weight: nn.Parameter, count: int, *, first: int = 0) -> None:
     for group in made.param_groups:
         group["lr"] = ADAM.learning_rate
@@ -29,14 +33,14 @@ def advance(made: torch.optim.Optimizer, weight: nn.Parameter, count: int, *, fi
 @pytest.mark.parametrize("name", MADE)
 def test_it_goes_downhill(name: str) -> None:
     weight = nn.Parameter(torch.ones(64, 128))
-    advance(optimizer.make(name, [weight], ADAM), weight, 3)
+    advance(made_of(name, weight), weight, 3)
     assert bool((weight < 1).all())
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_its_state_comes_back_bit_by_bit(name: str) -> None:
     straight, resumed = nn.Parameter(torch.ones(64, 128)), nn.Parameter(torch.ones(64, 128))
-    one, other = optimizer.make(name, [straight], ADAM), optimizer.make(name, [resumed], ADAM)
+    one, other = made_of(name, straight), made_of(name, resumed)
     advance(one, straight, 3)
     state = {key: value.clone() for key, value in optimizer.state_of(one, straight).items()}
     with torch.no_grad():
@@ -50,7 +54,7 @@ def test_its_state_comes_back_bit_by_bit(name: str) -> None:
 
 def test_an_empty_state_makes_it_as_new() -> None:
     weight = nn.Parameter(torch.ones(4))
-    made = optimizer.make("adamw", [weight], ADAM)
+    made = made_of("adamw", weight)
     assert optimizer.state_of(made, weight) == {}
     advance(made, weight, 2)
     assert set(optimizer.state_of(made, weight)) == {"step", "exp_avg", "exp_avg_sq"}
@@ -60,7 +64,7 @@ def test_an_empty_state_makes_it_as_new() -> None:
 
 def test_a_count_of_steps_stays_a_number() -> None:
     weight = nn.Parameter(torch.ones(4))
-    made = optimizer.make("adamw", [weight], ADAM)
+    made = made_of("adamw", weight)
     optimizer.restore(made, weight, {"step": torch.tensor(7), "exp_avg": torch.zeros(4)})
     assert made.state[weight]["step"] == 7
     assert isinstance(made.state[weight]["step"], int)
@@ -69,7 +73,7 @@ def test_a_count_of_steps_stays_a_number() -> None:
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
     with pytest.raises(RecipeError, match="unknown optimizer 'adamv'") as caught:
-        optimizer.make("adamv", [nn.Parameter(torch.ones(1))], ADAM)
+        made_of("adamv", nn.Parameter(torch.ones(1)))
     assert "did you mean 'adamw'?" in caught.value.hint
 
 
@@ -77,7 +81,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
 def test_what_is_not_installed_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(UserError, match="needs bitsandbytes") as caught:
-        optimizer.make(name, [nn.Parameter(torch.ones(1))], ADAM)
+        made_of(name, nn.Parameter(torch.ones(1)))
     assert "sartor[gpu]" in caught.value.hint
 
 
@@ -86,7 +90,7 @@ def test_small_updates_are_kept_in_the_master_of_a_short_weight() -> None:
     masters = optimizer.masters_of(weights)
     assert masters["long"] is weights["long"]
     assert masters["short"].dtype == torch.float32
-    made = optimizer.make("sgd", list(masters.values()), ADAM)
+    made = optimizer.make("sgd", optimizer.groups(masters, {}), ADAM)
     for group in made.param_groups:
         group["lr"] = 1e-3
     for _ in range(10):
@@ -100,3 +104,15 @@ def test_small_updates_are_kept_in_the_master_of_a_short_weight() -> None:
     assert weights["long"].tolist() == pytest.approx([0.98] * 8, rel=1e-6)
     assert weights["short"].float().tolist() == pytest.approx([0.98] * 8, rel=4e-3)
     assert float(weights["short"].detach()[0]) < 1
+
+
+def test_each_weight_has_a_rate_of_its_own() -> None:
+    first, second, third = (nn.Parameter(torch.ones(4)) for _ in range(3))
+    groups = optimizer.groups({"first": first, "second": second, "third": third}, {"second": 16.0})
+    assert [(group["rate"], len(group["params"])) for group in groups] == [(1.0, 2), (16.0, 1)]
+    assert groups[1]["params"][0] is second
+
+
+def test_a_rate_of_a_weight_that_is_not_trained_is_refused() -> None:
+    with pytest.raises(ValueError, match="a rate for other, which is not trained"):
+        optimizer.groups({"weight": nn.Parameter(torch.ones(1))}, {"other": 2.0})

@@ -26,33 +26,31 @@ from transformers import (
 )
 
 from sartor import durable, names
-from sartor.adapters import family_of, methods
+from sartor.adapters import family_of, family_of_type, methods, preset_of, registration
+from sartor.adapters.hooks import Hooks
+from sartor.adapters.method import Preset
 from sartor.errors import RecipeError
 from sartor.hub import Shape, shape
 from sartor.types import Frozen
 
 FAMILIES = names.known("adapters")
 METHODS = methods()
-#: In another process: nothing of ours is loaded there, only what everybody has.
-PLAINLY = {
-    "adapter": """
-from peft import PeftModel
-base = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
-model = PeftModel.from_pretrained(base, sys.argv[2]).eval()
-""",
-    "model": """
-model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.float32).eval()
-""",
-}
-FRAME = """
+#: In another process: nothing of ours is loaded there, only what everybody has; for methods of ours, what makes them
+#: known to PEFT. Arguments: the base, then an export's folder and a file for its logits, again and again.
+ELSEWHERE = """
 import sys, torch
+from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
-{loaded}
-with torch.no_grad():
-    logits = model(input_ids=torch.tensor([[1, 5, 9, 200, 3000]])).logits
-assert not any(name.split(".")[0] == "sartor" for name in sys.modules)
-save_file({{"logits": logits}}, sys.argv[3])
+if {ours}:
+    import sartor.peft
+for folder, target in zip(sys.argv[2::2], sys.argv[3::2]):
+    loaded = AutoModelForCausalLM.from_pretrained(sys.argv[1] if {adapter} else folder, dtype=torch.float32)
+    model = PeftModel.from_pretrained(loaded, folder) if {adapter} else loaded
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor([[1, 5, 9, 200, 3000]])).logits
+    save_file({{"logits": logits}}, target)
+assert {ours} or not any(name.split(".")[0] == "sartor" for name in sys.modules)
 """
 #: What the folder holds, by `TRAINS`.
 FILES = {
@@ -74,7 +72,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 def config_of(method: str, **settings: Any) -> Frozen:
     family = family_of(method)
-    return family.Config(**{**family.PRESETS[method], **settings})
+    return family.Config(**{**family.PRESETS[method].settings, **settings})
 
 
 def tiny_model(folder: Path) -> Any:
@@ -110,15 +108,22 @@ def trained(folder: Path, method: str) -> Any:
 
 
 def test_members(family: ModuleType) -> None:
-    wanted = {"Config", "PRESETS", "TRAINS", "SUMMARY", "PAPER", "SERVED_BY", "MERGEABLE", "PACKABLE"}
-    assert wanted | {"attach", "export", "count"} <= set(vars(family))
-    assert 0 < len(family.SUMMARY) <= 100
-    assert "\n" not in family.SUMMARY
-    assert family.PAPER
+    wanted = {"Config", "PRESETS", "TRAINS", "PEFT_TYPES", "HOOKS"}
+    assert wanted | {"attach", "export", "count", "changes", "register"} <= set(vars(family))
     assert family.TRAINS in FILES
-    assert family.SERVED_BY
-    assert isinstance(family.MERGEABLE, bool)
-    assert isinstance(family.PACKABLE, bool)
+    assert isinstance(family.HOOKS, Hooks)
+    assert all(family_of_type(name) is family for name in family.PEFT_TYPES)
+    assert bool(family.PEFT_TYPES) == (family.TRAINS == "adapter")
+
+
+def test_presets(method: str) -> None:
+    preset = preset_of(method)
+    assert isinstance(preset, Preset)
+    assert 0 < len(preset.summary) <= 100
+    assert "\n" not in preset.summary
+    assert preset.paper
+    assert "Sartor's engine" in preset.served_by
+    assert preset.learning_rate > 0
 
 
 def test_a_family_is_a_method_of_its_own_name(family: ModuleType) -> None:
@@ -271,30 +276,50 @@ def test_top_layers_of_a_model_that_keeps_them_elsewhere(tmp_path: Path) -> None
 def test_identity_at_the_start(method: str, tiny_folder: Path) -> None:
     base = logits(tiny_model(tiny_folder))
     model = family_of(method).attach(tiny_model(tiny_folder), config_of(method))
-    assert torch.allclose(logits(model), base, rtol=1e-5, atol=1e-5)
+    same = torch.allclose(logits(model)[:, -IDS.shape[1] :], base, rtol=1e-5, atol=1e-5)
+    assert same == (not preset_of(method).not_identity)
 
 
 def test_a_trained_adapter_says_something_else(method: str, tiny_folder: Path) -> None:
     base = logits(tiny_model(tiny_folder))
-    assert not torch.allclose(logits(trained(tiny_folder, method)), base, rtol=1e-2, atol=1e-2)
+    tuned = logits(trained(tiny_folder, method))[:, -IDS.shape[1] :]
+    assert not torch.allclose(tuned, base, rtol=1e-2, atol=1e-2)
 
 
 # ---- on disk ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_export_loads_without_us_with_equal_logits(method: str, tiny_folder: Path, tmp_path: Path) -> None:
-    model = trained(tiny_folder, method)
-    expected = logits(model)
-    trains, folder = family_of(method).TRAINS, tmp_path / "export"
-    family_of(method).export(model, folder)
+@pytest.fixture(scope="module")
+def elsewhere(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, torch.Tensor, Any]]:
+    """Of every method: the folder of a trained export, the logits here, and those in a process that loads it."""
+    root = tmp_path_factory.mktemp("exports")
+    expected, kinds = {}, {}
+    for method in METHODS:
+        model = trained(tiny_folder, method)
+        expected[method] = logits(model)
+        family = family_of(method)
+        family.export(model, root / method)
+        ours = any(name.startswith(registration.PREFIX) for name in family.PEFT_TYPES)
+        kinds.setdefault((ours, family.TRAINS == "adapter"), []).append(method)
+    for (ours, adapter), members in kinds.items():
+        code = ELSEWHERE.format(ours=ours, adapter=adapter)
+        pairs = [str(path) for method in members for path in (root / method, root / f"{method}.safetensors")]
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tiny_folder), *pairs], capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    found = {method: load_file(root / f"{method}.safetensors")["logits"] for method in METHODS}
+    return {method: (root / method, expected[method], found[method]) for method in METHODS}
+
+
+def test_the_export_loads_elsewhere_with_equal_logits(method: str, tiny_folder: Path, elsewhere: Any) -> None:
+    folder, expected, found = elsewhere[method]
+    trains = family_of(method).TRAINS
     assert {path.name for path in folder.iterdir()} == FILES[trains]
     if trains == "adapter":
         settings = json.loads((folder / "adapter_config.json").read_text())
         assert settings["base_model_name_or_path"] == str(tiny_folder)
-    code = FRAME.format(loaded=PLAINLY[trains])
-    command = [sys.executable, "-c", code, str(tiny_folder), str(folder), str(tmp_path / "logits.safetensors")]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
-    found = load_file(tmp_path / "logits.safetensors")["logits"]
+        assert settings["peft_type"] in family_of(method).PEFT_TYPES
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -320,7 +345,7 @@ def test_a_whole_model_is_written_in_the_format_it_is_computed_in(
 
 
 def test_merging_equals_the_forward(method: str, tiny_folder: Path) -> None:
-    if not family_of(method).MERGEABLE or family_of(method).TRAINS == "model":
+    if not preset_of(method).mergeable or family_of(method).TRAINS == "model":
         return
     model = trained(tiny_folder, method)
     expected = logits(model)

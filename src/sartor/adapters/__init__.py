@@ -1,19 +1,31 @@
 """Tuning methods: one family per file, its members as PRESETS, every one but full tuning a PEFT method.
 
-A file `adapters/x.py` holds `Config` (its settings), `PRESETS` (method name -> settings; the family's own name among
-them), `SUMMARY`, `PAPER`, `SERVED_BY`, `MERGEABLE`, `PACKABLE`, and the functions `attach(model, config)`,
-`export(model, folder)` and `count(shape, config)`. `TRAINS` says what comes out of it, and is the name of the run's
-folder for that: an `adapter` on the base, or a `model` of its own.
+A file `adapters/x.py` holds
+
+- `TRAINS`: what comes out, and the name of the run's folder for it: an "adapter" on the base, or a "model";
+- `PRESETS`: method name -> `method.Preset`; the family's own name is among them;
+- `PEFT_TYPES`: the values of `peft_type` in `adapter_config.json` that it reads back; () for "model";
+- `Config`: its settings, a frozen value;
+- `attach(model, config)`: the model with just the method's weights trainable, adapters in fp32;
+- `export(model, folder)`: the files that PEFT (or transformers) loads;
+- `count(shape, config)`: trainable parameters, from sizes alone;
+- `changes(base, folder)`: `changes.Changes`: what the adapter in a folder makes of the loaded base, for the engine;
+- `HOOKS`: a `hooks.Hooks`, what it does in training beside its forward;
+- `register()`: makes a method of ours known to PEFT (`registration.py`); does nothing for PEFT's own.
+
+Members never import each other; what several share
+stands in a file of its own, named in `NOT_MEMBERS`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from sartor.adapters.method import Preset
 from sartor.errors import RecipeError
 from sartor.names import known, resolve, suggest
 
-NOT_MEMBERS: frozenset[str] = frozenset({"layers"})
+NOT_MEMBERS: frozenset[str] = frozenset({"layers", "method", "hooks", "registration", "changes", "saving", "merging"})
 
 
 def methods() -> dict[str, str]:
@@ -31,3 +43,19 @@ def family_of(method: str) -> Any:
     if method not in families:
         raise RecipeError(f"unknown tuning method {method!r}", hint=suggest(method, tuple(sorted(families))))
     return resolve("adapters", families[method])
+
+
+def preset_of(method: str) -> Preset:
+    """What a method says of itself.
+
+    Raises:
+        RecipeError: there is no such method.
+    """
+    preset: Preset = family_of(method).PRESETS[method]
+    return preset
+
+
+def family_of_type(peft_type: str) -> Any:
+    """The module of the family that reads a `peft_type`; None where no family does."""
+    families = (resolve("adapters", name) for name in known("adapters"))
+    return next((family for family in families if peft_type in family.PEFT_TYPES), None)

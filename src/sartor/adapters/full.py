@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from sartor.adapters.changes import Changes
+from sartor.adapters.hooks import Hooks
 from sartor.adapters.layers import top_layers
+from sartor.adapters.method import Preset
 from sartor.errors import RecipeError
 from sartor.types import Frozen
 
@@ -19,12 +22,17 @@ if TYPE_CHECKING:
     from sartor.hub import Shape
 
 TRAINS = "model"
-SUMMARY = "all weights of the model, or those of its topmost layers"
-PAPER = "arXiv 1801.06146"
-PRESETS: dict[str, dict[str, Any]] = {"full": {}}
-SERVED_BY = ("whatever serves the base", "Sartor's engine")
-MERGEABLE = True  # there is nothing left to merge
-PACKABLE = True
+PRESETS = {
+    "full": Preset(
+        summary="all weights of the model, or those of its topmost layers",
+        paper="arXiv 1801.06146",
+        served_by=("vLLM as is", "llama.cpp", "Sartor's engine"),
+        mixable=False,  # a base of its own
+        learning_rate=0.1,  # of what an adapter gets, whatever the task (Schulman 2025, "LoRA without regret")
+    )
+}
+PEFT_TYPES: tuple[str, ...] = ()
+HOOKS = Hooks()
 
 
 class Config(Frozen):
@@ -60,6 +68,15 @@ def attach(model: Any, config: Config) -> Any:
 def export(model: Any, folder: Path) -> None:
     """Write `config.json`, `generation_config.json` and safetensors, in the format that the model is computed in."""
     model.save_pretrained(folder)
+
+
+def changes(base: Any, folder: Path) -> Changes:
+    """None: what is in the folder is no adapter."""
+    return Changes()
+
+
+def register() -> None:
+    """It is no method of PEFT's."""
 
 
 def count(shape: Shape, config: Config) -> int:

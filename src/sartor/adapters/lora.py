@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from sartor.adapters.changes import Changes
+from sartor.adapters.hooks import Hooks
 from sartor.adapters.layers import top_layers
+from sartor.adapters.merging import merged_changes
+from sartor.adapters.method import Preset
+from sartor.adapters.saving import export as export
 from sartor.errors import RecipeError
 from sartor.names import suggest
 from sartor.types import Frozen
@@ -19,12 +24,15 @@ if TYPE_CHECKING:
     from sartor.hub import Shape
 
 TRAINS = "adapter"
-SUMMARY = "low-rank updates of the linear layers"
-PAPER = "arXiv 2106.09685"
-PRESETS: dict[str, dict[str, Any]] = {"lora": {}}
-SERVED_BY = ("vLLM as is", "Sartor's engine")
-MERGEABLE = True
-PACKABLE = True
+PRESETS = {
+    "lora": Preset(
+        summary="low-rank updates of the linear layers",
+        paper="arXiv 2106.09685",
+        served_by=("vLLM as is", "llama.cpp", "Sartor's engine"),
+    )
+}
+PEFT_TYPES = ("LORA",)
+HOOKS = Hooks()
 
 #: The linear layers of a Llama-like block: adapting all of them is what reaches full fine-tuning (QLoRA, §4).
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -76,10 +84,13 @@ def attach(model: Any, config: Config) -> Any:
     return get_peft_model(model, peft_config, autocast_adapter_dtype=True)
 
 
-def export(model: Any, folder: Path) -> None:
-    """Write the PEFT files `adapter_config.json` and `adapter_model.safetensors`."""
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)
+def changes(base: Any, folder: Path) -> Changes:
+    """Low-rank updates of linear layers, where the adapter is that and nothing else."""
+    return merged_changes(base, folder)
+
+
+def register() -> None:
+    """PEFT has it."""
 
 
 def count(shape: Shape, config: Config) -> int:

@@ -1,20 +1,24 @@
-"""Places to compute, one per file: each gives `open_backend(plan)`. The protocol is in `protocol.py`."""
+"""Places to compute, one per file: each gives `open_backend(plan, examples)`. The protocol is in `protocol.py`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from sartor.backends.protocol import Backend
 from sartor.backends.ranks import here
 from sartor.names import resolve
 from sartor.plan import Plan
+from sartor.types import Batch
 
 NOT_MEMBERS: frozenset[str] = frozenset({"protocol", "estimate", "frozen", "ranks", "placement", "optimizer"})
 
 
-def open_backend(plan: Plan) -> Backend:
+def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> Backend:
     """The plan's backend with weights, adapter and optimizer in place.
 
+    `examples` are training batches for methods that look at data before the first step (`hooks.Hooks.num_batches`).
     On how many ranks a plan is computed is no part of it: a run may go on with another number of them.
     """
     name = "fsdp" if plan.backend == "torch" and here().size > 1 else plan.backend
-    backend: Backend = resolve("backends", name).open_backend(plan)
+    backend: Backend = resolve("backends", name).open_backend(plan, examples)
     return backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +72,5 @@ class FakeBackend:
         save_file({"table": self._table_VV.detach()}, folder / "adapter_model.safetensors")
 
 
-def open_backend(plan: Plan) -> FakeBackend:
+def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> FakeBackend:
     return FakeBackend(plan)

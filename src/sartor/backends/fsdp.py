@@ -28,6 +28,7 @@ from sartor.backends.torch import TorchBackend
 from sartor.errors import MachineError
 from sartor.hardware import look
 from sartor.plan import Plan
+from sartor.types import Batch
 
 #: Longer than any step, evaluation or save: a rank that waits so long for another waits for a dead one.
 PATIENCE = timedelta(minutes=10)
@@ -125,7 +126,7 @@ def shard_policy(policy: Policy, device: torch.device, size: int, *, trains: str
         register_fsdp_forward_method(policy, name)
 
 
-def open_backend(plan: Plan) -> TorchBackend:
+def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> TorchBackend:
     """The torch backend with a rank in each process that torchrun started; alone in any other process.
 
     Raises:
@@ -134,7 +135,7 @@ def open_backend(plan: Plan) -> TorchBackend:
     ranks = Together()
     if len(set(ranks.join([plan.digest]))) != 1:
         raise MachineError("the ranks read different plans", hint="give them one file system, and start them at once")
-    return TorchBackend(plan, ranks)
+    return TorchBackend(plan, ranks, examples)
 
 
 def _join(place: Place, device: torch.device) -> None:

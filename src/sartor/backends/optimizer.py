@@ -21,8 +21,22 @@ EIGHT_BIT = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"}
 NAMES = ("adamw", "sgd", *EIGHT_BIT)
 
 
-def make(name: str, weights: Sequence[nn.Parameter], adam: Adam) -> torch.optim.Optimizer:
-    """An optimizer over fp32 weights. Learning rate and decay are set on every step.
+def groups(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Parameter groups of weights by name, one for each rate: a multiple of the learning rate, 1 if none is named.
+
+    Raises:
+        ValueError: a rate is of no weight.
+    """
+    if strange := rates.keys() - weights.keys():
+        raise ValueError(f"a rate for {min(strange)}, which is not trained")
+    found: dict[float, list[nn.Parameter]] = {}
+    for weight_name, weight in weights.items():
+        found.setdefault(rates.get(weight_name, 1.0), []).append(weight)
+    return [{"params": members, "rate": rate} for rate, members in found.items()]
+
+
+def make(name: str, weights: Sequence[dict[str, Any]], adam: Adam) -> torch.optim.Optimizer:
+    """An optimizer over groups of fp32 weights. Learning rate and decay are set on every step.
 
     Raises:
         RecipeError: no optimizer has that name, or it cannot work on sharded weights.
@@ -40,7 +54,7 @@ def make(name: str, weights: Sequence[nn.Parameter], adam: Adam) -> torch.optim.
         return torch.optim.AdamW(weights, fused=True, **settings)
     if name not in EIGHT_BIT:
         raise RecipeError(f"unknown optimizer {name!r}", hint=suggest(name, NAMES))
-    if any(isinstance(weight, DTensor) for weight in weights):
+    if any(isinstance(weight, DTensor) for group in weights for weight in group["params"]):
         raise RecipeError(f"{name!r} cannot work on sharded weights", hint="choose adamw: its moments are sharded too")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(f"{name!r} needs bitsandbytes", hint="pip install 'sartor[gpu]', or choose adamw")

@@ -10,6 +10,7 @@ Shape suffixes: T tokens · S segments · N supervised positions · V vocabulary
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from sartor.adapters import family_of
+from sartor.adapters import family_of, preset_of
 from sartor.backends import frozen, optimizer, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
@@ -33,6 +34,7 @@ from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
 STATE = "trainer.safetensors"
+STEP, METHOD = "step", "method:"  # in it: how many updates there were, and what the tuning method keeps
 SLOW_ATTENTION = "sdpa"
 SHARDED = (
     "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
@@ -43,7 +45,7 @@ SHARDED = (
 class TorchBackend:
     """See `protocol.Backend`."""
 
-    def __init__(self, plan: Plan, ranks: Ranks | None = None) -> None:
+    def __init__(self, plan: Plan, ranks: Ranks | None = None, examples: Sequence[Batch] = ()) -> None:
         configure(plan)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -61,9 +63,11 @@ class TorchBackend:
         placement.own(model)
         fused = placement.use_gpu_kernels(model, self._device)
         torch.manual_seed(plan.seed)
-        self._family = family
-        self._model = family.attach(model, family.Config(**plan.adapter.settings))
+        self._packable = preset_of(plan.adapter.name).packable
+        self._family, self._config = family, family.Config(**plan.adapter.settings)
+        self._model = family.attach(model, self._config)
         self._model.train()
+        family.HOOKS.calibrate(self._model, self._config, examples)
         self._policy = placement.Policy(model, _stream_dtype(model.base_model), plan.tile)
         _round_after_norms(model.base_model, model.get_output_embeddings().weight.dtype)
         self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
@@ -76,9 +80,11 @@ class TorchBackend:
             self._warnings.append(placement.recompute_layers(model, plan.recompute))
         self._shares = self._policy.fused and self._check_sharing()
         self._frozen = self._keep_below(plan) if self._shares else None
+        self._rates = family.HOOKS.rates(self._model, self._config)
+        self._step, self._num_steps = 0, plan.steps
         self._weights = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
         self._trainable = optimizer.masters_of(self._weights)
-        self._optimizer = optimizer.make(plan.optimizer, list(self._trainable.values()), plan.adam(0))
+        self._optimizer = optimizer.make(plan.optimizer, optimizer.groups(self._trainable, self._rates), plan.adam(0))
         self._micro_tokens = max(plan.micro_tokens, plan.max_length)
         self._pending: list[tuple[tuple[str, ...], torch.Tensor]] = []
         self._check_packing()
@@ -115,14 +121,19 @@ class TorchBackend:
     def step(self, adam: Adam) -> float:
         gradients = [item.grad for item in self._trainable.values() if item.grad is not None]
         self._ranks.reduce(gradients)
+        penalty = self._family.HOOKS.penalty(self._model, self._config)
+        if penalty is not None:
+            penalty.backward()  # of weights alone, so once a step and equal on all ranks
         norm = self._ranks.whole(torch.nn.utils.get_total_norm(gradients))
         self._refuse_non_finite(norm)
         if adam.clip > 0 and norm > adam.clip:
             torch._foreach_mul_(gradients, adam.clip / norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = adam.learning_rate
+            group["lr"] = adam.learning_rate * group["rate"]
             group["weight_decay"] = adam.weight_decay
         self._optimizer.step()
+        self._step += 1
+        self._family.HOOKS.after_step(self._model, self._config, self._step, self._num_steps)
         self._optimizer.zero_grad(set_to_none=True)
         self._pending.clear()
         self._refresh()
@@ -138,18 +149,23 @@ class TorchBackend:
             tensors[f"weight.{name}"] = self._on_disk(item.detach())
             for key, value in optimizer.state_of(self._optimizer, item).items():
                 tensors[f"{key}.{name}"] = self._on_disk(value)
-        tensors |= placement.random_state(self._device)
+        state = self._family.HOOKS.state(self._model, self._config)
+        tensors |= {f"{METHOD}{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+        tensors |= {STEP: torch.tensor(self._step)} | placement.random_state(self._device)
         if self._ranks.place.rank == 0:
             save_file(tensors, folder / STATE)
 
     def load(self, folder: Path) -> None:
         tensors = load_file(folder / STATE)
+        state = {key.removeprefix(METHOD): tensors.pop(key) for key in list(tensors) if key.startswith(METHOD)}
+        self._family.HOOKS.restore(self._model, self._config, state)
         for name, item in self._trainable.items():
-            state = {key.removesuffix(f".{name}"): value for key, value in tensors.items() if key.endswith(f".{name}")}
+            own = {key.removesuffix(f".{name}"): value for key, value in tensors.items() if key.endswith(f".{name}")}
             with torch.no_grad():
-                item.copy_(self._ranks.part(state.pop("weight"), item))
-            parts = {key: self._ranks.part(value, item) for key, value in state.items()}
+                item.copy_(self._ranks.part(own.pop("weight"), item))
+            parts = {key: self._ranks.part(value, item) for key, value in own.items()}
             optimizer.restore(self._optimizer, item, parts)
+        self._step = int(tensors[STEP])
         placement.set_random_state(tensors)
         self._refresh()
 
@@ -179,7 +195,7 @@ class TorchBackend:
         """
         if not self._whole:
             return []
-        if self._device.type == "cpu" and self._family.PACKABLE:
+        if self._device.type == "cpu" and self._packable:
             missing = self._agreed(_no_kernels(plan.model.dtype))
             if not missing:
                 plain, self._policy.stream = self._policy.stream, torch.float32
@@ -270,7 +286,7 @@ class TorchBackend:
         Raises:
             ModelError: they do not, and the model is sharded.
         """
-        if not self._family.PACKABLE:
+        if not self._packable:
             problem = "this tuning method cannot be packed"
         else:
             try:
@@ -328,9 +344,9 @@ class TorchBackend:
         )
 
 
-def open_backend(plan: Plan) -> TorchBackend:
+def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> TorchBackend:
     """Weights, adapter and optimizer of a plan, in place."""
-    return TorchBackend(plan)
+    return TorchBackend(plan, examples=examples)
 
 
 def configure(plan: Plan) -> None:

@@ -1,0 +1,90 @@
+"""What an adapter makes of a base, as an engine needs it to answer with many adapters in one batch.
+
+A change belongs to a module of the base, by its name there; several of one adapter's may belong to the same. Each is
+exact: applied to an adapter's own tokens it gives what PEFT's forward gives.
+
+Shapes: K inputs · N outputs · R rank · M bottleneck · P virtual tokens · D hidden size · G width of all key heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """y += up_NR (down_RK x): the scale is already in `up`."""
+
+    down_RK: torch.Tensor
+    up_NR: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """Another weight in the place of the module's own: a linear layer's (N, K), a norm's (D,), and a bias (N,)."""
+
+    weight: torch.Tensor
+    bias_N: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """x := x · input_K before a linear layer, or y := y · output_N after it; None where nothing is scaled."""
+
+    input_K: torch.Tensor | None = None
+    output_N: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """y += bias_N after a linear layer or a norm."""
+
+    bias_N: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Bottleneck:
+    """y += scale · (up_NM f(down_MK z + down_bias_M) + up_bias_N).
+
+    z is what the module gives (`reads` "output"), or, for an adapter beside it, what it reads ("input").
+    """
+
+    down_MK: torch.Tensor
+    down_bias_M: torch.Tensor
+    up_NM: torch.Tensor
+    up_bias_N: torch.Tensor
+    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "none"]
+    scale: float = 1.0
+    reads: Literal["output", "input"] = "output"
+
+
+Change = LowRank | Weight | Scale | Shift | Bottleneck
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Virtual tokens at the beginning of each sequence, at positions 0 to P - 1, as embeddings."""
+
+    embeddings_PD: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The same as keys and values of each layer; the keys are not rotated any more. Text begins at position P."""
+
+    keys_PG: Sequence[torch.Tensor]
+    values_PG: Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """All of one adapter. `alone` says why it cannot be answered with beside others; "" when it can."""
+
+    modules: Mapping[str, Sequence[Change]] = field(default_factory=dict)
+    beginning: Prompt | Prefix | None = None
+    alone: str = ""

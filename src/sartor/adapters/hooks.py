@@ -1,0 +1,44 @@
+"""What a family does in training beside its forward. The defaults do nothing, which is what most families want."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from sartor.types import Batch
+
+    Tensors = Mapping[str, torch.Tensor]
+
+
+def _nothing(*arguments: Any) -> None:
+    """No hook."""
+
+
+def _empty(*arguments: Any) -> dict[str, Any]:
+    """No entries."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The first two arguments of each are the attached model and the family's `Config`.
+
+    `num_batches` training batches go to `calibrate(model, config, batches)` once, before the first step and before
+    weights are laid out for speed; a run that goes on calibrates on the same ones again, then loads its state.
+    `rates(model, config)`: the learning rate of a parameter, by its name, as a multiple of the plan's.
+    `penalty(model, config)`: a scalar that is added to the loss once a step, or None.
+    `after_step(model, config, step, num_steps)`: after update `step` (from 1), while gradients are still there.
+    `state(model, config)`, `restore(model, config, tensors)`: what a checkpoint must hold beside trained weights.
+    """
+
+    num_batches: int = 0
+    calibrate: Callable[[Any, Any, Sequence[Batch]], None] = _nothing
+    rates: Callable[[Any, Any], Mapping[str, float]] = _empty
+    penalty: Callable[[Any, Any], torch.Tensor | None] = _nothing
+    after_step: Callable[[Any, Any, int, int], None] = _nothing
+    state: Callable[[Any, Any], Tensors] = _empty
+    restore: Callable[[Any, Any, Tensors], None] = _nothing

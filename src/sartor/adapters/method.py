@@ -1,0 +1,33 @@
+"""What a tuning method says of itself: its settings over those of its family, and how what comes out is served."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sartor.types import Frozen, Json
+
+#: Who can answer with what a method made. "vLLM after merge" needs `sartor convert --to model`, "vLLM after conversion"
+#: `sartor convert --to lora`; "llama.cpp" takes a LoRA as a GGUF file, and a merged model.
+Server = Literal["vLLM as is", "vLLM after conversion", "vLLM after merge", "llama.cpp", "Sartor's engine"]
+
+
+class Preset(Frozen):
+    """One method of a family.
+
+    `mergeable`: the base's own layers can give what it gives, by other weights. `packable`: many examples go through
+    one flat forward; else one by one. `mixable`: Sartor's engine answers with it beside others in one batch.
+    `learning_rate`: the usual one, as a multiple of LoRA's on the same base. `not_identity`: why an adapter
+    that was not trained yet answers otherwise than its base; "" where it does not.
+    """
+
+    summary: str
+    paper: str
+    served_by: tuple[Server, ...]
+    settings: Json = Field(default_factory=dict)
+    mergeable: bool = True
+    packable: bool = True
+    mixable: bool = True
+    learning_rate: float = 1.0
+    not_identity: str = ""
