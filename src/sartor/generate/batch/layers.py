@@ -55,7 +55,7 @@ class Product:
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
         self._bias = bias_N
-        self._packed = weight_NK.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self._packed = weight_NK.dtype == torch.bfloat16 and _multiplies_bf16()
         weight = weight_NK.contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS) if self._packed else weight
 
@@ -64,6 +64,11 @@ class Product:
             return F.linear(x, self._weight, self._bias)
         y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return y
+
+
+def _multiplies_bf16() -> bool:
+    """Whether oneDNN is there and has bf16 products for this processor (from AVX-512 on)."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call, no-any-return]
 
 
 class Together:
