@@ -51,7 +51,9 @@ class Shift:
 class Bottleneck:
     """y += scale · (up_NM f(down_MK z + down_bias_M) + up_bias_N).
 
-    z is what the module gives (`reads` "output"), or, for an adapter beside it, what it reads ("input").
+    z is what the module gives (`reads` "output"), or, for an adapter beside it, what it reads ("input"). The module is
+    the linear layer that ends a sublayer (`o_proj`, `down_proj`) or, for one beside it, the whole feed-forward layer
+    (`mlp`): z is then what the norm before it gives, and y what is added to the stream. In fp32, rounded once with y.
     """
 
     down_MK: torch.Tensor
