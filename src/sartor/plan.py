@@ -11,9 +11,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from sartor.recipe import Optimizer
+from sartor.recipe import Optimizer, Quantize
 from sartor.types import Frozen, Json, digest_of
 
+#: How the base's weights are held: those of the recipe, or as the checkpoint itself has them.
+Quantized = Quantize | Literal["gptq", "awq"]
 #: "mlp" computes gate and up again, "layer" everything but the residual stream.
 Recompute = Literal["none", "mlp", "layer"]
 
@@ -33,6 +35,7 @@ class ModelChoice(Frozen):
     revision: str
     digest: str
     dtype: Literal["bfloat16", "float32"]
+    quantize: Quantized = Field(default="none", description="How the frozen weights are held in memory.")
     template: Json
     context: int
 

@@ -26,6 +26,8 @@ from sartor.types import Frozen, Json, digest_of
 
 DEFAULT_FILE = "sartor.yaml"
 Optimizer = Literal["adamw", "sgd", "adamw_8bit", "paged_adamw_8bit"]
+#: Kinds of numbers in which a base's frozen weights can be held; "none" is the type of the products.
+Quantize = Literal["none", "nf4", "fp4", "int8"]
 
 
 def _field(default: Any, what: str, *, when: str, **limits: Any) -> Any:
@@ -61,6 +63,11 @@ class ModelSpec(Frozen):
         "main",
         "Revision of a hub model; the plan pins it to the commit it found.",
         when="Name a commit when others must get exactly your base.",
+    )
+    quantize: Quantize | None = _field(
+        None,
+        "How the frozen weights are held: nf4 or fp4 (4 bits), int8, or none. Any adapter can be trained on each.",
+        when="nf4 when the base does not fit otherwise; it costs a little of the answers, which the proof measures.",
     )
     template: Json = _field(
         {},

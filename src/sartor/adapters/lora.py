@@ -29,7 +29,15 @@ PRESETS = {
         summary="low-rank updates of the linear layers",
         paper="arXiv 2106.09685",
         served_by=("vLLM as is", "llama.cpp", "Sartor's engine"),
-    )
+    ),
+    # Rank and scale are LoRA's: with all layers adapted the rank hardly matters (QLoRA, fig. 4), and on a small base
+    # r 64 takes more memory for Adam than four bits save (docs/why/quantisation.md). The paper: r 64, alpha 16.
+    "qlora": Preset(
+        summary="LoRA on a base whose weights have four bits",
+        paper="arXiv 2305.14314",
+        served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
+        quantize="nf4",
+    ),
 }
 PEFT_TYPES = ("LORA",)
 HOOKS = Hooks()

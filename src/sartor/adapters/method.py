@@ -19,7 +19,9 @@ class Preset(Frozen):
     `mergeable`: the base's own layers can give what it gives, by other weights. `packable`: many examples go through
     one flat forward; else one by one. `mixable`: Sartor's engine answers with it beside others in one batch.
     `learning_rate`: the usual one, as a multiple of LoRA's on the same base. `not_identity`: why an adapter
-    that was not trained yet answers otherwise than its base; "" where it does not.
+    that was not trained yet answers otherwise than its base; "" where it does not. `quantize`: the kind of base that it
+    wants where the recipe names none ("" is any). `moves_base`: what of the base's own weights it changes, so that it
+    cannot have a quantised one; "" where it changes none.
     """
 
     summary: str
@@ -31,3 +33,5 @@ class Preset(Frozen):
     mixable: bool = True
     learning_rate: float = 1.0
     not_identity: str = ""
+    quantize: str = ""
+    moves_base: str = ""
