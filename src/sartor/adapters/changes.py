@@ -3,7 +3,8 @@
 A change belongs to a module of the base, by its name there; several of one adapter's may belong to the same. Each is
 exact: applied to an adapter's own tokens it gives what PEFT's forward gives.
 
-Shapes: K inputs · N outputs · R rank · M bottleneck · P virtual tokens · D hidden size · G width of all key heads.
+Shapes: K inputs · N outputs · R rank · M bottleneck · P virtual tokens · D hidden size · G width of all key heads
+· C tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -65,7 +66,19 @@ class Bottleneck:
     reads: Literal["output", "input"] = "output"
 
 
-Change = LowRank | Weight | Scale | Shift | Bottleneck
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Of a head: the logits of `tokens_C` are rows_CD x + bias_C, those of all other tokens stay as they are.
+
+    An embedding that is tied to the head keeps its own rows.
+    """
+
+    tokens_C: torch.Tensor
+    rows_CD: torch.Tensor
+    bias_C: torch.Tensor
+
+
+Change = LowRank | Weight | Scale | Shift | Bottleneck | Rows
 
 
 @dataclass(frozen=True, slots=True)

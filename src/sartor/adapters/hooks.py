@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from sartor.adapters.changes import Prefix, Prompt, Rows
     from sartor.types import Batch
 
     Tensors = Mapping[str, torch.Tensor]
@@ -23,6 +24,11 @@ def _empty(*arguments: Any) -> dict[str, Any]:
     return {}
 
 
+def _zero(*arguments: Any) -> int:
+    """None of them."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """The first two arguments of each are the attached model and the family's `Config`.
@@ -33,6 +39,10 @@ class Hooks:
     `penalty(model, config)`: a scalar that is added to the loss once a step, or None.
     `after_step(model, config, step, num_steps)`: after update `step` (from 1), while gradients are still there.
     `state(model, config)`, `restore(model, config, tensors)`: what a checkpoint must hold beside trained weights.
+    `num_virtual(config)`: places of the context that virtual tokens take at the beginning of each sequence.
+    `beginning(model, config)`: those tokens as they are now, for one forward; gradients go through them to what is
+    trained. The backend puts them before each segment, so the model is run without PEFT's own insertion.
+    `head_rows(model, config)`: rows of the head that the method trains, likewise.
     """
 
     num_batches: int = 0
@@ -42,3 +52,6 @@ class Hooks:
     after_step: Callable[[Any, Any, int, int], None] = _nothing
     state: Callable[[Any, Any], Tensors] = _empty
     restore: Callable[[Any, Any, Tensors], None] = _nothing
+    num_virtual: Callable[[Any], int] = _zero
+    beginning: Callable[[Any, Any], Prompt | Prefix | None] = _nothing
+    head_rows: Callable[[Any, Any], Rows | None] = _nothing
