@@ -1,0 +1,153 @@
+"""What commands share: their arguments, the work that brings a run to a stage, and putting out what was found."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sartor.errors import Refused, UserError
+
+if TYPE_CHECKING:
+    from sartor.proof import Proof
+    from sartor.recipe import Recipe
+    from sartor.stages import Bench
+    from sartor.store import Run
+
+talk = Console(stderr=True)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="[RECIPE]", help="The recipe.", show_default=True)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a recipe key: a.b=value.")]
+RunName = Annotated[str, typer.Option("--run", help="A run's folder, name or id, instead of the recipe's own.")]
+NumRanks = Annotated[int, typer.Option("--ranks", min=1, help="Processes that train together: one for each GPU.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+DEFAULT = Path("sartor.yaml")
+
+
+def work(
+    last: str,
+    recipe: Path,
+    sets: list[str] | None,
+    name: str,
+    *,
+    without: tuple[str, ...] = (),
+    anyway: bool = False,
+) -> Bench:
+    """Bring a run to a stage, telling what happens on the way."""
+    from sartor.hardware import prepare_environment
+    from sartor.launch.signals import requests
+    from sartor.sinks.console import ConsoleSink
+    from sartor.stages import Bench, run_until
+
+    prepare_environment()
+    run = run_named(name) if name else open_recipe(recipe, sets)[0]
+    bench = Bench(run, anyway=anyway)
+
+    def stop(number: int) -> None:
+        run.stopping = True
+        talk.print("stopping after this step; once more to leave at once")
+
+    with run.locked(), requests(stop, signal.SIGTERM, signal.SIGINT) as received, ConsoleSink(talk) as sink:
+        for event in run_until(bench, last, without=without):
+            sink(event)
+    if received:
+        raise typer.Exit(128 + received[0])
+    return bench
+
+
+def train_on(num_ranks: int, recipe: Path, sets: list[str] | None, name: str, **how: Any) -> None:
+    """Train in several processes, if more than one is asked for; what comes after finds it done."""
+    from sartor.launch.torchrun import launch
+
+    code = launch(work("plan", recipe, sets, name, **how), num_ranks) if num_ranks > 1 else 0
+    if code:
+        raise typer.Exit(code)
+
+
+def open_recipe(recipe: Path, sets: list[str] | None) -> tuple[Run, Recipe]:
+    from sartor.recipe import load
+    from sartor.store import open_run
+
+    asked = load(recipe, sets or ())
+    return open_run(recipe, asked), asked
+
+
+def run_named(name: str) -> Run:
+    from sartor.store import find_run
+
+    return find_run(Path(), name)
+
+
+def newest_run() -> Run:
+    from sartor.store import all_runs
+
+    found = all_runs(Path())
+    if not found:
+        raise UserError("no runs here yet", hint="`sartor run` makes one")
+    return found[0]
+
+
+def runs_named(names: list[str], recipe: Path) -> list[Run]:
+    return [run_named(name) for name in names] if names else [open_recipe(recipe, None)[0]]
+
+
+def servable(run: Run) -> Path:
+    """A run's artifact; its bare adapter or model, with a warning, when it was not packaged."""
+    if run.path("artifact/manifest.json").is_file():
+        return run.path("artifact")
+    if (run.result / "manifest.json").is_file():
+        talk.print(
+            f"[yellow]warning[/yellow] {run.id} is not packaged (verdict: {run.verdict() or 'none yet'})",
+            highlight=False,
+        )
+        return run.result
+    raise Refused(f"{run.id} has nothing to serve yet", hint="`sartor run` trains, proves and packages it")
+
+
+def put(document: Any, shown: Any, as_json: bool) -> None:
+    """One JSON document, or the same for people, on stdout."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    else:
+        Console().print(shown, highlight=False, soft_wrap=isinstance(shown, str))
+
+
+def tell_proof(bench: Bench, name: str, as_json: bool) -> str:
+    from sartor.sinks.tables import show_proof
+
+    proof = read_proof(bench.run, name)
+    put(proof.model_dump(mode="json", by_alias=True), show_proof(proof), as_json)
+    return proof.verdict
+
+
+def read_proof(run: Run, name: str) -> Proof:
+    from sartor.proof import Proof
+    from sartor.store import read_json
+
+    return Proof.model_validate(read_json(run.path(name)))
+
+
+def lines_of(run: Run, name: str) -> Iterator[Any]:
+    from sartor import durable
+
+    return durable.read_lines(run.path(name))
+
+
+def foretold(bench: Bench) -> None:
+    """The plan's estimates beside what was measured."""
+    from sartor.sinks.tables import minutes
+    from sartor.stages import measured
+
+    told, found = bench.plan.estimate, measured(bench.run)
+    talk.print(
+        f"foretold → measured: memory {told.peak_bytes / 2**30:.2f} → {found['peak_bytes'] / 2**30:.2f} GiB, "
+        f"training {minutes(told.seconds)} → {minutes(found['seconds'])}, tokens {told.tokens:,} → {found['tokens']:,} "
+        f"({found['tokens_per_second']:,.0f} tokens/s)",
+        highlight=False,
+    )

@@ -1,0 +1,202 @@
+"""The verbs: each brings a run one noun further."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sartor.cli.common import (
+    DEFAULT,
+    AsJson,
+    NumRanks,
+    Overrides,
+    RecipePath,
+    RunName,
+    foretold,
+    lines_of,
+    put,
+    read_proof,
+    run_named,
+    runs_named,
+    servable,
+    talk,
+    tell_proof,
+    train_on,
+    work,
+)
+from sartor.errors import UserError
+
+app = typer.Typer()
+
+
+@app.command()
+def new(
+    data: Annotated[Path, typer.Argument(help="Your examples: JSONL, a JSON array, or text.")],
+    recipe: Annotated[Path, typer.Option("--recipe", help="Where to write the recipe.")] = DEFAULT,
+    model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m-instruct",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
+) -> None:
+    """Write a recipe for a data file: format sniffed, metric proposed, each choice explained."""
+    from sartor import durable
+    from sartor.new import propose
+
+    if recipe.exists() and not force:
+        raise UserError(f"{recipe} is there already", hint="edit it, or write it anew with --force")
+    durable.atomic_write(recipe, propose(data, relative_to=recipe.parent, model=model))
+    talk.print(f"wrote {recipe}; next: [bold]sartor check[/bold]", highlight=False)
+
+
+@app.command()
+def check(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
+    """Say what would go wrong, with line numbers, before anything expensive. Exit code 1 when something would."""
+    from sartor.sinks.tables import show_check
+
+    bench = work("check", recipe, sets, run)
+    found = bench.check
+    put(found.model_dump(mode="json", by_alias=True), show_check(found), as_json)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def baseline(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
+    """Measure what the untuned model already reaches: zero-shot and few-shot, on the held-out items."""
+    bench = work("baseline", recipe, sets, run)
+    tell_proof(bench, "baseline.json", as_json)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    arithmetic: Annotated[bool, typer.Option("--explain", help="The arithmetic of memory, item by item.")] = False,
+    on: Annotated[str, typer.Option(help="For another machine: h200, h100x8, a100-80x4, l4, rtx4090 …")] = "",
+    price: Annotated[float, typer.Option(help="With --on: of a device and hour, for the price of the run.", min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Decide every number, each with its reason; estimate memory and time, here or on another machine."""
+    from sartor.explain import offer_document, plan_document
+    from sartor.sinks.tables import show_plan
+
+    if on or price:
+        from sartor.elsewhere import offer_of
+
+        offer = offer_of(run_named(run).path("recipe.yaml") if run else recipe, sets or (), on, price=price)
+        document, text = offer_document(offer, arithmetic=arithmetic)
+        return put(document, escape(text), as_json)
+    bench = work("plan", recipe, sets, run, without=("baseline",))
+    document, text = plan_document(bench.plan, bench.shape, arithmetic=arithmetic)
+    put(document, show_plan(bench.plan), as_json)
+    return None if as_json else put(document, escape(text), as_json)
+
+
+@app.command()
+def train(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    ranks: NumRanks = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train the adapter; goes on from the newest good checkpoint."""
+    train_on(ranks, recipe, sets, run, without=("baseline",))
+    bench = work("train", recipe, sets, run, without=("baseline",))
+    foretold(bench)
+    put(
+        {"run": bench.run.id, bench.run.result.name: str(bench.run.result)},
+        f"{bench.run.result.name}: {bench.run.result}",
+        as_json,
+    )
+
+
+@app.command()
+def prove(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
+    """Compare tuned and untuned on the same held-out items; the verdict. Exit code 1 unless it is `ship`."""
+    bench = work("prove", recipe, sets, run)
+    verdict = tell_proof(bench, "proof.json", as_json)
+    if verdict != "ship":
+        raise typer.Exit(1)
+
+
+@app.command()
+def package(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    anyway: Annotated[bool, typer.Option("--anyway", help="Package whatever the verdict is.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put the proved adapter into a folder with tokenizer, template, stop tokens, card, proof and lineage."""
+    bench = work("package", recipe, sets, run, anyway=anyway)
+    folder = bench.run.path("artifact")
+    put({"run": bench.run.id, "artifact": str(folder)}, f"artifact: {folder}", as_json)
+
+
+@app.command(name="run")
+def run_all(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    ranks: NumRanks = 1,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Package whatever the verdict is.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """check → baseline → plan → train → prove → package. Can be stopped and continued; unchanged stages are skipped."""
+    from sartor.proof import Item
+    from sartor.sinks.tables import show_answers
+    from sartor.store import STAGES
+
+    train_on(ranks, recipe, sets, run)
+    bench = work("prove", recipe, sets, run)
+    verdict = tell_proof(bench, "proof.json", as_json)
+    items = [Item.model_validate(line) for line in lines_of(bench.run, "items.jsonl")]
+    best = read_proof(bench.run, "proof.json").best_untuned.name
+    talk.print(show_answers(items, best, "tuned"))
+    foretold(bench)
+    talk.print(f"report: {bench.run.path('report.html')}", highlight=False, soft_wrap=True)
+    if verdict != "ship" and not anyway:
+        raise typer.Exit(1)
+    work("package", recipe, sets, run, anyway=anyway, without=tuple(STAGES)[:-1])
+    talk.print(
+        f"artifact: {bench.run.path('artifact')}; next: [bold]sartor serve[/bold]", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs to serve; the recipe's own if none.")
+    ] = None,
+    recipe: Annotated[Path, typer.Option("--recipe", help="The recipe whose run is served.")] = DEFAULT,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(help="The key that clients must send; SARTOR_API_KEY, or one made on first start.")
+    ] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option(help="A proxy with TLS stands in front: allow other addresses.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="What computes: sartor, llamacpp or vllm.")] = "sartor",
+) -> None:
+    """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
+    from sartor.hardware import prepare_environment
+    from sartor.serve.desk import open_desk
+    from sartor.serve.keys import find_key
+    from sartor.serve.run import serve as answer
+
+    prepare_environment()
+    folders = [servable(run) for run in runs_named(runs or [], recipe)]
+    key = find_key(api_key, os.environ)
+    desk = open_desk(folders, engine)
+
+    def ready(url: str) -> None:
+        names = ", ".join(model.name for model in desk.models)
+        secret = key.text if key.origin not in ("--api-key", "SARTOR_API_KEY") else f"the one from {key.origin}"
+        talk.print(f"serving {names}\n  base URL {url}\n  key {secret}", highlight=False, soft_wrap=True)
+
+    answer(desk, key=key, host=host, port=port, behind_proxy=behind_proxy, ready=ready)
