@@ -2,7 +2,7 @@
 
 That file is the plain twin, and computes what lies on the CPU. FlashAttention 3 is used where it is installed.
 
-Shapes: H query heads · G key/value heads · T tokens · D head size.
+Shapes: H query heads · G key/value heads · T tokens · D head size · P tokens of a prefix · K keys · S segments.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def flat_attention(
     *,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    prefix: attention.Prefix | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each segment, causally: (1, T, H, D). On the CPU this is `attention.flat_attention`.
@@ -43,13 +44,11 @@ def flat_attention(
     Raises:
         Unsupported: what `attention.flat_attention` refuses, fp32, or heads larger than 256.
     """
+    inputs = (query_1HTD, key_1GTD, value_1GTD, attention_mask)
     if not query_1HTD.is_cuda:
-        return attention.flat_attention(
-            module, query_1HTD, key_1GTD, value_1GTD, attention_mask, cu_seq_lens_q=cu_seq_lens_q, **rest
-        )
-    asked = prepared(
-        query_1HTD, key_1GTD, value_1GTD, attention_mask, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, **rest
-    )
+        return attention.flat_attention(module, *inputs, cu_seq_lens_q=cu_seq_lens_q, prefix=prefix, **rest)
+    earlier = () if prefix is None else attention.prefix_of(module, prefix, value_1GTD)
+    asked = prepared(*inputs, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, earlier=earlier, **rest)
     output_THD = varlen_attn(**asked)
     assert isinstance(output_THD, torch.Tensor)  # a tuple only where the log-sum-exp is asked for
     return output_THD[None], None
@@ -68,22 +67,26 @@ def prepared(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    earlier: tuple[torch.Tensor, ...] = (),
     **_: Any,
 ) -> dict[str, Any]:
     """The arguments of `varlen_attn`: (T, H, D) instead of (1, H, T, D), and everything in the type of the values.
+
+    `earlier`: keys and values (G, P, D) that stand before those of every segment.
 
     Raises:
         Unsupported: as above.
     """
     if cu_seq_lens_q is None or max_length_q is None:
         raise Unsupported("flat attention without segments", hint="pass cu_seq_lens_q and max_length_q")
+    longest = max_length_q + sum(part.shape[1] for part in earlier[:1])
     refusals = {
         "an attention mask": attention_mask is not None,
         f"{query_1HTD.shape[0]} rows": query_1HTD.shape[0] != 1,
         "dropout": dropout != 0.0,
         "a softcap": softcap is not None,
         "attention sinks": s_aux is not None,
-        f"a sliding window of {sliding_window}": sliding_window is not None and sliding_window < max_length_q,
+        f"a sliding window of {sliding_window}": sliding_window is not None and sliding_window < longest,
         f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
         f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
     }
@@ -92,7 +95,7 @@ def prepared(
             raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
     dtype = value_1GTD.dtype  # rotation may leave queries and keys in fp32
     query, key, value = (part[0].transpose(0, 1).to(dtype) for part in (query_1HTD, key_1GTD, value_1GTD))
-    return {
+    asked = {
         "query": query,
         "key": key,
         "value": value,
@@ -104,6 +107,26 @@ def prepared(
         "window_size": CAUSAL,
         "enable_gqa": query_1HTD.shape[1] != key_1GTD.shape[1],
     }
+    return asked | _preceded(earlier, asked) if earlier else asked
+
+
+def _preceded(earlier: tuple[torch.Tensor, ...], asked: dict[str, Any]) -> dict[str, Any]:
+    """What changes where keys and values stand before every segment.
+
+    The kernel takes queries for the last of their segment, so all of them see these. No length leaves the GPU.
+    """
+    offsets_S1, num_prefix = asked["cu_seq_q"], earlier[0].shape[1]
+    num_segments = len(offsets_S1) - 1
+    ends_S1 = offsets_S1 + num_prefix * torch.arange(num_segments + 1, dtype=offsets_S1.dtype, device=offsets_S1.device)
+    places_K = torch.arange(asked["key"].shape[0] + num_segments * num_prefix, device=offsets_S1.device)
+    segment_K = torch.bucketize(places_K, ends_S1[1:], right=True)
+    within_K = places_K - ends_S1[segment_K]
+    sources_K = torch.where(within_K < num_prefix, within_K, within_K + offsets_S1[segment_K])
+    whole = {
+        name: torch.cat([own_GPD.transpose(0, 1).to(asked[name].dtype), asked[name]])[sources_K]
+        for name, own_GPD in zip(("key", "value"), earlier, strict=True)
+    }
+    return {**whole, "cu_seq_k": ends_S1, "max_k": asked["max_k"] + num_prefix}
 
 
 def register() -> None:
