@@ -25,7 +25,23 @@ from sartor.adapters.method import Preset
 from sartor.errors import RecipeError
 from sartor.names import known, resolve, suggest
 
-NOT_MEMBERS: frozenset[str] = frozenset({"layers", "method", "hooks", "registration", "changes", "saving", "merging"})
+NOT_MEMBERS: frozenset[str] = frozenset(
+    {
+        "layers",
+        "method",
+        "hooks",
+        "registration",
+        "changes",
+        "saving",
+        "merging",
+        "low_rank",
+        "beside",
+        "layer_fusion",
+        "ladder",
+        "branches",
+        "wrapping",
+    }
+)
 
 
 def methods() -> dict[str, str]:

@@ -13,10 +13,12 @@ from pydantic import Field
 from sartor.adapters.changes import Changes
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.layers import top_layers
+from sartor.adapters.low_rank import PLAIN, beyond_plain, changes_of, read_lora
 from sartor.adapters.merging import merged_changes
 from sartor.adapters.method import Preset
 from sartor.adapters.saving import export as export
-from sartor.errors import RecipeError
+from sartor.adapters.saving import read_config
+from sartor.errors import ModelError, RecipeError
 from sartor.names import suggest
 from sartor.types import Frozen
 
@@ -42,6 +44,8 @@ PRESETS = {
 PEFT_TYPES = ("LORA",)
 HOOKS = Hooks()
 
+#: Starts at which PEFT changes the base, or may, that it repeats exactly when it loads the adapter.
+REMADE = ("pissa", "olora", "mica")
 #: The linear layers of a Llama-like block: adapting all of them is what reaches full fine-tuning (QLoRA, §4).
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -93,8 +97,21 @@ def attach(model: Any, config: Config) -> Any:
 
 
 def changes(base: Any, folder: Path) -> Changes:
-    """Low-rank updates of linear layers, where the adapter is that and nothing else."""
-    return merged_changes(base, folder)
+    """Low-rank updates of linear layers, where the adapter is that and nothing else; else the weights that it gives.
+
+    Raises:
+        ModelError: it is no adapter of this base, or of a base that PEFT changed in a way which nobody can repeat.
+    """
+    config = read_config(folder)
+    start = config.get("init_lora_weights", True)
+    if start not in (*PLAIN["init_lora_weights"], *REMADE):
+        raise ModelError(
+            f"the adapter in {folder} changed its base before it was trained (init_lora_weights = {start!r})",
+            hint="save it once more where it was trained, with PEFT's `path_initial_model_for_weight_conversion`",
+        )
+    if beyond_plain(config):
+        return merged_changes(base, folder)
+    return changes_of(base, read_lora(folder), folder)
 
 
 def register() -> None:

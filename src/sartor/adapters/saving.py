@@ -2,11 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sartor.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DAMAGED = "the file is damaged, or not written by PEFT: run `sartor package` again, or copy the adapter anew"
 
 
 def export(model: Any, folder: Path) -> None:
     """Write the PEFT files `adapter_config.json` and `adapter_model.safetensors`."""
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter.
+
+    Raises:
+        ModelError: the folder holds none, or they cannot be read.
+    """
+    file = _file(folder, CONFIG)
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} cannot be read: {error}", hint=DAMAGED) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{file} cannot be read: it is no JSON object", hint=DAMAGED)
+    return config
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter, by PEFT's names.
+
+    Raises:
+        ModelError: the folder holds none, or they cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = _file(folder, WEIGHTS)
+    try:
+        weights: dict[str, torch.Tensor] = load_file(file)
+    except SafetensorError as error:
+        raise ModelError(f"{file} cannot be read: {error}", hint=DAMAGED) from error
+    return weights
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise ModelError(f"{folder} has no {name}", hint="name a folder that holds an adapter as PEFT writes it")
+    return folder / name
