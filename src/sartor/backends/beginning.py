@@ -12,6 +12,7 @@ Shapes: T tokens · P virtual tokens · D hidden size · G width of all key head
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,10 +61,12 @@ def embed(text: torch.nn.Module, tokens_T: torch.Tensor, virtual_PD: torch.Tenso
     return torch.where((tokens_T < 0)[:, None], own_TD, text_TD)
 
 
-def cached(prefix: Prefix, head_size: int, dtype: torch.dtype) -> DynamicCache:
-    """A prefix as transformers' own cache, for one segment."""
+def cached(prefix: Prefix, config: Any, dtype: torch.dtype) -> DynamicCache:
+    """A prefix as transformers' own cache, for one segment of a model with this configuration."""
+    text = config.get_text_config()
+    num_heads = text.to_dict().get("num_key_value_heads") or text.num_attention_heads
     cache = DynamicCache()
     for layer, pair in enumerate(zip(prefix.keys_PG, prefix.values_PG, strict=True)):
-        key, value = (part_PG.to(dtype).unflatten(1, (-1, head_size)).transpose(0, 1)[None] for part_PG in pair)
+        key, value = (part_PG.to(dtype).unflatten(1, (num_heads, -1)).transpose(0, 1)[None] for part_PG in pair)
         cache.update(key, value, layer)
     return cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from sartor.adapters.changes import Prefix, Prompt, Rows
+from sartor.backends import beginning
 from sartor.backends.ranks import Place
 from sartor.data.fold import fold
 from sartor.data.pack import pack, segment
@@ -61,6 +63,7 @@ class Policy(nn.Module):
     """Embedding, decoder and head as one module: sharding gathers weights around a forward, so all are read in one.
 
     `model` is the causal language model with its adapters in place; `stream` the type of the residual stream.
+    `beginning` gives the virtual tokens of a method that has some, `head_rows` the rows of the head that one trains.
     """
 
     def __init__(self, model: Any, stream: torch.dtype, tile: int = cross_entropy.TILE) -> None:
@@ -72,6 +75,8 @@ class Policy(nn.Module):
         self.packed = True
         self.fused = False
         self.whole = True
+        self.beginning: Callable[[], Prompt | Prefix | None] = _none
+        self.head_rows: Callable[[], Rows | None] = _none
         self.upper: Any = None  # the decoder without its frozen lower layers, where what leaves those is kept
 
     def forward(
@@ -98,6 +103,10 @@ class Policy(nn.Module):
         else:
             hidden_ND = self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
         head_VD = self.model.get_output_embeddings().weight
+        rows = self.head_rows()
+        if rows is not None:
+            own = (rows.tokens_C, rows.rows_CD, rows.bias_C)
+            return cross_entropy.replaced_logprobs(hidden_ND, head_VD, *own, targets_N, self._tile)
         if head_VD.requires_grad and not self.whole:
             return cross_entropy.plain_logprobs(hidden_ND, head_VD, targets_N).clone()  # FSDP2 wants no view
         return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N, self._tile)
@@ -174,6 +183,11 @@ class Policy(nn.Module):
         stream_TD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         decoder = self.model.base_model if stream_TD is None else self.upper
+        prefix = self.beginning()
+        if isinstance(prefix, Prefix):
+            pairs = list(zip(prefix.keys_PG, prefix.values_PG, strict=True))
+            one = {"past_key_values": beginning.cached(prefix, self.model.config, self._dtype)}
+            segments = {**segments, "prefix": pairs} if segments else one
         hidden_1TD: torch.Tensor = decode(
             decoder, self.embed(tokens_T) if stream_TD is None else stream_TD, positions_T, segments
         )
@@ -181,8 +195,15 @@ class Policy(nn.Module):
 
     def embed(self, tokens_T: torch.Tensor) -> torch.Tensor:
         """What enters the first layer, (T, D)."""
-        embedded_TD: torch.Tensor = self.model.get_input_embeddings()(tokens_T).to(self.stream)
+        text, prompt = self.model.get_input_embeddings(), self.beginning()
+        if isinstance(prompt, Prompt):
+            return beginning.embed(text, tokens_T, prompt.embeddings_PD).to(self.stream)
+        embedded_TD: torch.Tensor = text(tokens_T).to(self.stream)
         return embedded_TD
+
+
+def _none() -> None:
+    """What most methods have."""
 
 
 def decode(decoder: Any, stream_TD: torch.Tensor, positions_T: torch.Tensor, segments: dict[str, Any]) -> torch.Tensor:

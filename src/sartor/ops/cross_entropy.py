@@ -3,7 +3,7 @@
 The full logits (positions × vocabulary) are never held: a tile of them is made, used for both directions, and dropped.
 So the head costs two matrix products a position instead of three, and no product runs in fp32 for a bf16 model.
 
-Shapes: N supervised positions · D hidden size · V vocabulary.
+Shapes: N supervised positions · D hidden size · V vocabulary · C tokens whose rows of the head are replaced.
 """
 
 from __future__ import annotations
@@ -32,6 +32,20 @@ def plain_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: to
     """The plain twin: full logits, log-softmax in fp32. Differentiable in everything."""
     logits_NV = F.linear(hidden_ND, head_VD).float()
     return torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None])[:, 0]
+
+
+def replaced_logprobs(
+    hidden_ND: torch.Tensor,
+    head_VD: torch.Tensor,
+    tokens_C: torch.Tensor,
+    rows_CD: torch.Tensor,
+    bias_C: torch.Tensor,
+    targets_N: torch.Tensor,
+    tile: int = TILE,
+) -> torch.Tensor:
+    """The same where the logits of some tokens are rows_CD h + bias_C instead; the rest of the head is frozen."""
+    logprobs: torch.Tensor = _TiledReplaced.apply(hidden_ND, head_VD, tokens_C, rows_CD, bias_C, targets_N, tile)  # type: ignore[no-untyped-call]
+    return logprobs
 
 
 class _TiledLogprobs(torch.autograd.Function):
@@ -85,6 +99,43 @@ class _TiledTrainedHead(torch.autograd.Function):
         return of_hidden_ND, of_head_VD, None, None
 
 
+class _TiledReplaced(torch.autograd.Function):
+    """As `_TiledLogprobs`; of d log p / d logits the few replaced columns are kept for the gradient of their rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        head_VD: torch.Tensor,
+        tokens_C: torch.Tensor,
+        rows_CD: torch.Tensor,
+        bias_C: torch.Tensor,
+        targets_N: torch.Tensor,
+        tile: int,
+    ) -> torch.Tensor:
+        slope_ND, slope_NC = torch.empty_like(hidden_ND), hidden_ND.new_empty(len(hidden_ND), len(tokens_C))
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
+        own_CD, own_C = rows_CD.to(hidden_ND.dtype), bias_C.to(hidden_ND.dtype)
+        for rows in _tiles(hidden_ND, tile):
+            logits_NV = hidden_ND[rows] @ head_VD.t()
+            logits_NV[:, tokens_C] = torch.addmm(own_C, hidden_ND[rows], own_CD.t())
+            _to_slope(logits_NV, targets_N[rows], logprobs_N[rows])
+            slope_NC[rows] = logits_NV[:, tokens_C]
+            logits_NV[:, tokens_C] = 0
+            torch.mm(logits_NV, head_VD, out=slope_ND[rows])
+        slope_ND.addmm_(slope_NC, own_CD)
+        ctx.save_for_backward(hidden_ND, slope_ND, slope_NC)
+        ctx.dtype = rows_CD.dtype
+        return logprobs_N
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_ND, slope_ND, slope_NC = ctx.saved_tensors
+        up_NC = slope_NC.to(ctx.dtype) * upstream[0][:, None].to(ctx.dtype)
+        of_hidden_ND = slope_ND * upstream[0][:, None].to(slope_ND.dtype)
+        return of_hidden_ND, None, None, up_NC.t() @ hidden_ND.to(ctx.dtype), up_NC.sum(dim=0), None, None
+
+
 def _wide(hidden_ND: torch.Tensor) -> torch.dtype:
     """fp32, and fp64 for an fp64 model."""
     return torch.promote_types(hidden_ND.dtype, torch.float32)
@@ -99,6 +150,11 @@ def _slope(
 ) -> torch.Tensor:
     """d log p(target) / d logits of a tile (N, V); log p(target) goes out."""
     logits_NV = hidden_ND @ head_VD.t()
-    tools = pointwise(head_VD.dtype, head_VD.shape[0]) if head_VD.device.type == "cpu" else Plain()
-    tools.loss_tile(logits_NV, targets_N, logprobs_N)
+    _to_slope(logits_NV, targets_N, logprobs_N)
     return logits_NV
+
+
+def _to_slope(logits_NV: torch.Tensor, targets_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:
+    """Logits become d log p(target) / d logits in place; log p(target) goes out."""
+    tools = pointwise(logits_NV.dtype, logits_NV.shape[1]) if logits_NV.device.type == "cpu" else Plain()
+    tools.loss_tile(logits_NV, targets_N, logprobs_N)
