@@ -36,10 +36,8 @@ NOT_MEMBERS: frozenset[str] = frozenset(
         "merging",
         "low_rank",
         "beside",
-        "layer_fusion",
-        "ladder",
-        "branches",
         "wrapping",
+        "virtual",
     }
 )
 

@@ -67,6 +67,6 @@ def cached(prefix: Prefix, config: Any, dtype: torch.dtype) -> DynamicCache:
     num_heads = text.to_dict().get("num_key_value_heads") or text.num_attention_heads
     cache = DynamicCache()
     for layer, pair in enumerate(zip(prefix.keys_PG, prefix.values_PG, strict=True)):
-        key, value = (part_PG.to(dtype).unflatten(1, (num_heads, -1)).transpose(0, 1)[None] for part_PG in pair)
+        key, value = (part_PG.to(dtype).view(len(part_PG), num_heads, -1).transpose(0, 1)[None] for part_PG in pair)
         cache.update(key, value, layer)
     return cache

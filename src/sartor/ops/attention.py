@@ -83,8 +83,7 @@ def flat_attention(
 def prefix_of(module: nn.Module, prefix: Prefix, like_1GTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The keys and values (G, P, D) of an attention module's own layer."""
     layer = int(vars(module)["layer_idx"])
-    head_size = like_1GTD.shape[-1]
-    return tuple(part_PG.unflatten(1, (-1, head_size)).transpose(0, 1) for part_PG in prefix[layer])
+    return tuple(part_PG.view(len(part_PG), -1, like_1GTD.shape[-1]).transpose(0, 1) for part_PG in prefix[layer])
 
 
 def _attend(query_HLD: torch.Tensor, key_GLD: torch.Tensor, value_GLD: torch.Tensor, scale: float) -> torch.Tensor:

@@ -1,0 +1,104 @@
+"""Prompt tuning: [P; E(x)], the embeddings P of virtual tokens before the text are all that is trained.
+
+Lester et al. 2021 (arXiv 2104.08691), §2. PEFT's method, from words of the vocabulary: on PEFT's own benchmark random
+ones do worse by a third. `ipt`, intrinsic prompt tuning (Qin et al. 2021, arXiv 2110.07867, §3.2), trains P as a
+point of a small space; what comes out is the same adapter.
+
+The paper has 100 tokens. Each is paid in every answer, and small data does not fill them: 20 here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from sartor.adapters.hooks import Hooks
+from sartor.adapters.method import Preset
+from sartor.adapters.saving import export as export
+from sartor.adapters.virtual import NOT_IDENTITY, SERVED_BY, live_prompt, num_virtual, saved_prompt
+from sartor.errors import RecipeError
+from sartor.types import Frozen
+
+if TYPE_CHECKING:
+    from sartor.hub import Shape
+
+TRAINS = "adapter"
+PRESETS = {
+    "prompt_tuning": Preset(
+        summary="embeddings of virtual tokens before the text",
+        paper="arXiv 2104.08691",
+        served_by=SERVED_BY,
+        mergeable=False,
+        learning_rate=20.0,
+        not_identity=NOT_IDENTITY,
+    ),
+    "ipt": Preset(
+        summary="a prompt as a point of a space of few dimensions",
+        paper="arXiv 2110.07867",
+        settings={"dimensions": 250},
+        served_by=SERVED_BY,
+        mergeable=False,
+        learning_rate=20.0,
+        not_identity=NOT_IDENTITY,
+    ),
+}
+PEFT_TYPES = ("PROMPT_TUNING",)
+HOOKS = Hooks(num_virtual=num_virtual, beginning=live_prompt)
+changes = saved_prompt
+
+
+class Config(Frozen):
+    """`dimensions` 0: the embeddings themselves are trained."""
+
+    tokens: int = Field(20, ge=1, le=1000, description="Virtual tokens before the text.")
+    dimensions: int = Field(0, ge=0, description="Train a point of so many dimensions instead; the paper has 5 to 250.")
+    decoder: str = Field("", description="A safetensors file that makes prompts of points; without one, a random map.")
+
+
+def attach(model: Any, config: Config) -> Any:
+    """The model as a PEFT model with new virtual tokens, copies of words drawn from the vocabulary.
+
+    Raises:
+        RecipeError: a prompt has fewer numbers than `dimensions`, or the decoder does not fit.
+    """
+    from peft import PromptTuningConfig, get_peft_model
+
+    peft_config = PromptTuningConfig(
+        num_virtual_tokens=config.tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"
+    )
+    tuned = get_peft_model(model, peft_config)
+    start_PD = tuned.prompt_encoder["default"].embedding.weight.detach()
+    if config.dimensions:
+        from sartor.adapters.virtual.intrinsic import from_file, without_corpus
+
+        _refuse_too_many(config, start_PD.shape[1])
+        tuned.prompt_encoder["default"] = (
+            from_file(Path(config.decoder), start_PD, config.dimensions)
+            if config.decoder
+            else without_corpus(start_PD, config.dimensions)
+        )
+    return tuned
+
+
+def register() -> None:
+    """PEFT has it, and what intrinsic prompt tuning saves is the same."""
+
+
+def count(shape: Shape, config: Config) -> int:
+    """Trainable parameters: the coordinates, or the numbers of the embeddings.
+
+    Raises:
+        RecipeError: a prompt has fewer numbers than `dimensions`.
+    """
+    _refuse_too_many(config, shape.hidden)
+    return config.dimensions or config.tokens * shape.hidden
+
+
+def _refuse_too_many(config: Config, hidden: int) -> None:
+    if config.dimensions > config.tokens * hidden:
+        raise RecipeError(
+            f"`tune.adapter.dimensions` is {config.dimensions}, and a prompt has {config.tokens * hidden} numbers",
+            hint="fewer dimensions, more tokens, or prompt_tuning, which trains all of them",
+        )

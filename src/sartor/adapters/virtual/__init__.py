@@ -1,0 +1,35 @@
+"""What the families share whose adapters are virtual tokens at the beginning of each sequence.
+
+They are PEFT's prompt-learning methods: an encoder beside the model gives the tokens, the base stays as it is. PEFT
+puts them before a row, not before a segment, so in training the backend does it (`backends/beginning.py`), and asks
+here what the encoder gives.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sartor.adapters.changes import Changes, Prompt
+from sartor.adapters.method import Server
+from sartor.adapters.saving import read_weights
+
+SERVED_BY: tuple[Server, ...] = ("Sartor's engine",)
+NOT_IDENTITY = "the text stands after virtual tokens, and sees them from the first step on"
+SAVED = "prompt_embeddings"  # PEFT's name for what any encoder gives
+
+
+def num_virtual(config: Any) -> int:
+    """Places of the context that the virtual tokens take."""
+    tokens: int = config.tokens
+    return tokens
+
+
+def live_prompt(model: Any, config: Any) -> Prompt:
+    """What the encoder gives now."""
+    return Prompt(model.get_prompt(batch_size=1)[0])
+
+
+def saved_prompt(base: Any, folder: Path) -> Changes:
+    """What it gave when it was saved: the virtual tokens themselves."""
+    return Changes(beginning=Prompt(read_weights(folder)[SAVED]))
