@@ -220,6 +220,8 @@ _SECTIONS = {
     "full-to-loss": "Time to a loss, full fine-tuning",
     "memory": "Predicted and measured",
     "generate": "Generation",
+    "methods": "Tuning methods",
+    "methods-cost": "Tuning methods, speed and memory",
 }
 
 

@@ -20,7 +20,7 @@ ORDER = (
     *("errors", "names", "types", "recipe", "plan", "proof", "events", "durable", "store"),
     *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "formats", "data", "objectives", "stats"),
     "metrics",
-    *("ops", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice", "planner", "elsewhere"),
+    *("ops", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice", "planner", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
     *("artifact", "serve", "report", "sinks", "stages", "launch", "new", "explain", "doctor", "schemas", "cli"),
 )

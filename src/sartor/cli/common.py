@@ -28,6 +28,7 @@ RunName = Annotated[str, typer.Option("--run", help="A run's folder, name or id,
 NumRanks = Annotated[int, typer.Option("--ranks", min=1, help="Processes that train together: one for each GPU.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 DEFAULT = Path("sartor.yaml")
+EMBEDDED_MODEL = "smollm2-135m-instruct"
 
 
 def work(

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sartor.cli.common import DEFAULT, AsJson, newest_run, put, read_proof, run_named, talk
+from sartor.cli.common import DEFAULT, EMBEDDED_MODEL, AsJson, newest_run, put, read_proof, run_named, talk
 from sartor.errors import UserError
 
 app = typer.Typer()
@@ -92,6 +92,25 @@ def models(
         put({"path": folder}, folder, as_json)
         return
     put([card.model_dump(mode="json") for card in CATALOGUE], show_models(CATALOGUE), as_json)
+
+
+@app.command()
+def methods(
+    model: Annotated[str, typer.Option("--model", help="The base whose parameters are counted.")] = EMBEDDED_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """The tuning methods: what each trains, costs beside LoRA, who serves it, its paper."""
+    from sartor.catalogue import card
+    from sartor.hub import find, shape
+    from sartor.methods import measured_on, table
+    from sartor.recipe import ModelSpec
+    from sartor.sinks.tables import show_methods
+    from sartor.sizing import shape_of
+
+    known = card(model)
+    sizes = shape_of(known) if known is not None else shape(find(ModelSpec(name=model)).folder)
+    found = table(sizes)
+    put([method.model_dump(mode="json") for method in found], show_methods(found, model, measured_on()), as_json)
 
 
 @app.command()

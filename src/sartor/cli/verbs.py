@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from sartor.cli.common import (
     DEFAULT,
+    EMBEDDED_MODEL,
     AsJson,
     NumRanks,
     Overrides,
@@ -37,7 +38,7 @@ app = typer.Typer()
 def new(
     data: Annotated[Path, typer.Argument(help="Your examples: JSONL, a JSON array, or text.")],
     recipe: Annotated[Path, typer.Option("--recipe", help="Where to write the recipe.")] = DEFAULT,
-    model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m-instruct",
+    model: Annotated[str, typer.Option(help="The base model.")] = EMBEDDED_MODEL,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
 ) -> None:
     """Write a recipe for a data file: format sniffed, metric proposed, each choice explained."""

@@ -14,6 +14,7 @@ from sartor.report.words import visible
 if TYPE_CHECKING:
     from sartor.catalogue import Card
     from sartor.check import Check, Sample
+    from sartor.methods import Method
     from sartor.plan import Plan
     from sartor.proof import Item, Proof
     from sartor.store import Run
@@ -110,6 +111,30 @@ def show_models(cards: Sequence[Card]) -> RenderableType:
         size = f"{card.parameters / 1000:.1f} B" if card.parameters >= 1000 else f"{card.parameters} M"
         table.add_row(card.name, card.family, size, card.licence, f"{card.context:,}", card.cutoff, card.tunable_on)
     return table
+
+
+def show_methods(methods: Sequence[Method], model: str, measured_on: str) -> RenderableType:
+    """The methods on a model, then where the figures come from."""
+    table = Table("method", "family", "trainable", "speed", "memory", "served by", "merges", "mixes", "paper", box=None)
+    table.pad_edge = False
+    for method in methods:
+        table.add_row(
+            method.name,
+            method.family,
+            f"{method.trainable:,}" if not method.needs else "–",
+            *(f"{ratio:.2f} ×" if ratio else "–" for ratio in (method.speed, method.memory)),
+            ", ".join(method.served_by),
+            *("yes" if yes else "no" for yes in (method.mergeable, method.mixable)),
+            method.paper,
+        )
+    costs = f"Speed and memory in training, as multiples of LoRA's: {measured_on}. " if measured_on else ""
+    return Group(
+        table,
+        Text(
+            f"Trainable parameters on {model}. {costs}Merges: into the base's own weights. Mixes: answers beside "
+            "others in one batch of Sartor's engine. Choose one by `tune: {adapter: NAME}`; `--json` says more."
+        ),
+    )
 
 
 def show_runs(runs: Sequence[Run]) -> RenderableType:

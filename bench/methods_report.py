@@ -1,0 +1,156 @@
+"""From the results of `methods.py` to tables, to the picture in the docs, and to what `sartor methods` tells."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from figures import cautions, header, line
+from harness import HERE, RESULTS
+from sartor import durable
+from sartor.methods import MEASURED
+from sections import SECTIONS
+
+Json = dict[str, Any]
+
+PICTURE = HERE.parent / "docs" / "methods.svg"
+GIB, MIB = 2**30, 2**20
+SIGNIFICANT = 0.05
+
+
+def markdown(result: Json) -> str:
+    """The page of one result, of either kind."""
+    machine = result["machine"]
+    where = f"{result['model']}, measured {result['date']} on {machine['processor']}, {machine['num_cores']} cores."
+    parts = [where, *(_accuracy(result) if "runs" in result else _costs(result))]
+    parts += [f"Left out: {method}: {why}." for method, why in sorted(result["absent"].items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def publish(results: Path = RESULTS) -> None:
+    """The newest of both kinds as the product's own resource, and the picture."""
+    reached, costs = _newest(results, "methods"), _newest(results, "methods-cost")
+    table: dict[str, Json] = {}
+    for method, runs in _by_method(reached.get("runs", [])).items():
+        table[method] = {"score": statistics.mean(run["tuned"] for run in runs), "seeds": len(runs)}
+    for method, (speed, memory) in relative(costs.get("costs", [])).items():
+        table.setdefault(method, {}).update(speed=round(speed, 2), memory=round(memory, 2))
+    said = {"score": _when(reached), "cost": _when(costs), "methods": dict(sorted(table.items()))}
+    durable.write_json(MEASURED, said)
+    if reached:
+        durable.atomic_write(PICTURE, picture(reached["runs"]))
+
+
+def relative(costs: Sequence[Json]) -> dict[str, tuple[float, float]]:
+    """Speed and memory of each method as multiples of LoRA's in the same round; the median over rounds."""
+    rounds: dict[int, dict[str, Json]] = {}
+    for cost in costs:
+        rounds.setdefault(cost["repeat"], {})[cost["method"]] = cost
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for members in rounds.values():
+        if "lora" not in members:
+            continue
+        rate, peak = _rate(members["lora"]), members["lora"]["peak_bytes"]
+        for method, cost in members.items():
+            pairs.setdefault(method, []).append((_rate(cost) / rate, cost["peak_bytes"] / peak))
+    return {
+        method: (statistics.median(speed for speed, _ in found), statistics.median(memory for _, memory in found))
+        for method, found in pairs.items()
+    }
+
+
+def picture(runs: Sequence[Json]) -> str:
+    """Accuracy over trainable parameters, as SVG."""
+    mpl.rcParams |= {"svg.hashsalt": "sartor", "font.size": 8}
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    for method, members in _by_method(runs).items():
+        x, y = members[0]["trainable"], 100 * statistics.mean(run["tuned"] for run in members)
+        axes.plot([x], [y], "o", color="#33658a", markersize=4)
+        axes.annotate(method, (x, y), xytext=(3, 3), textcoords="offset points")
+    axes.axhline(100 * statistics.mean(run["untuned"] for run in runs), color="#999999", linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("trainable parameters")
+    axes.set_ylabel("held-out accuracy, % (dashed: the untuned base)")
+    target = io.StringIO()
+    figure.savefig(target, format="svg", metadata={"Date": None})
+    return target.getvalue()
+
+
+def _accuracy(result: Json) -> Iterator[str]:
+    runs = result["runs"]
+    yield (
+        f"Sections of Debian packages by their one-line descriptions, {len(SECTIONS)} labels. The same rows, steps and "
+        "examples a step for all; each method with its own defaults. Accuracy on the held-out items; p against the "
+        "untuned base on the same items."
+    )
+    rows = header("method", "accuracy", "seeds", "p", "trainable", "weights", "peak", "seconds", "forgetting")
+    ranked = sorted(_by_method(runs).items(), key=lambda pair: -statistics.mean(run["tuned"] for run in pair[1]))
+    for method, members in ranked:
+        mean = statistics.mean(run["tuned"] for run in members)
+        spread = f" ± {100 * statistics.stdev(run['tuned'] for run in members):.1f}" if len(members) > 1 else ""
+        first = members[0]
+        rows.append(
+            line(
+                [
+                    f"`{method}`",
+                    f"{100 * mean:.1f} %{spread}",
+                    str(len(members)),
+                    f"{max(run['p'] for run in members):.1g}",
+                    f"{first['trainable']:,}",
+                    f"{first['disk_bytes'] / MIB:.2f} MiB",
+                    f"{first['peak_bytes'] / GIB:.2f} GiB",
+                    f"{statistics.median(run['seconds'] for run in members):.0f}",
+                    f"{100 * statistics.mean(run['forgetting'] for run in members):+.1f} %",
+                ]
+            )
+        )
+    yield "\n".join(rows)
+    untuned = statistics.mean(run["untuned"] for run in runs)
+    yield f"The untuned base: {100 * untuned:.1f} %."
+    weak = sorted({run["method"] for run in runs if run["tuned"] <= run["untuned"] or run["p"] >= SIGNIFICANT})
+    if weak:
+        yield "Not better than the untuned base beyond chance (p ≥ 0.05): " + ", ".join(f"`{name}`" for name in weak)
+
+
+def _costs(result: Json) -> Iterator[str]:
+    settings = result["settings"]
+    yield (
+        f"{settings['repeats']} rounds of all methods, each in a fresh process of {settings['steps']} steps after one "
+        "to warm up, on rows of 128 to 384 random tokens, 8 a step; as multiples of LoRA in the same round, medians."
+    )
+    yield from cautions(result["costs"], settings["repeats"])
+    rows = header("method", "speed", "memory")
+    for method, (speed, memory) in sorted(relative(result["costs"]).items(), key=lambda pair: -pair[1][0]):
+        rows.append(line([f"`{method}`", f"{speed:.2f} ×", f"{memory:.2f} ×"]))
+    yield "\n".join(rows)
+
+
+def _newest(results: Path, kind: str) -> Json:
+    """The newest result of a kind; empty where there is none."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    return next((result for result in reversed(found) if result.get("kind") == kind), {})
+
+
+def _by_method(runs: Sequence[Json]) -> Mapping[str, list[Json]]:
+    found: dict[str, list[Json]] = {}
+    for run in runs:
+        found.setdefault(run["method"], []).append(run)
+    return found
+
+
+def _rate(cost: Json) -> float:
+    """Useful tokens a second, by the median step."""
+    steps = cost["seconds_per_step"]
+    return float(cost["useful_tokens"] / len(steps) / statistics.median(steps))
+
+
+def _when(result: Json) -> str:
+    return f"{result['date']}, {result['machine']['processor']}" if result else ""
