@@ -37,6 +37,8 @@ NOT_MEMBERS: frozenset[str] = frozenset(
         "low_rank",
         "beside",
         "wrapping",
+        "targets",
+        "guards",
         "virtual",
     }
 )

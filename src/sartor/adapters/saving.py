@@ -54,6 +54,15 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def by_module(folder: Path, mark: str) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of each module of the base: what stands before `mark` in PEFT's names, and what stands after it."""
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for name, weight in read_weights(folder).items():
+        module, _, part = name.removeprefix("base_model.model.").partition(mark)
+        modules.setdefault(module, {})[part] = weight
+    return modules
+
+
 def _file(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
         raise ModelError(f"{folder} has no {name}", hint="name a folder that holds an adapter as PEFT writes it")
