@@ -21,9 +21,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sartor.adapters.method import Preset
+from sartor.adapters.method import BY_NAME, Preset
 from sartor.errors import RecipeError
 from sartor.names import known, resolve, suggest
+from sartor.types import Json
 
 NOT_MEMBERS: frozenset[str] = frozenset(
     {
@@ -35,6 +36,7 @@ NOT_MEMBERS: frozenset[str] = frozenset(
         "saving",
         "merging",
         "low_rank",
+        "starts",
         "beside",
         "wrapping",
         "targets",
@@ -69,6 +71,25 @@ def preset_of(method: str) -> Preset:
     """
     preset: Preset = family_of(method).PRESETS[method]
     return preset
+
+
+def refuse_disguise(method: str, settings: Json) -> None:
+    """Settings that would make another method of it, which is served otherwise, are asked for by that one's name.
+
+    Raises:
+        RecipeError: there is such a setting.
+    """
+    family = family_of(method)
+    for key, value in settings.items():
+        field = family.Config.model_fields.get(key)
+        if field is None or not (field.json_schema_extra or {}).get(BY_NAME):
+            continue
+        if value != preset_of(method).settings.get(key, field.default):
+            others = [name for name, preset in family.PRESETS.items() if preset.settings.get(key) == value]
+            raise RecipeError(
+                f"`tune.adapter.{key}` is {value!r}, which is another method than {method}",
+                hint=f"choose {' or '.join(others)} as `tune.adapter.name`" if others else f"leave `{key}` out",
+            )
 
 
 def family_of_type(peft_type: str) -> Any:

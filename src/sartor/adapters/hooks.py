@@ -43,6 +43,8 @@ class Hooks:
     `beginning(model, config)`: those tokens as they are now, for one forward; gradients go through them to what is
     trained. The backend puts them before each segment, so the model is run without PEFT's own insertion.
     `head_rows(model, config)`: rows of the head that the method trains, likewise.
+    `couple(config)`: where it is not 0, training takes each batch through the model twice, and the loss gets this times
+    what the two passes' distributions differ by at supervised positions (`ops/consistency.py`), weighted as these are.
     """
 
     num_batches: int = 0
@@ -55,3 +57,4 @@ class Hooks:
     num_virtual: Callable[[Any], int] = _zero
     beginning: Callable[[Any, Any], Prompt | Prefix | None] = _nothing
     head_rows: Callable[[Any, Any], Rows | None] = _nothing
+    couple: Callable[[Any], float] = _zero

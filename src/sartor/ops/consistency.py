@@ -1,0 +1,60 @@
+"""How far two passes of the same tokens are apart: both Kullback-Leibler divergences of their distributions, in tiles.
+
+    ½ [KL(p̄₁‖p₂) + KL(p̄₂‖p₁)]    a bar: held fixed (AdaMix, arXiv 2205.12410, eq. 6)
+
+With respect to the first pass's logits that has the gradient ½ (p₁ - p₂), with respect to the second's the opposite:
+one product with the head serves both, and it is taken in the forward, as the full logits are never held.
+
+Shapes: N supervised positions · D hidden size · V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sartor.ops.cross_entropy import TILE
+
+
+def divergence(
+    first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor, tile: int = TILE
+) -> torch.Tensor:
+    """The divergence (N,) of each position, fp32, differentiable in both passes' hidden states; the head is frozen."""
+    apart_N: torch.Tensor = _TiledDivergence.apply(first_ND, second_ND, head_VD, tile)  # type: ignore[no-untyped-call]
+    return apart_N
+
+
+def plain_divergence(first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
+    """The plain twin: full logits, and autograd."""
+    first_NV, second_NV = (torch.log_softmax(_wide(F.linear(part, head_VD)), dim=1) for part in (first_ND, second_ND))
+    forth_NV = F.kl_div(second_NV, first_NV.detach(), reduction="none", log_target=True)
+    back_NV = F.kl_div(first_NV, second_NV.detach(), reduction="none", log_target=True)
+    return (forth_NV + back_NV).sum(dim=1) / 2
+
+
+def _wide(logits_NV: torch.Tensor) -> torch.Tensor:
+    """fp32, and fp64 for an fp64 model."""
+    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+
+
+class _TiledDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor, tile: int
+    ) -> torch.Tensor:
+        values, slopes = [], []
+        for parts in zip(torch.split(first_ND, tile), torch.split(second_ND, tile), strict=True):
+            first_NV, second_NV = (torch.log_softmax(_wide(part @ head_VD.t()), dim=1) for part in parts)
+            gap_NV = first_NV.exp() - second_NV.exp()
+            values.append((gap_NV * first_NV.sub_(second_NV)).sum(dim=1) / 2)
+            slopes.append(gap_NV.to(head_VD.dtype) @ head_VD / 2)
+        ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        (slope_ND,) = ctx.saved_tensors
+        of_first_ND = slope_ND * upstream[0][:, None].to(slope_ND.dtype)
+        return of_first_ND, -of_first_ND, None, None
