@@ -15,13 +15,14 @@ def peft_model(model: Any, config: Any) -> Any:
     """
     from peft import get_peft_model
 
-    config.task_type = _task(model)
+    config.task_type = task_of(model)
     made: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     made.register_forward_pre_hook(_refuse_mixed_rows, with_kwargs=True)
     return made
 
 
-def _task(model: Any) -> str | None:
+def task_of(model: Any) -> str | None:
+    """PEFT's word for what a model does; None where it generates nothing."""
     if not model.can_generate():
         return None
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"

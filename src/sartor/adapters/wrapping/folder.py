@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sartor.adapters import saving
 from sartor.adapters.changes import Bottleneck, Change, Changes, Weight
 from sartor.types import Json
 
@@ -21,14 +21,7 @@ SHARED = "base_model"
 
 def read(folder: Path) -> tuple[Json, dict[str, dict[str, torch.Tensor]]]:
     """The configuration, and the parts by the module of the base at which they stand, such as `down.weight`."""
-    from safetensors.torch import load_file
-
-    settings: Json = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    modules: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
-        module, _, part = key.removeprefix("base_model.model.").partition(".adapter_")
-        modules.setdefault(module, {})[part] = tensor
-    return settings, modules
+    return saving.read_config(folder), saving.by_module(folder, ".adapter_")
 
 
 def changes_of(modules: Mapping[str, Parts], change: Callable[[Parts], Change]) -> Changes:

@@ -12,6 +12,7 @@ from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from sartor.adapters.guards import task_of
 from sartor.adapters.wrapping.layer import BASE, Bottleneck, TunedNorm, Wrapping
 
 
@@ -109,8 +110,5 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
 
 def attached(model: Any, config: WrappingConfig) -> Any:
     """The model as a PEFT model of its kind, with a new adapter."""
-    if model.config.is_encoder_decoder:
-        config.task_type = "SEQ_2_SEQ_LM"
-    elif model.can_generate():
-        config.task_type = "CAUSAL_LM"
+    config.task_type = task_of(model)
     return get_peft_model(model, config, autocast_adapter_dtype=True)
