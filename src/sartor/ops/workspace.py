@@ -12,6 +12,7 @@ import math
 import torch
 
 Key = tuple[str, int]
+CPU = torch.device("cpu")
 
 
 class Buffers:
@@ -25,13 +26,15 @@ class Buffers:
         self._num_rows = num_rows
         self._buffers: dict[Key, torch.Tensor] = {}
 
-    def take(self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def take(
+        self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
+    ) -> torch.Tensor:
         size = math.prod(shape)
         buffer = self._buffers.get((name, layer))
-        if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
+        if buffer is None or buffer.numel() < size or buffer.dtype != dtype or buffer.device != device:
             self._buffers.pop((name, layer), None)  # the old one is given back before the new one is made
             whole = max(size, size // max(1, shape[0]) * self._num_rows)
-            self._buffers[name, layer] = buffer = torch.empty(whole, dtype=dtype)
+            self._buffers[name, layer] = buffer = torch.empty(whole, dtype=dtype, device=device)
         return buffer[:size].view(shape)
 
     @property
