@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sartor.adapters.beside.tuner import Beside
 from sartor.backends.estimate import KEPT_SHARE
 from sartor.backends.placement import Policy, decode
 from sartor.errors import MachineError, Unsupported
@@ -196,7 +197,12 @@ def _view(decoder: nn.Module, layers: list[nn.Module]) -> Any:
 
 
 def num_frozen(model: nn.Module, decoder: Any, head: nn.Module) -> int:
-    """How many of the decoder's layers, from the bottom, no training changes. 0 if what feeds them is trained too."""
+    """How many of the decoder's layers, from the bottom, no training changes.
+
+    0 if what feeds them is trained too, or if something reads more than what leaves the last of them.
+    """
+    if isinstance(decoder.norm, Beside):
+        return 0
     trained = {id(item) for item in model.parameters() if item.requires_grad}
     layers = list(decoder.layers)
     parts = [{id(item) for item in layer.parameters()} for layer in layers]

@@ -55,14 +55,17 @@ class FusedLayer(nn.Module):
         self._plain = (plain,)  # in a tuple, so that its parameters are not registered a second time
         self._adapted = tuple(part for part in plain.modules() if isinstance(part, AugmentedLoraLinear))
         self.attend, self.feed, self._fusion = attend, feed, fusion
+        self._trained = any(part.masters for block in (attend, feed) for part in block.parts)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """(1, T, D), or (1, N, D) from the last layer when rows are wanted."""
         if "forest" not in kwargs or any(part.out_of_use for part in self._adapted[:1]):
             return self._plain[0](hidden_states, *args, **kwargs)
-        run = self.run_of(kwargs)
-        rows_N = kwargs.get("rows") if self.attend.index == self._fusion.last else None
-        return self.feed(self.attend(hidden_states[0], run, rows_N), run)[None]
+        learns = self._trained or hidden_states.requires_grad  # else nothing has to be kept for a backward
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            run = self.run_of(kwargs)
+            rows_N = kwargs.get("rows") if self.attend.index == self._fusion.last else None
+            return self.feed(self.attend(hidden_states[0], run, rows_N), run)[None]
 
     def run_of(self, kwargs: Mapping[str, Any]) -> Pass:
         """The pass that a call with these arguments is part of."""

@@ -40,13 +40,13 @@ AXES = {
 Weighed = Mapping[tuple[int, str], tuple[Tensor, Tensor]]
 
 
-def weights(decoder: nn.Module) -> dict[tuple[int, str], nn.Parameter]:
+def weights(decoder: nn.Module) -> dict[tuple[int, str], Any]:
     """The matrices of a decoder by layer and name.
 
     Raises:
         RecipeError: its layers have others, or not all of these.
     """
-    found: dict[tuple[int, str], nn.Parameter] = {}
+    found: dict[tuple[int, str], Any] = {}
     for number, layer in enumerate(layers_of(decoder)):
         linear = {name.rpartition(".")[2]: part for name, part in layer.named_modules() if isinstance(part, nn.Linear)}
         if linear.keys() != AXES.keys():
@@ -68,7 +68,7 @@ def fisher(model: Any, decoder: nn.Module, batches: Sequence[Batch]) -> Weighed:
     """By the sum of g², over the segments of some batches."""
     matrices = weights(decoder)
     names = {f"{number}.{name}": (number, name) for number, name in matrices}
-    sums: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+    sums: dict[tuple[int, str], tuple[Any, Any]] = {}
     for slopes in gradients(model, batches, {name: matrices[place] for name, place in names.items()}):
         for name, slope in slopes.items():
             found = _both(slope.float().square())

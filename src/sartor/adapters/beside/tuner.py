@@ -9,7 +9,10 @@ Shapes: B rows · T tokens · N wanted tokens · D hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,14 +31,16 @@ class Beside(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """
 
     adapter_layer_names = ("beside",)
+    active_adapters: list[str]  # PEFT's
     base_layer: Any
-    beside: nn.ModuleDict
+    beside: Any  # a ModuleDict
+    set_adapter: Any  # PEFT's
 
     def __init__(self, norm: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.base_layer = norm
         self.beside = nn.ModuleDict()
-        self._active_adapter = []
+        self._active_adapter: list[str] = []
         self._reading: Reading | None = None
         self._hooked: list[tuple[nn.Module, Any]] = []
         self._begun = decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -43,7 +48,7 @@ class Beside(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def add(self, adapter_name: str, network: nn.Module) -> None:
         """Put a network in place; the first is active."""
         self.beside[adapter_name] = network
-        self.set_adapter(self._active_adapter or [adapter_name])
+        self.set_adapter(self.active_adapters or [adapter_name])
 
     @property
     def network(self) -> Any:
@@ -70,7 +75,7 @@ class Beside(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         result_BND: Tensor = network(reading, self.base_layer)
         return result_BND
 
-    def unload_and_optionally_merge_module(self, merge: bool, **_: Any) -> nn.Module:
+    def unload_and_optionally_merge_module(self, merge: bool, **_: Any) -> Any:
         """The norm alone, as it was. PEFT calls it.
 
         Raises:
@@ -120,7 +125,7 @@ class BesideModel(BaseTuner):  # type: ignore[misc]
     """PEFT's tuner of such methods. A subclass names its `prefix` and makes its network."""
 
     tuner_layer_cls = Beside
-    target_module_mapping: dict[str, list[str]] = {}  # `attach` names the norm  # noqa: RUF012
+    target_module_mapping: Any = MappingProxyType({})  # `attach` names the norm
 
     @staticmethod
     def network(config: Any, decoder: Any) -> nn.Module:
@@ -137,6 +142,22 @@ class BesideModel(BaseTuner):  # type: ignore[misc]
         layer = Beside(target, parent)
         layer.add(adapter_name, network)
         self._replace_module(parent, target_name, layer, target)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """PEFT finds the name only in the last place but one; networks are deeper."""
+        return key.replace(f".beside.{adapter_name}.", ".beside.", 1)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT calls it around each forward.
+
+        Raises:
+            Unsupported: each row asks for an adapter of its own, which PEFT would pass over.
+        """
+        if kwargs.get("adapter_names") is not None:
+            raise Unsupported("another adapter in each row", hint="leave out `adapter_names`: one adapter at a time")
+        yield
 
 
 def attach(model: Any, peft_config: Any) -> Any:
