@@ -25,6 +25,7 @@ from sartor.backends import beginning
 from sartor.backends.ranks import Place
 from sartor.data.fold import fold
 from sartor.data.pack import pack, segment
+from sartor.errors import Unsupported
 from sartor.ops import attention, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
 from sartor.types import Batch
@@ -144,10 +145,13 @@ class Policy(nn.Module):
                 Forest(torch.from_numpy(folded.offsets_P1), torch.from_numpy(folded.parents_P)),
             ),
         )
-        apart_TD, once_UD = (
-            self._decode(torch.from_numpy(tokens), torch.from_numpy(positions), {"forest": forest})[0].float()
-            for tokens, positions, forest in forests
-        )
+        try:
+            apart_TD, once_UD = (
+                self._decode(torch.from_numpy(tokens), torch.from_numpy(positions), {"forest": forest})[0].float()
+                for tokens, positions, forest in forests
+            )
+        except Unsupported as error:
+            return error.message
         once_TD = once_UD[torch.from_numpy(folded.places_T)]
         error = float(((once_TD - apart_TD).norm(dim=-1) / apart_TD.norm(dim=-1)).max())
         if error < TOLERANCE.get(self._dtype, TIGHT):  # so that NaN is refused too

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from sartor.adapters import family_of, preset_of
+from sartor.adapters.beside.tuner import Beside
 from sartor.backends import frozen, optimizer, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
@@ -376,7 +377,11 @@ def _stream_dtype(decoder: torch.nn.Module) -> torch.dtype:
 
 
 def _round_after_norms(decoder: torch.nn.Module, dtype: torch.dtype) -> None:
-    """What leaves a norm is rounded once, instead of once by each of the linear layers that read it."""
+    """What leaves a norm is rounded once, instead of once by each of the linear layers that read it.
+
+    A network beside the decoder keeps fp32, as its weights do.
+    """
+    apart = {part for layer in decoder.modules() if isinstance(layer, Beside) for part in layer.beside.modules()}
     for module in decoder.modules():
-        if type(module).__name__.endswith("RMSNorm"):
+        if type(module).__name__.endswith("RMSNorm") and module not in apart:
             module.register_forward_hook(lambda norm, inputs, output: output.to(dtype))
