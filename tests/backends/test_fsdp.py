@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from sartor import durable
 from sartor.backends import fsdp
 from sartor.backends.ranks import Place
-from sartor.backends.torch import STATE
+from sartor.backends.updates import STATE
 from sartor.errors import MachineError
 from sartor.plan import Plan
 

@@ -39,7 +39,7 @@ def batch_of(*lengths: int) -> Batch:
 def gradients(backend: TorchBackend, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     sums = backend.forward_backward(batch, sft, sft.Config(), sft.weight(batch))
     found = {name: item.grad.clone() for name, item in backend._trainable.items() if item.grad is not None}
-    backend._optimizer.zero_grad()
+    backend._updates.clear()
     return sums.loss, found
 
 

@@ -10,7 +10,9 @@ from sartor.names import resolve
 from sartor.plan import Plan
 from sartor.types import Batch
 
-NOT_MEMBERS: frozenset[str] = frozenset({"protocol", "estimate", "frozen", "ranks", "placement", "optimizer"})
+NOT_MEMBERS: frozenset[str] = frozenset(
+    {"protocol", "estimate", "frozen", "ranks", "placement", "optimizer", "updates"}
+)
 
 
 def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> Backend:

@@ -18,24 +18,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from sartor.adapters import family_of, preset_of
 from sartor.adapters.beside.tuner import Beside
-from sartor.backends import frozen, optimizer, placement
+from sartor.backends import frozen, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
+from sartor.backends.updates import Updates
 from sartor.data.fold import fold
-from sartor.errors import ModelError, NumericsError, Unsupported
+from sartor.errors import ModelError, Unsupported
 from sartor.ops import attention, lora_linear, native
 from sartor.ops.fuse import Fusion, fuse
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
-STATE = "trainer.safetensors"
-STEP, METHOD = "step", "method:"  # in it: how many updates there were, and what the tuning method keeps
 SLOW_ATTENTION = "sdpa"
 SHARDED = (
     "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
@@ -81,13 +79,9 @@ class TorchBackend:
             self._warnings.append(placement.recompute_layers(model, plan.recompute))
         self._shares = self._policy.fused and self._check_sharing()
         self._frozen = self._keep_below(plan) if self._shares else None
-        self._rates = family.HOOKS.rates(self._model, self._config)
-        self._step, self._num_steps = 0, plan.steps
-        self._weights = {name: item for name, item in self._model.named_parameters() if item.requires_grad}
-        self._trainable = optimizer.masters_of(self._weights)
-        self._optimizer = optimizer.make(plan.optimizer, optimizer.groups(self._trainable, self._rates), plan.adam(0))
+        self._updates = Updates(self._model, family, self._config, plan, self._ranks, self._device)
+        self._trainable = self._updates.masters
         self._micro_tokens = max(plan.micro_tokens, plan.max_length)
-        self._pending: list[tuple[tuple[str, ...], torch.Tensor]] = []
         self._check_packing()
         self._check_head()
 
@@ -113,61 +107,25 @@ class TorchBackend:
         if grad:
             lost_N = stats.logprobs_N.detach() * stats.weights_N
             per_segment_S = lost_N.new_zeros(len(batch.rows)).index_add_(0, stats.segments_N, lost_N)
-            self._pending.append((batch.rows, per_segment_S))
+            self._updates.note(batch.rows, per_segment_S)
         num_tokens = batch.num_tokens if any(batch.rows) else 0  # an idle rank's token is of no row
         return Sums(
             loss=float(loss.detach()), num_tokens=num_tokens, num_supervised=batch.num_supervised, metrics=metrics
         )
 
     def step(self, adam: Adam) -> float:
-        gradients = [item.grad for item in self._trainable.values() if item.grad is not None]
-        self._ranks.reduce(gradients)
-        penalty = self._family.HOOKS.penalty(self._model, self._config)
-        if penalty is not None:
-            penalty.backward()  # of weights alone, so once a step and equal on all ranks
-        norm = self._ranks.whole(torch.nn.utils.get_total_norm(gradients))
-        self._refuse_non_finite(norm)
-        if adam.clip > 0 and norm > adam.clip:
-            torch._foreach_mul_(gradients, adam.clip / norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = adam.learning_rate * group["rate"]
-            group["weight_decay"] = adam.weight_decay
-        self._optimizer.step()
-        self._step += 1
-        self._family.HOOKS.after_step(self._model, self._config, self._step, self._num_steps)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._pending.clear()
+        norm = self._updates.step(adam)
         self._refresh()
-        return float(norm)
+        return norm
 
     def sum(self, value: float) -> float:
         return self._ranks.sum(value)
 
     def save(self, folder: Path) -> None:
-        """The same file from any number of ranks: all gather, rank 0 writes."""
-        tensors = {}
-        for name, item in self._trainable.items():
-            tensors[f"weight.{name}"] = self._on_disk(item.detach())
-            for key, value in optimizer.state_of(self._optimizer, item).items():
-                tensors[f"{key}.{name}"] = self._on_disk(value)
-        state = self._family.HOOKS.state(self._model, self._config)
-        tensors |= {f"{METHOD}{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-        tensors |= {STEP: torch.tensor(self._step)} | placement.random_state(self._device)
-        if self._ranks.place.rank == 0:
-            save_file(tensors, folder / STATE)
+        self._updates.save(folder)
 
     def load(self, folder: Path) -> None:
-        tensors = load_file(folder / STATE)
-        state = {key.removeprefix(METHOD): tensors.pop(key) for key in list(tensors) if key.startswith(METHOD)}
-        self._family.HOOKS.restore(self._model, self._config, state)
-        for name, item in self._trainable.items():
-            own = {key.removesuffix(f".{name}"): value for key, value in tensors.items() if key.endswith(f".{name}")}
-            with torch.no_grad():
-                item.copy_(self._ranks.part(own.pop("weight"), item))
-            parts = {key: self._ranks.part(value, item) for key, value in own.items()}
-            optimizer.restore(self._optimizer, item, parts)
-        self._step = int(tensors[STEP])
-        placement.set_random_state(tensors)
+        self._updates.load(folder)
         self._refresh()
 
     def export(self, folder: Path) -> None:
@@ -175,17 +133,13 @@ class TorchBackend:
         model = self._model
         if not self._whole and self._family.TRAINS == "model":
             model = placement.on_one_rank(
-                model, {name: self._on_disk(item) for name, item in model.state_dict().items()}
+                model, {name: self._updates.on_disk(item) for name, item in model.state_dict().items()}
             )
         if self._ranks.place.rank == 0:
             self._family.export(model, folder)
 
-    def _on_disk(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor as it goes to disk: whole, on the CPU."""
-        return self._ranks.whole(tensor).cpu().contiguous()
-
     def _refresh(self) -> None:
-        optimizer.refresh(self._weights, self._trainable)
+        self._updates.refresh()
         for part in self._kernels:
             part.refresh()
 
@@ -323,26 +277,6 @@ class TorchBackend:
                 "this model's head is not one plain matrix product (a bias, a scale or a soft cap)",
                 hint="choose a model of the Llama, Qwen, SmolLM or Mistral families",
             )
-
-    def _refuse_non_finite(self, norm: torch.Tensor) -> None:
-        bad = [
-            row
-            for rows, sums_S in self._pending
-            for row, value in zip(rows, sums_S.tolist(), strict=True)
-            if value != value or abs(value) == float("inf")
-        ]
-        num_bad = self._ranks.sum(len(bad))
-        if not num_bad and torch.isfinite(norm):
-            return
-        found = bad if num_bad else [row for members, _ in self._pending for row in members]
-        rows = [row for row in dict.fromkeys(self._ranks.join(found)) if row]
-        self._optimizer.zero_grad(set_to_none=True)
-        self._pending.clear()
-        what = "the loss" if num_bad else "the gradient"
-        raise NumericsError(
-            f"{what} is not finite; rows of this step: {', '.join(rows[:8])}" + (" …" if len(rows) > 8 else ""),
-            hint="look at these rows; if they are sound, lower tune.learning_rate. The weights were not touched",
-        )
 
 
 def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> TorchBackend:
