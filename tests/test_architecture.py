@@ -20,9 +20,9 @@ ORDER = (
     *("errors", "names", "types", "recipe", "plan", "proof", "events", "durable", "store"),
     *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "formats", "data", "objectives", "stats"),
     "metrics",
-    *("ops", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice", "planner", "elsewhere", "methods"),
+    *("ops", "base", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice", "planner", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
-    *("artifact", "serve", "report", "sinks", "stages", "launch", "new", "explain", "doctor", "schemas", "cli"),
+    *("artifact", "serve", "report", "sinks", "stages", "convert", "launch", "new", "explain", "doctor", "schemas", "cli"),
 )
 #: What every command loads before it knows what to do: no heavy library at import.
 WORDS = ORDER[: ORDER.index("hub") + 1]

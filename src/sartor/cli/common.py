@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,11 +15,13 @@ from rich.console import Console
 from sartor.errors import Refused, UserError
 
 if TYPE_CHECKING:
+    from sartor.events import Event
     from sartor.proof import Proof
     from sartor.recipe import Recipe
     from sartor.stages import Bench
     from sartor.store import Run
 
+T = TypeVar("T")
 talk = Console(stderr=True)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="[RECIPE]", help="The recipe.", show_default=True)]
@@ -62,6 +64,18 @@ def work(
     return bench
 
 
+def told(bench: Bench, events: Generator[Event, None, T]) -> T:
+    """Do what stands beside the stages, telling what happens on the way; what it gives back."""
+    from sartor.sinks.console import ConsoleSink
+
+    with bench.run.locked(), ConsoleSink(talk) as sink:
+        while True:
+            try:
+                sink(next(events))
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+
 def train_on(num_ranks: int, recipe: Path, sets: list[str] | None, name: str, **how: Any) -> None:
     """Train in several processes, if more than one is asked for; what comes after finds it done."""
     from sartor.launch.torchrun import launch
@@ -98,8 +112,14 @@ def runs_named(names: list[str], recipe: Path) -> list[Run]:
     return [run_named(name) for name in names] if names else [open_recipe(recipe, None)[0]]
 
 
-def servable(run: Run) -> Path:
-    """A run's artifact; its bare adapter or model, with a warning, when it was not packaged."""
+def servable(run: Run, engine: str) -> Path:
+    """A run's artifact; its bare adapter or model, with a warning, when it was not packaged.
+
+    Engines other than ours get what `sartor convert` made, if it did.
+    """
+    for form in ("lora", "model") if engine != "sartor" else ():
+        if run.path(f"converted-{form}.json").is_file():
+            return run.path(f"converted-{form}")
     if run.path("artifact/manifest.json").is_file():
         return run.path("artifact")
     if (run.result / "manifest.json").is_file():

@@ -26,6 +26,7 @@ from sartor.cli.common import (
     servable,
     talk,
     tell_proof,
+    told,
     train_on,
     work,
 )
@@ -138,6 +139,25 @@ def package(
     put({"run": bench.run.id, "artifact": str(folder)}, f"artifact: {folder}", as_json)
 
 
+@app.command()
+def convert(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    to: Annotated[str, typer.Option("--to", help="lora, or model: the base with the adapter in its weights.")] = "lora",
+    rank: Annotated[int, typer.Option("--rank", help="The highest rank of the LoRA.", min=1, max=512)] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Give the adapter a form that other servers know, and score it again: what it cost is said."""
+    from sartor.convert import convert as converted
+
+    if to not in ("lora", "model"):
+        raise UserError(f"--to {to}", hint="lora, or model")
+    bench = work("prove", recipe, sets, run)
+    found = told(bench, converted(bench, "lora" if to == "lora" else "model", most=rank))
+    put(found.model_dump(mode="json", by_alias=True), f"{found.sentence}\n{bench.run.path(found.folder)}", as_json)
+
+
 @app.command(name="run")
 def run_all(
     recipe: RecipePath = DEFAULT,
@@ -191,7 +211,7 @@ def serve(
     from sartor.serve.run import serve as answer
 
     prepare_environment()
-    folders = [servable(run) for run in runs_named(runs or [], recipe)]
+    folders = [servable(run, engine) for run in runs_named(runs or [], recipe)]
     key = find_key(api_key, os.environ)
     desk = open_desk(folders, engine)
 
