@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from sartor.adapters import preset_of
+from sartor.adapters.method import Server
 from sartor.chat import Renderer, preview
 from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
@@ -62,11 +64,12 @@ class Counts(Frozen):
 
 
 class Check(Frozen):
-    """What the check found. `ok` means: no problem of severity error."""
+    """What the check found. `ok` means: no problem of severity error; `served`: by what the result can be served."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     ok: bool
     format: str
+    served: str = ""
     problems: tuple[Problem, ...]
     counts: Counts
     samples: tuple[Sample, ...]
@@ -89,6 +92,7 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Renderer, *, context: in
             _few_held_out(counts),
             _duplicates(counts, prepared),
             _no_targets(recipe, prepared),
+            _not_served(recipe),
         )
         if problem is not None
     ]
@@ -99,6 +103,7 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Renderer, *, context: in
     return Check(
         ok=all(problem.severity != "error" for problem in problems),
         format=prepared.format,
+        served=", ".join(preset_of(recipe.tune.adapter.name).served_by),
         problems=tuple(problems),
         counts=counts,
         samples=tuple(samples),
@@ -269,6 +274,34 @@ def _rows_problem(
     return Problem(
         code=code, severity=severity, message=f"{len(rows)} {message}", hint=hint, count=len(rows), where=_places(rows)
     )
+
+
+def _not_served(recipe: Recipe) -> Problem | None:
+    """Whether the engine that the recipe names can serve what the method makes, and by which detour."""
+    method, engine = recipe.tune.adapter.name, recipe.serve.engine or "sartor"
+    servers = preset_of(method).served_by
+    if any(server in servers for server in _AS_IT_IS[engine]):
+        return None
+    detour = next((words for server, words in _DETOURS if server in servers), "")
+    return Problem(
+        code="served_after_conversion" if detour else "not_served",
+        severity="warning" if detour else "error",
+        message=f"{method} is not served by {engine} as it is; by: {', '.join(servers)}",
+        hint=detour or "choose a method that it serves (`sartor methods`), or leave `serve.engine` out",
+    )
+
+
+#: What serves an adapter as it is, by the recipe's name for the engine.
+_AS_IT_IS: dict[str, tuple[Server, ...]] = {
+    "sartor": ("Sartor's engine",),
+    "vllm": ("vLLM as is",),
+    "llamacpp": ("llama.cpp",),
+}
+#: What other servers need first.
+_DETOURS: tuple[tuple[Server, str], ...] = (
+    ("vLLM after conversion", "`sartor convert --to lora` after the run: it says what that costs"),
+    ("vLLM after merge", "`sartor convert --to model` after the run: merged into the base, served alone"),
+)
 
 
 def _places(rows: Iterable[Tokenised]) -> tuple[str, ...]:

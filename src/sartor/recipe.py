@@ -217,6 +217,16 @@ class ProveSpec(Frozen):
     )
 
 
+class ServeSpec(Frozen):
+    """How the result will be served."""
+
+    engine: Literal["sartor", "vllm", "llamacpp"] | None = _field(
+        None,
+        "What will answer: sartor, vllm or llamacpp. A method that it cannot serve is refused before training.",
+        when="It must run on a server that is there already; left out, Sartor's own engine serves every method.",
+    )
+
+
 class Recipe(Frozen):
     """The whole of what was asked."""
 
@@ -225,6 +235,7 @@ class Recipe(Frozen):
     task: TaskSpec = Field(description="What a good answer is.")
     tune: TuneSpec = Field(default_factory=TuneSpec, description="How the weights are changed.")
     prove: ProveSpec = Field(default_factory=ProveSpec, description="How the proof is made.")
+    serve: ServeSpec = Field(default_factory=ServeSpec, description="How the result will be served.")
 
     @field_validator("data", mode="before")
     @classmethod

@@ -308,7 +308,8 @@ def _check_inputs(bench: Bench) -> str:
     recipe = bench.recipe
     files = [name for name in (recipe.data.train, recipe.data.dev, recipe.data.test) if name]
     data = [durable.sha256(Path(name)) for name in files]
-    return digest_of(__version__, recipe.model, recipe.data, recipe.task, recipe.tune.seed, data, bench.base.digest)
+    asked = [recipe.model, recipe.data, recipe.task, recipe.tune.seed, recipe.tune.adapter, recipe.serve]
+    return digest_of(__version__, asked, data, bench.base.digest)
 
 
 def _baseline_inputs(bench: Bench) -> str:

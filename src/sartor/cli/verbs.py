@@ -202,7 +202,9 @@ def serve(
     behind_proxy: Annotated[
         bool, typer.Option(help="A proxy with TLS stands in front: allow other addresses.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="What computes: sartor, llamacpp or vllm.")] = "sartor",
+    engine: Annotated[
+        str, typer.Option(help="What computes: sartor, llamacpp or vllm; `serve.engine` of the recipe if none.")
+    ] = "",
 ) -> None:
     """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
     from sartor.hardware import prepare_environment
@@ -211,7 +213,9 @@ def serve(
     from sartor.serve.run import serve as answer
 
     prepare_environment()
-    folders = [servable(run, engine) for run in runs_named(runs or [], recipe)]
+    chosen = runs_named(runs or [], recipe)
+    engine = engine or chosen[0].recipe.serve.engine or "sartor"
+    folders = [servable(run, engine) for run in chosen]
     key = find_key(api_key, os.environ)
     desk = open_desk(folders, engine)
 

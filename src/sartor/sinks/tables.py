@@ -40,6 +40,8 @@ def show_check(found: Check) -> RenderableType:
         lines.append(text)
     lines += [_sample(sample) for sample in found.samples]
     lines.append(Text("trained tokens are underlined", style="dim"))
+    if found.served:
+        lines.append(Text(f"served by: {found.served}", style="dim"))
     verdict = ("ok: ready to train", "green") if found.ok else ("not ok: correct the errors above", "red")
     lines.append(Text(*verdict))
     return Group(*lines)
