@@ -1,4 +1,4 @@
-"""The sizes of a ladder, for its network and for its count; nothing heavy is imported here."""
+"""The sizes of networks, for themselves and for their counts; nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def narrowed(shape: Shape, r: int) -> Shape:
     width, head = shape.hidden // r, narrow_head(shape.head_dim, r)
     norms = tuple((path, head if path.endswith(HEAD_NORMS) else width) for path, _ in shape.norms)
     return shape.model_copy(update={"hidden": width, "inner": shape.inner // r, "head_dim": head, "norms": norms})
+
+
+def num_kept(size: int, density: float) -> int:
+    """How many entries of a weight a branch may change."""
+    return max(1, round(size * density))

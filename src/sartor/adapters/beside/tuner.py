@@ -75,7 +75,7 @@ class Beside(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         result_BND: Tensor = network(reading, self.base_layer)
         return result_BND
 
-    def unload_and_optionally_merge_module(self, merge: bool, **_: Any) -> Any:
+    def unload_and_optionally_merge_module(self, merge: bool, **others: Any) -> Any:
         """The norm alone, as it was. PEFT calls it.
 
         Raises:
