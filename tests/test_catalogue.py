@@ -8,6 +8,7 @@ import pytest
 
 from sartor import hub
 from sartor.catalogue import CATALOGUE, Card, Sizes, card
+from sartor.recipe import ModelSpec
 
 #: Family -> the class of its configuration in transformers.
 CONFIGS = {
@@ -19,7 +20,9 @@ CONFIGS = {
     "Gemma 3": "Gemma3TextConfig",
     "Phi-4": "Phi3Config",
     "Mistral": "MistralConfig",
+    "MiniLM": "BertConfig",
 }
+DECODERS = [entry for entry in CATALOGUE if entry.kind == "decoder"]
 
 
 def test_names_are_lower_case_and_told_apart() -> None:
@@ -37,8 +40,9 @@ def test_a_card_is_found_whatever_its_case() -> None:
 
 def test_facts_are_there_and_plausible() -> None:
     for entry in CATALOGUE:
-        assert 100 <= entry.parameters <= 100_000, entry.name
-        assert 2048 <= entry.context <= 2**20, entry.name
+        small = entry.kind != "decoder"
+        assert (10 if small else 100) <= entry.parameters <= 100_000, entry.name
+        assert (256 if small else 2048) <= entry.context <= 2**20, entry.name
         assert entry.family
         assert entry.licence
         assert entry.cutoff
@@ -50,7 +54,7 @@ def test_embedded_models_are_those_that_a_package_carries() -> None:
     assert {entry.name for entry in CATALOGUE if entry.source == "embedded"} == set(hub.EMBEDDED)
 
 
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", DECODERS, ids=lambda entry: entry.name)
 def test_sizes_are_those_of_the_model(entry: Card) -> None:
     """The model itself, built from its sizes on the meta device, has the parameters that its makers state."""
     import torch
@@ -87,3 +91,12 @@ def test_the_embedded_model_has_the_sizes_of_its_card(smollm2_folder: Path) -> N
     found = card("smollm2-135m-instruct")
     assert found is not None
     assert hub.shape(smollm2_folder) == hub.Shape(**found.sizes.model_dump(), context=found.context)
+
+
+def test_the_embedded_encoder_has_the_sizes_of_its_card() -> None:
+    found = card("all-minilm-l6-v2")
+    assert found is not None
+    shape = hub.shape(hub.find(ModelSpec(name=found.name)).folder)
+    sizes = found.sizes.model_dump()
+    assert shape == hub.Shape(**sizes, context=found.context, kind=found.kind, counted=shape.counted)
+    assert round(shape.num_parameters / 1e6) == found.parameters

@@ -110,7 +110,7 @@ def test_an_adapter_is_offered_where_the_whole_model_does_not_fit() -> None:
     assert nearest(full, room, way(rank=0))[0] == "set `tune.adapter` to lora"
 
 
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [card for card in CATALOGUE if card.kind == "decoder"], ids=lambda entry: entry.name)
 def test_the_shape_of_a_card_has_its_parameters(entry: object) -> None:
     shape = shape_of(entry)  # type: ignore[arg-type]
     assert shape.num_parameters / 1e6 == pytest.approx(entry.parameters, rel=0.004)  # type: ignore[attr-defined]

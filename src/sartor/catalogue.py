@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from sartor.types import Frozen
+from sartor.types import Frozen, Kind
 
 
 class Sizes(Frozen):
@@ -32,6 +32,7 @@ class Card(Frozen):
     source: str
     tunable_on: str
     sizes: Sizes
+    kind: Kind = "decoder"
 
 
 _CPU = "laptop CPU, any GPU"
@@ -60,7 +61,9 @@ _SIZES = {
     "phi-4": (40, 5120, 17920, 40, 10, 128, 100352, False),
     "mistral-7b-instruct-v0.3": (32, 4096, 14336, 32, 8, 128, 32768, False),
     "mistral-small-24b-instruct": (40, 5120, 32768, 32, 8, 128, 131072, False),
+    "all-minilm-l6-v2": (6, 384, 1536, 12, 12, 32, 30522, True),
 }
+_ENCODERS = frozenset({"all-minilm-l6-v2"})
 
 CATALOGUE: tuple[Card, ...] = tuple(
     Card(
@@ -73,6 +76,7 @@ CATALOGUE: tuple[Card, ...] = tuple(
         source=source,
         tunable_on=tunable_on,
         sizes=Sizes.model_validate(dict(zip(Sizes.model_fields, _SIZES[name], strict=True))),
+        kind="encoder" if name in _ENCODERS else "decoder",
     )
     for name, family, parameters, licence, context, cutoff, source, tunable_on in (
         ("smollm2-135m-instruct", "SmolLM2", 135, "Apache-2.0", 8192, "not stated", "embedded", _CPU),
@@ -93,6 +97,7 @@ CATALOGUE: tuple[Card, ...] = tuple(
         ("phi-4", "Phi-4", 14660, "MIT", 16384, "June 2024", "microsoft/phi-4", _LARGE_GPU),
         ("mistral-7b-instruct-v0.3", "Mistral", 7248, "Apache-2.0", 32768, "not stated", "mistralai/Mistral-7B-Instruct-v0.3", _GPU),
         ("mistral-small-24b-instruct", "Mistral", 23572, "Apache-2.0", 32768, "October 2023", "mistralai/Mistral-Small-24B-Instruct-2501", _LARGE_GPU),
+        ("all-minilm-l6-v2", "MiniLM", 23, "Apache-2.0", 512, "not stated", "embedded", _CPU),
     )
 )  # fmt: skip
 

@@ -184,9 +184,14 @@ def _base(spec: ModelSpec, root: Path) -> _Base:
     """Sizes and a tokenizer for a model whose weights need not be here; nothing is fetched."""
     own = "tokens are counted with the model's own tokenizer"
     known = card(spec.name)
-    if known is not None and known.name in EMBEDDED:
+    if known is not None and known.kind == "decoder" and known.name in EMBEDDED:
         return _Base(shape_of(known), hub.find(spec).folder, own)
     folder = root / spec.name
+    if (known.kind if known else "decoder") != "decoder" or (folder.is_dir() and hub.shape(folder).kind != "decoder"):
+        raise UserError(
+            f"{spec.name} is no decoder: only those are planned for other machines",
+            hint="`sartor plan` plans it for this one; such bases are small",
+        )
     embedded, *_ = EMBEDDED
     borrowed = (
         f"tokens are counted with the tokenizer of {embedded}, as that of {spec.name} is not here: a larger vocabulary "

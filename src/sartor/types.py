@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Json = dict[str, Any]
 
+#: What a base is by its architecture, and what it is used for: an encoder chooses among labels or gives embeddings.
+Kind = Literal["decoder", "encoder", "encoder_decoder"]
+Form = Literal["decoder", "classifier", "embedder", "seq2seq"]
+
+#: Ids from here on are labels, not tokens: no vocabulary is as large.
+FIRST_LABEL = 2**30
+
 
 class Frozen(BaseModel):
     """A value that is written to disk: immutable, and unknown keys are errors."""
@@ -162,12 +169,14 @@ class TokenStats:
     """What a backend tells an objective, at supervised positions only, in batch order.
 
     logprobs_N float32, differentiable: log-probability of each target · weights_N float32 · segments_N int64: the
-    segment of each position.
+    segment of each position · embeddings_2SD: of each segment's question and answer, of length 1, differentiable; only
+    where an objective `NEEDS` them, which then has no log-probabilities.
     """
 
     logprobs_N: torch.Tensor
     weights_N: torch.Tensor
     segments_N: torch.Tensor
+    embeddings_2SD: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

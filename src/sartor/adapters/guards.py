@@ -15,17 +15,30 @@ def peft_model(model: Any, config: Any) -> Any:
     """
     from peft import get_peft_model
 
-    config.task_type = task_of(model)
+    config.task_type, config.modules_to_save = task_of(model), heads_of(model)
     made: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     made.register_forward_pre_hook(_refuse_mixed_rows, with_kwargs=True)
     return made
 
 
-def task_of(model: Any) -> str | None:
-    """PEFT's word for what a model does; None where it generates nothing."""
+def task_of(model: Any) -> str:
+    """PEFT's word for what a model does."""
     if not model.can_generate():
-        return None
+        return "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "FEATURE_EXTRACTION"
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
+def heads_of(model: Any) -> list[str] | None:
+    """The parts of a classifier that are new, or made for another task: they are trained whole beside any adapter.
+
+    All outside of the encoder, and the encoder's pooler, which many checkpoints lack. None for other models.
+    """
+    if task_of(model) != "SEQ_CLS":
+        return None
+    names = [name for name, part in model.named_children() if any(True for _ in part.parameters())]
+    heads = [name for name in names if name != model.base_model_prefix]
+    pooled = "pooler" in dict(model.base_model.named_children())
+    return heads + ["pooler"] * pooled
 
 
 def _refuse_mixed_rows(model: Any, args: Any, kwargs: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from sartor.adapters.guards import task_of
+from sartor.adapters.guards import heads_of, task_of
 from sartor.adapters.wrapping.layer import BASE, Bottleneck, TunedNorm, Wrapping
 
 
@@ -110,5 +110,5 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
 
 def attached(model: Any, config: WrappingConfig) -> Any:
     """The model as a PEFT model of its kind, with a new adapter."""
-    config.task_type = task_of(model)
+    config.task_type, config.modules_to_save = task_of(model), heads_of(model)
     return get_peft_model(model, config, autocast_adapter_dtype=True)
