@@ -278,3 +278,39 @@ def test_problems_add_up_and_errors_decide(judged: Callable[..., Check]) -> None
     assert not found.ok
     assert all(problem.message and problem.hint and problem.count for problem in found.problems)
     assert Check.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
+def served(folder: Path, renderer: Renderer, method: str, engine: str | None) -> Check:
+    """The check of good rows for a method and the engine that is to serve it."""
+    write_rows(folder / "train.jsonl", rows())
+    asked = {"model": "m", "data": "train.jsonl", "task": "exact", "tune": {"adapter": method}}
+    recipe = Recipe.model_validate({**asked, "serve": {"engine": engine} if engine else {}})
+    return check(recipe, prepare(recipe, folder, renderer, context=CONTEXT), renderer, context=CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "code"),
+    [
+        ("lora", None, ""),
+        ("lora", "vllm", ""),
+        ("lora", "llamacpp", ""),
+        ("bottleneck", "sartor", ""),
+        ("bottleneck", "vllm", "not_served"),
+        ("dora", "vllm", "served_after_conversion"),
+        ("loha", "vllm", "served_after_conversion"),
+    ],
+)
+def test_how_the_result_will_be_served(
+    tmp_path: Path, renderer: Renderer, method: str, engine: str | None, code: str
+) -> None:
+    found = served(tmp_path, renderer, method, engine)
+    assert [problem.code for problem in found.problems] == ([code] if code else [])
+    assert found.ok == (code != "not_served")
+    assert "Sartor's engine" in found.served
+
+
+def test_a_detour_is_named(tmp_path: Path, renderer: Renderer) -> None:
+    assert (
+        "sartor convert --to model" in only(served(tmp_path, renderer, "dora", "vllm"), "served_after_conversion").hint
+    )
+    assert "sartor methods" in only(served(tmp_path, renderer, "bottleneck", "vllm"), "not_served").hint
