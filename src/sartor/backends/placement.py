@@ -32,6 +32,8 @@ from sartor.types import Batch
 
 #: On a GPU the list of segment ends is filled up to a multiple of this, so that it has few lengths.
 SEGMENT_STEP = 64
+#: A micro-batch with more tokens than one should have is filled up to a multiple of this, for the same reason.
+FILL_STEP = 512
 #: Share by which a hidden state may differ when its beginning is computed once for several segments (SmolLM2-135M in
 #: bf16: 0.011; one that does not see its beginning: more than 1).
 TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.05}
@@ -79,6 +81,18 @@ class Policy(nn.Module):
         self.beginning: Callable[[], Prompt | Prefix | None] = _none
         self.head_rows: Callable[[], Rows | None] = _none
         self.upper: Any = None  # the decoder without its frozen lower layers, where what leaves those is kept
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether a method's virtual tokens are keys and values, which are no tokens of the batch."""
+        return isinstance(self.beginning(), Prefix)
+
+    def begun(self, batch: Batch, num_virtual: int) -> Batch:
+        """A batch that leaves room for what stands at the beginning of each segment."""
+        if not num_virtual:
+            return batch
+        make = beginning.moved if self.has_prefix else beginning.inserted
+        return make(batch, num_virtual)
 
     def forward(
         self,
@@ -231,6 +245,14 @@ def layers_of(model: Any) -> list[nn.Module]:
     return list(max(lists, key=len, default=[]))
 
 
+@torch.no_grad()
+def bring(model: nn.Module, device: torch.device) -> None:
+    """Bring what a method keeps beside the model that it tunes to the device that this one is on already."""
+    for item in (*model.parameters(), *model.buffers()):
+        if item.device != device:
+            item.data = item.data.to(device)
+
+
 def use_gpu_kernels(model: Any, device: torch.device) -> bool:
     """Norm, rotation and activation as single kernels of Liger, through its own hook; whether that was done.
 
@@ -265,6 +287,11 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
     """Compile each decoder layer by itself: as all have one code, it is compiled once, in seconds, not minutes."""
     for layer in layers_of(model):
         layer.compile(backend=backend)
+
+
+def room_for(batch: Batch, num_tokens: int) -> int:
+    """The tokens that a micro-batch is filled up to: `num_tokens`, and for a longer one the next of few lengths."""
+    return num_tokens if batch.num_tokens <= num_tokens else -(-batch.num_tokens // FILL_STEP) * FILL_STEP
 
 
 def filled(batch: Batch, num_tokens: int, *, segment_step: int = 1) -> Batch:

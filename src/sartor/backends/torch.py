@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -68,11 +68,14 @@ class TorchBackend:
         self._model.train()
         family.HOOKS.calibrate(self._model, self._config, examples)
         self._policy = placement.Policy(model, _stream_dtype(model.base_model), plan.tile)
+        self._policy.beginning = partial(family.HOOKS.beginning, self._model, self._config)
+        self._policy.head_rows = partial(family.HOOKS.head_rows, self._model, self._config)
         _round_after_norms(model.base_model, model.get_output_embeddings().weight.dtype)
         self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
         if self._device.type == "cuda" and not fused:
             placement.compile_layers(model)
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
+        placement.bring(self._model, self._device)
         self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
         self._kernels = self._lay_out(plan)
         if plan.recompute != "none" and not self._policy.fused:
@@ -151,7 +154,7 @@ class TorchBackend:
         if not self._whole:
             return []
         if self._device.type == "cpu" and self._packable:
-            missing = self._agreed(_no_kernels(plan.model.dtype))
+            missing = self._agreed(_no_kernels(plan.model.dtype, self._policy))
             if not missing:
                 plain, self._policy.stream = self._policy.stream, torch.float32
                 decoder = self._policy.model.base_model
@@ -192,8 +195,10 @@ class TorchBackend:
         return kept
 
     def _stats(self, batch: Batch) -> TokenStats:
+        batch = self._policy.begun(batch, self._family.HOOKS.num_virtual(self._config))
         if self._policy.packed and self._num_tokens:
-            batch = placement.filled(batch, self._num_tokens, segment_step=placement.SEGMENT_STEP)
+            num_tokens = placement.room_for(batch, self._num_tokens)
+            batch = placement.filled(batch, num_tokens, segment_step=placement.SEGMENT_STEP)
         supervised_N = (batch.weights_T != 0).nonzero()[0]
         offsets_S1 = self._here(batch.offsets_S1)
         logprobs_N = self._folded(batch, supervised_N) if self._shares else self._flat(batch, supervised_N)
@@ -293,8 +298,10 @@ def configure(plan: Plan) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # 9 % of a step, for nothing
 
 
-def _no_kernels(element: native.Element) -> str:
+def _no_kernels(element: native.Element, policy: placement.Policy) -> str:
     """Why the kernels cannot be had; "" when they are there."""
+    if policy.has_prefix:
+        return "they take no keys and values from outside"
     return native.refusal("pointwise", element) or native.refusal("attention", element)
 
 
