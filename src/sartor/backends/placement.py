@@ -164,8 +164,8 @@ class Policy(nn.Module):
                 self._decode(torch.from_numpy(tokens), torch.from_numpy(positions), {"forest": forest})[0].float()
                 for tokens, positions, forest in forests
             )
-        except Unsupported as error:
-            return error.message
+        except Unsupported as refusal:
+            return refusal.message
         once_TD = once_UD[torch.from_numpy(folded.places_T)]
         error = float(((once_TD - apart_TD).norm(dim=-1) / apart_TD.norm(dim=-1)).max())
         if error < TOLERANCE.get(self._dtype, TIGHT):  # so that NaN is refused too
