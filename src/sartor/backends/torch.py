@@ -99,22 +99,8 @@ class TorchBackend:
             parts = max(map(int, self._ranks.join([str(parts)])))
         pieces = cut(batch, parts) if parts > 1 else [batch]
         pieces += [idle()] * (parts - len(pieces))
-        return reduce(add, [self._piece(piece, objective, config, weight, grad=grad) for piece in pieces])
-
-    def _piece(self, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool) -> Sums:
-        with torch.set_grad_enabled(grad), placement.made_on(self._device):
-            stats = self._stats(batch)
-            loss, metrics = objective.loss(config, stats, batch)
-            if grad:
-                (loss / weight).backward()
-        if grad:
-            lost_N = stats.logprobs_N.detach() * stats.weights_N
-            per_segment_S = lost_N.new_zeros(len(batch.rows)).index_add_(0, stats.segments_N, lost_N)
-            self._updates.note(batch.rows, per_segment_S)
-        num_tokens = batch.num_tokens if any(batch.rows) else 0  # an idle rank's token is of no row
-        return Sums(
-            loss=float(loss.detach()), num_tokens=num_tokens, num_supervised=batch.num_supervised, metrics=metrics
-        )
+        forward = partial(self._updates.forward_backward, self._stats)
+        return reduce(add, [forward(piece, objective, config, weight, grad=grad) for piece in pieces])
 
     def step(self, adam: Adam) -> float:
         norm = self._updates.step(adam)

@@ -1,7 +1,11 @@
-"""From gradients to other weights, and the state of that on disk: what all backends by torch share."""
+"""From losses to other weights, and the state of that on disk: what all backends by torch share.
+
+Shape suffixes: S segments · N supervised positions.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,10 @@ from sartor.backends import optimizer, placement
 from sartor.backends.ranks import Ranks
 from sartor.errors import NumericsError
 from sartor.plan import Adam, Plan
+from sartor.types import Batch, Sums, TokenStats
+
+#: A backend's forward: what an objective is told of a batch.
+StatsOf = Callable[[Batch], TokenStats]
 
 STATE = "trainer.safetensors"
 STEP, METHOD = "step", "method:"  # in it: how many updates there were, and what the tuning method keeps
@@ -36,9 +44,23 @@ class Updates:
         self._optimizer = optimizer.make(plan.optimizer, groups, plan.adam(0))
         self._pending: list[tuple[tuple[str, ...], torch.Tensor]] = []
 
-    def note(self, rows: tuple[str, ...], losses_S: torch.Tensor) -> None:
-        """The loss of each row that went into the gradients: what names the rows if a step is refused."""
-        self._pending.append((rows, losses_S))
+    def forward_backward(
+        self, stats_of: StatsOf, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool
+    ) -> Sums:
+        """See `protocol.Backend.forward_backward`; `stats_of` is the backend's forward."""
+        with torch.set_grad_enabled(grad), placement.made_on(self._device):
+            stats = stats_of(batch)
+            loss, metrics = objective.loss(config, stats, batch)
+            if grad:
+                (loss / weight).backward()
+        if grad:
+            lost_N = stats.logprobs_N.detach() * stats.weights_N
+            per_segment_S = lost_N.new_zeros(len(batch.rows)).index_add_(0, stats.segments_N, lost_N)
+            self._pending.append((batch.rows, per_segment_S))
+        num_tokens = batch.num_tokens if any(batch.rows) else 0  # an idle rank's token is of no row
+        return Sums(
+            loss=float(loss.detach()), num_tokens=num_tokens, num_supervised=batch.num_supervised, metrics=metrics
+        )
 
     def step(self, adam: Adam) -> float:
         """See `protocol.Backend.step`; the weights that are computed with follow by `refresh`."""
