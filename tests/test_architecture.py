@@ -18,9 +18,9 @@ TESTS = Path(__file__).parent
 #: Reading order is dependency order: a file imports only what stands above it (`docs/why/layout.md` says why this one).
 ORDER = (
     *("errors", "names", "types", "recipe", "plan", "proof", "events", "durable", "store"),
-    *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "formats", "data", "objectives", "stats"),
+    *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "texts", "formats", "data", "objectives", "stats"),
     "metrics",
-    *("ops", "base", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice", "planner", "elsewhere", "methods"),
+    *("ops", "base", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice", "asked", "planner", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
     *("artifact", "serve", "report", "sinks", "stages", "convert", "launch", "new", "explain", "doctor", "schemas", "cli"),
 )

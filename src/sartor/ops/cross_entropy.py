@@ -2,6 +2,7 @@
 
 The full logits (positions × vocabulary) are never held: a tile of them is made, used for both directions, and dropped.
 So the head costs two matrix products a position instead of three, and no product runs in fp32 for a bf16 model.
+A frozen head may be a quantised layer, which is never made whole.
 
 Shapes: N supervised positions · D hidden size · V vocabulary · C tokens whose rows of the head are replaced.
 """
@@ -15,15 +16,18 @@ import torch
 import torch.nn.functional as F
 
 from sartor.ops.pointwise import Plain, pointwise
+from sartor.ops.quantised_linear import QuantisedLinear
 
+Head = torch.Tensor | QuantisedLinear  # (V, D)
 TILE = 512  # rows: 512 × 49,152 bf16 logits are 48 MiB; smaller tiles lose product speed (docs/why/numerics.md)
 
 
 def supervised_logprobs(
-    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int = TILE
+    hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, tile: int = TILE
 ) -> torch.Tensor:
     """log p(target) of each position, fp32, differentiable in `hidden_ND` and, where it is trained, in the head."""
-    kind = _TiledTrainedHead if head_VD.requires_grad else _TiledLogprobs
+    trained = isinstance(head_VD, torch.Tensor) and head_VD.requires_grad
+    kind = _TiledTrainedHead if trained else _TiledLogprobs
     logprobs: torch.Tensor = kind.apply(hidden_ND, head_VD, targets_N, tile)  # type: ignore[no-untyped-call]
     return logprobs
 
@@ -34,9 +38,14 @@ def plain_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: to
     return torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None])[:, 0]
 
 
+def logits(hidden_ND: torch.Tensor, head_VD: Head) -> torch.Tensor:
+    """(N, V), without a gradient of the head."""
+    return head_VD(hidden_ND) if isinstance(head_VD, QuantisedLinear) else hidden_ND @ head_VD.t()
+
+
 def replaced_logprobs(
     hidden_ND: torch.Tensor,
-    head_VD: torch.Tensor,
+    head_VD: Head,
     tokens_C: torch.Tensor,
     rows_CD: torch.Tensor,
     bias_C: torch.Tensor,
@@ -52,16 +61,14 @@ class _TiledLogprobs(torch.autograd.Function):
     """d log p(t) / d h = W[t] - softmax(h Wᵀ) W, kept per position and scaled by the upstream gradient later."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, tile: int) -> torch.Tensor:
         wanted = hidden_ND.requires_grad
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
         logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, tile):
             tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
             if slope_ND is not None:
-                torch.mm(tile_NV, head_VD, out=slope_ND[rows])
+                _back(tile_NV, head_VD, slope_ND[rows])
         if slope_ND is not None:
             ctx.save_for_backward(slope_ND)
         return logprobs_N
@@ -106,7 +113,7 @@ class _TiledReplaced(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_ND: torch.Tensor,
-        head_VD: torch.Tensor,
+        head_VD: Head,
         tokens_C: torch.Tensor,
         rows_CD: torch.Tensor,
         bias_C: torch.Tensor,
@@ -117,12 +124,12 @@ class _TiledReplaced(torch.autograd.Function):
         logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         own_CD, own_C = rows_CD.to(hidden_ND.dtype), bias_C.to(hidden_ND.dtype)
         for rows in _tiles(hidden_ND, tile):
-            logits_NV = hidden_ND[rows] @ head_VD.t()
+            logits_NV = logits(hidden_ND[rows], head_VD)
             logits_NV[:, tokens_C] = torch.addmm(own_C, hidden_ND[rows], own_CD.t())
             _to_slope(logits_NV, targets_N[rows], logprobs_N[rows])
             slope_NC[rows] = logits_NV[:, tokens_C]
             logits_NV[:, tokens_C] = 0
-            torch.mm(logits_NV, head_VD, out=slope_ND[rows])
+            _back(logits_NV, head_VD, slope_ND[rows])
         slope_ND.addmm_(slope_NC, own_CD)
         ctx.save_for_backward(hidden_ND, slope_ND, slope_NC)
         ctx.dtype = rows_CD.dtype
@@ -145,13 +152,19 @@ def _tiles(hidden_ND: torch.Tensor, tile: int) -> Iterator[slice]:
     return (slice(start, start + tile) for start in range(0, hidden_ND.shape[0], tile))
 
 
-def _slope(
-    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, logprobs_N: torch.Tensor
-) -> torch.Tensor:
+def _slope(hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, logprobs_N: torch.Tensor) -> torch.Tensor:
     """d log p(target) / d logits of a tile (N, V); log p(target) goes out."""
-    logits_NV = hidden_ND @ head_VD.t()
+    logits_NV = logits(hidden_ND, head_VD)
     _to_slope(logits_NV, targets_N, logprobs_N)
     return logits_NV
+
+
+def _back(slope_NV: torch.Tensor, head_VD: Head, out_ND: torch.Tensor) -> None:
+    """The gradient of the hidden states goes out."""
+    if isinstance(head_VD, QuantisedLinear):
+        out_ND.copy_(head_VD.back(slope_NV))
+    else:
+        torch.mm(slope_NV, head_VD, out=out_ND)
 
 
 def _to_slope(logits_NV: torch.Tensor, targets_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:

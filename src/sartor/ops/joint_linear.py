@@ -5,7 +5,8 @@
 Adding a LoRA delta to an already rounded bf16 output loses small updates: at trained adapters the gradients then have
 cosine 0.97 with fp32. One product over the augmented inner size rounds once (docs/why/numerics.md). Masters are fp32
 parameters; the working copies in the model's type are refreshed once per optimizer step. Where the base itself is
-trained, W is the working copy of fp32 masters.
+trained, W is the working copy of fp32 masters. Where it is quantised, [W, s B] is made anew for each product, in one
+buffer that all layers share.
 
 Shapes: T tokens · K inputs · N outputs of all members · R ranks of all members.
 """
@@ -20,6 +21,7 @@ from torch import nn
 
 from sartor.errors import Unsupported
 from sartor.ops.lora_linear import AugmentedLoraLinear
+from sartor.ops.quantised_linear import QuantisedLinear, side_by_side
 
 Tensor = torch.Tensor
 
@@ -36,15 +38,26 @@ class Member:
     scaling: float = 1.0
 
     @property
+    def weight(self) -> Tensor | None:
+        """That of the base, if it is trained."""
+        if isinstance(self.base, QuantisedLinear) or not self.base.weight.requires_grad:
+            return None
+        return self.base.weight
+
+    @property
     def masters(self) -> list[Tensor]:
         """Trained parameters, in the order of their gradients."""
-        of_base = [self.base.weight, self.base.bias]
+        of_base = [self.weight, self.base.bias]
         adapter = [self.down, self.up]
         return [item for item in (*of_base, *adapter) if item is not None and item.requires_grad]
 
 
 class JointLinear:
-    """The members' weights are laid out anew and become views of that, so nothing is held twice."""
+    """The members' weights are laid out anew and become views of that, so nothing is held twice.
+
+    Raises:
+        Unsupported: a layer is not known, or some are quantised and some are not.
+    """
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype, adapter: str = "default") -> None:
         self._members = _members(layers, adapter)
@@ -53,15 +66,21 @@ class JointLinear:
         self.num_outputs: int = last.outputs.stop
         # An even number: kernels read rows of bf16 by 32-bit words. The column more is of zeros.
         self.num_low: int = last.low.stop + last.low.stop % 2
-        self._joint_NKR = torch.zeros(self.num_outputs, self.num_inputs + self.num_low, dtype=dtype)
+        self._quantised = [member.base for member in self._members if isinstance(member.base, QuantisedLinear)]
+        if len(self._quantised) not in (0, len(self._members)):
+            raise Unsupported("layers of which only some are quantised", hint="it takes the plain path")
+        num_held = 0 if self._quantised else self.num_inputs
+        self._held_NHR = torch.zeros(self.num_outputs, num_held + self.num_low, dtype=dtype)
+        self._up_NR = self._held_NHR[:, num_held:]
         self._down_RK = torch.zeros(self.num_low, self.num_inputs, dtype=dtype)
         biases = [member.base.bias for member in self._members]
         self._bias_N = torch.zeros(self.num_outputs, dtype=dtype) if any(bias is not None for bias in biases) else None
         for member in self._members:
-            weight_NK = self._joint_NKR[member.outputs, : self.num_inputs]
-            weight_NK.copy_(member.base.weight.detach())
-            if member.base.weight.dtype == dtype:
-                member.base.weight = nn.Parameter(weight_NK, requires_grad=member.base.weight.requires_grad)
+            if not self._quantised:
+                weight_NK = self._held_NHR[member.outputs, :num_held]
+                weight_NK.copy_(member.base.weight.detach())
+                if member.base.weight.dtype == dtype:
+                    member.base.weight = nn.Parameter(weight_NK, requires_grad=member.base.weight.requires_grad)
             if self._bias_N is not None and member.base.bias is not None:
                 self._bias_N[member.outputs].copy_(member.base.bias.detach())
         self.masters = [master for member in self._members for master in member.masters]
@@ -76,14 +95,18 @@ class JointLinear:
     def refresh(self) -> None:
         """Copy the masters into the working copies."""
         for member in self._members:
-            if member.base.weight.requires_grad and member.base.weight.dtype != self._joint_NKR.dtype:
-                self._joint_NKR[member.outputs, : self.num_inputs].copy_(member.base.weight)
+            if member.weight is not None and member.weight.dtype != self._held_NHR.dtype:
+                self._held_NHR[member.outputs, : self.num_inputs].copy_(member.weight)
             if self._bias_N is not None and member.base.bias is not None and member.base.bias.requires_grad:
                 self._bias_N[member.outputs].copy_(member.base.bias)
             if member.down is not None and member.up is not None:
                 self._down_RK[member.low].copy_(member.down)
-                columns = slice(self.num_inputs + member.low.start, self.num_inputs + member.low.stop)
-                self._joint_NKR[member.outputs, columns].copy_(member.up * member.scaling)
+                self._up_NR[member.outputs, member.low].copy_(member.up * member.scaling)
+
+    @property
+    def _joint_NKR(self) -> Tensor:
+        """[W, s B], to be read at once: a quantised one lasts until another layer's is made."""
+        return side_by_side(self._quantised, self._up_NR) if self._quantised else self._held_NHR
 
     def lower(self, x_TKR: Tensor) -> None:
         """Fill the last R columns: x Aᵀ."""
@@ -110,7 +133,7 @@ class JointLinear:
         if of_input:
             self.back_input(dy_TN, dx_TKR)
         elif self.num_low:
-            torch.mm(dy_TN, self._joint_NKR[:, self.num_inputs :], out=dx_TKR[:, self.num_inputs :])
+            torch.mm(dy_TN, self._up_NR, out=dx_TKR[:, self.num_inputs :])
         return self.back_masters(dy_TN, x_TKR, dx_TKR[:, self.num_inputs :])
 
     def back_input(self, dy_TN: Tensor, dx_TKR: Tensor) -> None:
@@ -125,7 +148,7 @@ class JointLinear:
         none = dy_TN[:0]
         of_down_RK = dlow_TR.t() @ x_TK if self.num_low else none
         of_up_RN = low_TR.t() @ dy_TN if self.num_low else none
-        trains_base = any(member.base.weight.requires_grad for member in self._members)
+        trains_base = any(member.weight is not None for member in self._members)
         of_weight_NK = dy_TN.t() @ x_TK if trains_base else none
         return [
             gradient.to(master.dtype)
@@ -139,8 +162,8 @@ def _gradients(
 ) -> list[tuple[Tensor, Tensor]]:
     base = member.base
     found: list[tuple[Tensor, Tensor]] = []
-    if base.weight.requires_grad:
-        found.append((base.weight, of_weight_NK[member.outputs]))
+    if member.weight is not None:
+        found.append((member.weight, of_weight_NK[member.outputs]))
     if base.bias is not None and base.bias.requires_grad:
         found.append((base.bias, dy_TN[:, member.outputs].sum(dim=0, dtype=base.bias.dtype)))
     if member.down is not None and member.down.requires_grad:
@@ -163,7 +186,7 @@ def _members(layers: Sequence[nn.Module], adapter: str) -> list[Member]:
             base, scaling, rank = layer.base_layer, float(layer.scaling[adapter]), down.shape[0]
             ranks = slice(low, low + rank)
             members.append(Member(base, slice(start, start + base.out_features), ranks, down, up, scaling))
-        elif type(layer) is nn.Linear:
+        elif isinstance(layer, QuantisedLinear) or type(layer) is nn.Linear:
             members.append(Member(layer, slice(start, start + layer.out_features), slice(low, low)))
         else:
             raise Unsupported(f"a layer of type {type(layer).__name__}", hint="it takes the plain path")

@@ -15,6 +15,9 @@ import torch
 from peft.tuners.lora.layer import Linear as PeftLoraLinear
 from torch import nn
 
+from sartor.errors import Unsupported
+from sartor.ops.quantised_linear import QuantisedLinear, computes_in, side_by_side
+
 
 class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
     """PEFT's LoRA layer with the forward of a single product, for one active adapter without dropout.
@@ -24,14 +27,18 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
     """
 
     def prepare(self, adapter: str) -> None:
-        """Lay the base weight and s·B side by side; the base layer's weight becomes a view of that."""
-        weight_NK = self.base_layer.weight
-        rank = self.lora_A[adapter].weight.shape[0]
-        joint = torch.empty(weight_NK.shape[0], weight_NK.shape[1] + rank, dtype=weight_NK.dtype)
-        joint[:, : weight_NK.shape[1]] = weight_NK.detach()
-        self.base_layer.weight = nn.Parameter(joint[:, : weight_NK.shape[1]], requires_grad=False)
-        self._joint_NKR = joint
-        self._down_RK = torch.empty(rank, weight_NK.shape[1], dtype=weight_NK.dtype)
+        """Lay the base weight and s·B side by side; the base layer's weight becomes a view of that.
+
+        A quantised one stays as it is: [W, s B] is then made anew for each product.
+        """
+        num_held = 0 if isinstance(self.base_layer, QuantisedLinear) else self.in_features
+        rank, dtype = self.lora_A[adapter].weight.shape[0], computes_in(self.base_layer)
+        self._held_NHR = torch.empty(self.out_features, num_held + rank, dtype=dtype)
+        if num_held:
+            self._held_NHR[:, :num_held] = self.base_layer.weight.detach()
+            self.base_layer.weight = nn.Parameter(self._held_NHR[:, :num_held], requires_grad=False)
+        self._up_NR = self._held_NHR[:, num_held:]
+        self._down_RK = torch.empty(rank, self.in_features, dtype=dtype)
         self._prepared = adapter
         self.refresh()
 
@@ -40,7 +47,23 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         """Copy the masters into the working copies."""
         adapter = self._prepared
         self._down_RK.copy_(self.lora_A[adapter].weight)
-        self._joint_NKR[:, self.in_features :].copy_(self.lora_B[adapter].weight * self.scaling[adapter])
+        self._up_NR.copy_(self.lora_B[adapter].weight * self.scaling[adapter])
+
+    @property
+    def _joint_NKR(self) -> torch.Tensor:
+        """[W, s B], to be read at once: a quantised one lasts until another layer's is made."""
+        quantised = isinstance(self.base_layer, QuantisedLinear)
+        return side_by_side([self.base_layer], self._up_NR) if quantised else self._held_NHR
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """PEFT's own.
+
+        Raises:
+            Unsupported: the base is quantised. Changed weights would have to be quantised anew, and answer otherwise.
+        """
+        if isinstance(self.base_layer, QuantisedLinear):
+            raise Unsupported("merging into quantised weights", hint="load the base with `load_base(…, packed=False)`")
+        super().merge(*args, **kwargs)
 
     def beyond(self, adapter: str) -> str:
         """What this adapter has beyond y = W x + s B A x; "" when that is all."""
@@ -59,7 +82,7 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         return bool(self.disable_adapters or self.merged)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        x = x.to(self.base_layer.weight.dtype)  # the residual stream may be fp32
+        x = x.to(computes_in(self.base_layer))  # the residual stream may be fp32
         adapter = vars(self).get("_prepared")
         if adapter is None or self.out_of_use or self.beyond(adapter):
             twin: torch.Tensor = super().forward(x, *args, **kwargs)
@@ -69,7 +92,7 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
             self.lora_A[adapter].weight,
             self.lora_B[adapter].weight,
             self._down_RK,
-            self._joint_NKR,
+            self,
             self.scaling[adapter],
         )
         if self.base_layer.bias is not None:
@@ -87,20 +110,20 @@ class _AugmentedProduct(torch.autograd.Function):
         master_A_RK: torch.Tensor,
         master_B_NR: torch.Tensor,
         down_RK: torch.Tensor,
-        joint_NKR: torch.Tensor,
+        layer: AugmentedLoraLinear,
         scaling: float,
     ) -> torch.Tensor:
         low_TR = x_TK @ down_RK.t()
-        ctx.save_for_backward(x_TK, low_TR, down_RK, joint_NKR)
-        ctx.scaling = scaling
-        return torch.cat((x_TK, low_TR), dim=1) @ joint_NKR.t()
+        ctx.save_for_backward(x_TK, low_TR, down_RK)
+        ctx.layer, ctx.scaling = layer, scaling
+        return torch.cat((x_TK, low_TR), dim=1) @ layer._joint_NKR.t()
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_TK, low_TR, down_RK, joint_NKR = ctx.saved_tensors
+        x_TK, low_TR, down_RK = ctx.saved_tensors
         dy_TN = upstream[0]
         num_inputs = x_TK.shape[1]
-        d_TKR = dy_TN @ joint_NKR
+        d_TKR = dy_TN @ ctx.layer._joint_NKR
         dlow_TR = d_TKR[:, num_inputs:].contiguous()
         dA_RK = (dlow_TR.t() @ x_TK).float()
         dB_NR = (low_TR.t() @ dy_TN).t().float() * ctx.scaling

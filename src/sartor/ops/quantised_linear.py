@@ -3,12 +3,12 @@
 In the backward they are made again, so that no copy outlives its layer. Both are plain modules of torch to everybody
 else (to PEFT, to an adapter that wraps them): `weight` is made anew at each look, and what is written to it is lost.
 
-Shapes: T tokens · K inputs · N outputs · D width of the stream · R ranks.
+Shapes: T tokens · K inputs · N outputs · R ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,43 +19,67 @@ from sartor.ops.quantised import Packed
 from sartor.ops.workspace import Buffers
 
 Tensor = torch.Tensor
-#: Rows of one product: those of a vocabulary are not made all at once. Layers of a decoder mostly have fewer.
-TILE = 16_384
 
 
 class QuantisedLinear(nn.Linear):
-    """A frozen linear layer that computes in `computes_in`, in a buffer of `room`."""
+    """A frozen linear layer. It computes in `computes_in` and a buffer of `room`, `tile` outputs at a time (0: all)."""
 
-    def __init__(self, packed: Packed, bias: nn.Parameter | None, computes_in: torch.dtype, room: Buffers) -> None:
+    def __init__(
+        self, packed: Packed, bias: nn.Parameter | None, computes_in: torch.dtype, room: Buffers, tile: int = 0
+    ) -> None:
         nn.Module.__init__(self)  # not that of Linear, which would make a weight
         self.out_features, self.in_features = packed.shape
         self.packed, self.bias = packed, bias  # type: ignore[assignment] # torch declares a bias that is always there
-        self.computes_in, self.room = computes_in, room
+        self.computes_in, self.room, self._tile = computes_in, room, tile or self.out_features
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override] # a parameter there
         """A copy."""
         return self.packed.whole(self.computes_in)
 
-    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
-        """The weight by rows, each part until the next one is asked for."""
-        for start in range(0, self.out_features, TILE):
-            stop = min(start + TILE, self.out_features)
-            tile = room_for(self, (stop - start, self.in_features))
-            yield slice(start, stop), self.packed.make(tile, start)
-
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Product.apply(x, self.bias, self)  # type: ignore[no-untyped-call]
         return result
 
+    def product(self, x: Tensor) -> Tensor:
+        """The layer without its gradient."""
+        if self._tile >= self.out_features:
+            return F.linear(x, self._made(0, self.out_features), self.bias)
+        x_TK = x.reshape(-1, self.in_features)
+        y_TN = x.new_empty(len(x_TK), self.out_features)
+        for start in range(0, self.out_features, self._tile):
+            stop = min(start + self._tile, self.out_features)
+            torch.mm(x_TK, self._made(start, stop).t(), out=y_TN[:, start:stop])
+        if self.bias is not None:
+            y_TN += self.bias
+        return y_TN.view(*x.shape[:-1], self.out_features)
+
+    def back(self, dy: Tensor) -> Tensor:
+        """The gradient of the input. Parts are added up in fp32: in bf16 each sum would be rounded."""
+        if self._tile >= self.out_features:
+            return dy @ self._made(0, self.out_features)
+        wide = torch.promote_types(dy.dtype, torch.float32)
+        dx = torch.zeros(*dy.shape[:-1], self.in_features, dtype=wide, device=dy.device)
+        for start in range(0, self.out_features, self._tile):
+            stop = min(start + self._tile, self.out_features)
+            dx += dy[..., start:stop] @ self._made(start, stop)
+        return dx.to(dy.dtype)
+
+    def _made(self, start: int, stop: int) -> Tensor:
+        """Rows of the weight, until the shared buffer is asked for again."""
+        return self.packed.make(room_for(self, (stop - start, self.in_features)), start)
+
 
 class QuantisedEmbedding(nn.Embedding):
-    """A frozen embedding: only the rows that are looked up are made."""
+    """A frozen embedding: only the rows that are looked up are made. `scale` is what they are multiplied by."""
 
-    def __init__(self, packed: Packed, padding: int | None, computes_in: torch.dtype) -> None:
+    scale: Tensor | None
+
+    def __init__(self, packed: Packed, computes_in: torch.dtype, scale: Tensor | None = None) -> None:
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim = packed.shape
-        self.packed, self.padding_idx, self.computes_in = packed, padding, computes_in
+        self.packed, self.computes_in = packed, computes_in
+        self.register_buffer("scale", scale, persistent=False)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -63,7 +87,8 @@ class QuantisedEmbedding(nn.Embedding):
         return self.packed.whole(self.computes_in)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.packed.pick(ids.reshape(-1), self.computes_in).view(*ids.shape, self.embedding_dim)
+        rows = self.packed.pick(ids.reshape(-1), self.computes_in).view(*ids.shape, self.embedding_dim)
+        return rows if self.scale is None else rows * self.scale.to(rows.dtype)
 
 
 def computes_in(layer: nn.Linear) -> torch.dtype:
@@ -93,16 +118,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias_N: Tensor | None, layer: QuantisedLinear) -> Tensor:
         ctx.layer = layer
-        parts = [F.linear(x, tile, None if bias_N is None else bias_N[columns]) for columns, tile in layer.tiles()]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return layer.product(x)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        dy, of_x, of_bias_N = upstream[0], None, None
-        if ctx.needs_input_grad[0]:
-            for columns, tile in ctx.layer.tiles():
-                part = dy[..., columns] @ tile
-                of_x = part if of_x is None else of_x.add_(part)
-        if ctx.needs_input_grad[1]:
-            of_bias_N = dy.flatten(0, -2).sum(dim=0)
+        of_x = ctx.layer.back(upstream[0]) if ctx.needs_input_grad[0] else None
+        of_bias_N = upstream[0].flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[1] else None
         return of_x, of_bias_N, None
