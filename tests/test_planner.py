@@ -18,7 +18,8 @@ from sartor.errors import MachineError, RecipeError
 from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.plan import Plan
-from sartor.planner import ASKED, MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
+from sartor.asked import ASKED
+from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
 from sartor.recipe import Recipe
 from sartor.sizing import shape_of, smallest
 from sartor.store import STAGES

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateError
 
@@ -68,6 +68,36 @@ class _Script:
     tools: tuple[Json, ...]
     sentinel: str
     where: Where | None
+
+
+class Speech(Protocol):
+    """What the house needs of a renderer, this file's or that of `texts`."""
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides the tokens."""
+        ...
+
+    def render(self, example: Chat | Text) -> tuple[Rendered, ...]:
+        """The sequences that train on an example."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Json] = ()) -> tuple[int, ...]:
+        """The ids after which an answer comes."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of an answer."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of any ids."""
+        ...
 
 
 def open_renderer(folder: Path, *, template_kwargs: Iterable[tuple[str, Any]] = ()) -> Renderer:
@@ -379,7 +409,7 @@ class Renderer:
         return _Script(plain, (0.0,) * len(plain), tuple(tools), self._codec.sentinel([*plain, *tools]), None)
 
 
-def preview(rendered: Rendered, renderer: Renderer) -> list[tuple[str, bool]]:
+def preview(rendered: Rendered, renderer: Speech) -> list[tuple[str, bool]]:
     """The sequence as text, in pieces, each with whether it is trained: what the coloured view shows."""
     pieces = groupby(zip(rendered.ids, rendered.weights, strict=True), key=lambda pair: pair[1] != 0)
     return [(renderer.text([id for id, _ in piece]), trained) for trained, piece in pieces]

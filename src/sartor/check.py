@@ -10,17 +10,19 @@ from pydantic import Field
 
 from sartor.adapters import preset_of
 from sartor.adapters.method import Server
-from sartor.chat import Renderer, preview
+from sartor.chat import Speech, preview
 from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
 from sartor.errors import Where
 from sartor.metrics.load import load as load_metric
 from sartor.recipe import Recipe
-from sartor.types import Chat, Frozen
+from sartor.texts import labels_of
+from sartor.types import Chat, Form, Frozen
 
 FEWEST_EXAMPLES = 50
 SHOWN_PLACES = 5
 SAMPLES = 3
+FEWEST_OF_A_LABEL = 2  # examples, on average
 COVERED = 0.99
 
 
@@ -75,8 +77,8 @@ class Check(Frozen):
     samples: tuple[Sample, ...]
 
 
-def check(recipe: Recipe, prepared: Prepared, renderer: Renderer, *, context: int) -> Check:
-    """Judge prepared data against a recipe."""
+def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int, form: Form = "decoder") -> Check:
+    """Judge prepared data against a recipe, for a base that is used in this form."""
     counts = _count(prepared)
     limit = min(recipe.data.max_length or context, context)
     problems = [
@@ -92,6 +94,8 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Renderer, *, context: in
             _few_held_out(counts),
             _duplicates(counts, prepared),
             _no_targets(recipe, prepared),
+            _no_labels(prepared, form),
+            _unseen_labels(prepared, form),
             _not_served(recipe),
         )
         if problem is not None
@@ -255,7 +259,7 @@ def _duplicates(counts: Counts, prepared: Prepared) -> Problem | None:
 
 
 def _no_targets(recipe: Recipe, prepared: Prepared) -> Problem | None:
-    if load_metric(recipe.task.metric.name).reads_likelihood:
+    if load_metric(recipe.task.metric.name).reads == "likelihood":
         return None
     texts = [item for item in prepared.test if not isinstance(item.example, Chat)]
     return _rows_problem(
@@ -263,6 +267,32 @@ def _no_targets(recipe: Recipe, prepared: Prepared) -> Problem | None:
         code="no_target",
         message=f"held-out items are running text: the metric {recipe.task.metric.name!r} needs questions and answers",
         hint="set `task.metric: perplexity`, or bring a test file with prompts and answers as `data.test`",
+    )
+
+
+def _no_labels(prepared: Prepared, form: Form) -> Problem | None:
+    """An encoder chooses among labels: without them there is nothing to choose."""
+    names = labels_of(item.example for item in prepared.train)
+    if form != "classifier" or (len(names) > 1 and len(names) <= len(prepared.train) / FEWEST_OF_A_LABEL):
+        return None
+    return Problem(
+        code="no_labels",
+        severity="error",
+        message=f"{len(prepared.train)} training examples have {len(names)} different answers: these are no labels",
+        hint="an encoder chooses among two or more labels, each with some examples; for texts that belong together set "
+        "`tune.objective: contrastive`, and for free answers choose a decoder",
+    )
+
+
+def _unseen_labels(prepared: Prepared, form: Form) -> Problem | None:
+    names = set(labels_of(item.example for item in prepared.train))
+    held_out = [*prepared.dev, *prepared.test] if form == "classifier" else []
+    return _rows_problem(
+        [item for item in held_out if not labels_of([item.example]) or labels_of([item.example])[0] not in names],
+        code="unseen_label",
+        severity="warning",
+        message="held-out items have a label that no training example has: they count as wrong",
+        hint="bring examples of these labels",
     )
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sartor.backends.protocol import Backend
-from sartor.chat import Rendered, Renderer
+from sartor.chat import Rendered, Speech
 from sartor.events import Answered, Event
+from sartor.generate.embedder import embedder
 from sartor.generate.protocol import Answer, Engine, FinishReason, Sampling
 from sartor.metrics.load import Metric
 from sartor.names import resolve
 from sartor.plan import ProofPlan
 from sartor.proof import Item
-from sartor.types import Batch, Chat, Json, Score, Text
+from sartor.types import Batch, Chat, Json, Message, Score, Text
 
 
 def dev_loss(backend: Backend, objective: Any, config: Any, dev: Sequence[Batch]) -> tuple[float, int]:
@@ -45,7 +46,7 @@ _Found = Generator[Event, None, list[tuple[str, Score, Answer]]]
 class Examiner:
     """Puts items to a model under an arm and scores the answers, always in the same way."""
 
-    def __init__(self, engine: Engine, renderer: Renderer, plan: ProofPlan, metric: Metric) -> None:
+    def __init__(self, engine: Engine, renderer: Speech, plan: ProofPlan, metric: Metric) -> None:
         self._engine = engine
         self._renderer = renderer
         self._plan = plan
@@ -58,8 +59,7 @@ class Examiner:
         """Answer and score all items, the shortest first; the results in the order of the items."""
         asked = [self._ask(arm, config, item) for item in items]
         order = sorted(range(len(items)), key=lambda index: len(asked[index].prompt))
-        way = self._weigh if self._metric.reads_likelihood else self._answer
-        found = yield from way(arm, [asked[index] for index in order], adapter)
+        found = yield from self._find(arm, config, [asked[index] for index in order], adapter)
         records: dict[int, Item] = {}
         for index, (output, score, answer) in zip(order, found, strict=True):
             item = items[index]
@@ -82,12 +82,55 @@ class Examiner:
         """An item under an arm, as token ids: the prompt, and the prompt with the target after it."""
         if isinstance(item, Text):
             return _Asked(item, (), *_target(self._renderer.render(item)[0]))
-        turns = resolve("arms", arm).messages(config, item)
+        module = resolve("arms", arm)
+        turns = module.messages(config, item) if "messages" in vars(module) else item.prompt
         prompt = self._renderer.prompt(turns, item.tools)
-        if not self._metric.reads_likelihood:
+        if self._metric.reads != "likelihood":
             return _Asked(self._reference(item), prompt)
         shown = item.model_copy(update={"messages": (*turns, item.messages[-1])})
         return _Asked(self._reference(item), prompt, *_target(self._rendered(shown)))
+
+    def _find(self, arm: str, config: Any, asked: Sequence[_Asked], adapter: str | None) -> _Found:
+        """The outputs with their scores, in the one way that suits arm and metric."""
+        if "answers" in vars(resolve("arms", arm)):
+            return self._own(arm, config, asked)
+        ways = {"answer": self._answer, "likelihood": self._weigh, "rank": self._rank}
+        return ways[self._metric.reads](arm, asked, adapter)
+
+    def _own(self, arm: str, config: Any, asked: Sequence[_Asked]) -> _Found:
+        """What an arm answers by itself."""
+        began = time.monotonic()
+        outputs = resolve("arms", arm).answers(config, [each.reference for each in asked], self._embed)
+        scores = [
+            self._metric.score(self._config, each.reference, output)
+            for each, output in zip(asked, outputs, strict=True)
+        ]
+        yield Answered(arm=arm, done=len(asked), total=len(asked))
+        answer = Answer((), "stop", (time.monotonic() - began) / max(1, len(asked)))
+        return [(output, score, answer) for output, score in zip(outputs, scores, strict=True)]
+
+    def _rank(self, arm: str, asked: Sequence[_Asked], adapter: str | None) -> _Found:
+        """The place of each target among the targets of all items, the nearest first; what is as near comes before it.
+
+        The output is the nearest.
+        """
+        began = time.monotonic()
+        pool = list(dict.fromkeys(each.reference.target for each in asked))
+        texts = [self._renderer.prompt((Message(role="user", content=target),)) for target in pool]
+        engine = embedder(self._engine)
+        cosines_NP = engine.embed([each.prompt for each in asked], adapter) @ engine.embed(texts, adapter).T
+        yield Answered(arm=arm, done=len(asked), total=len(asked))
+        answer = Answer((), "stop", (time.monotonic() - began) / max(1, len(asked)))
+        found = []
+        for each, cosines_P in zip(asked, cosines_NP, strict=True):
+            rank = int((cosines_P >= cosines_P[pool.index(each.reference.target)]).sum())
+            found.append((pool[cosines_P.argmax()], self._metric.score(self._config, each.reference, rank), answer))
+        return found
+
+    def _embed(self, conversations: Sequence[Sequence[Message]]) -> Any:
+        """Conversations as the base encoder sees them."""
+        prompts = [self._renderer.prompt(messages) for messages in conversations]
+        return embedder(self._engine).embed(prompts, None)
 
     def _weigh(self, arm: str, asked: Sequence[_Asked], adapter: str | None) -> _Found:
         """The mean log-probability of each target: that of the whole less that of the prompt before it.

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.recipe import Optimizer, Quantize
-from sartor.types import Frozen, Json, digest_of
+from sartor.types import Form, Frozen, Json, digest_of
 
 #: How the base's weights are held: those of the recipe, or as the checkpoint itself has them.
 Quantized = Quantize | Literal["gptq", "awq"]
@@ -38,6 +38,8 @@ class ModelChoice(Frozen):
     quantize: Quantized = Field(default="none", description="How the frozen weights are held in memory.")
     template: Json
     context: int
+    form: Form = Field(default="decoder", description="What the base is used for; encoders choose labels, or embed.")
+    labels: tuple[str, ...] = Field(default=(), description="Of a classifier: the answers of the training split.")
 
 
 class Adam(Frozen):

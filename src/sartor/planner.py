@@ -9,26 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from sartor import timing
 from sartor.adapters import family_of, preset_of
 from sartor.advice import advise
+from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, MOMENTS, Calibration, Job
 from sartor.data.prepare import Tokenised
-from sartor.data.split import labels
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware
 from sartor.hub import Base, Shape
-from sartor.metrics.load import load as load_metric
-from sartor.names import known, resolve, suggest
+from sartor.names import resolve
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, steps_of
 from sartor.recipe import Named, Recipe, TuneSpec
 from sartor.sizing import USABLE, Room, Way, choose, fullest, most_tokens, nearest, shortage
 from sartor.timing import Work, work_of
+from sartor.types import Form
 
-DEFAULT_ARMS = ("zero_shot", "few_shot", "tuned")
 ENOUGH_ITEMS = 200
 DEV_ITEMS = 40
 MICRO_TOKENS = 1024  # activations of about this many tokens stay in a 32 MiB cache; more did not go faster
@@ -36,7 +33,6 @@ PROBE_TOKENS = {"cpu": MICRO_TOKENS, "cuda": 8 * MICRO_TOKENS}  # of the product
 ANSWER_BATCH = 32
 SECONDS_BETWEEN_SAVES = 60.0
 USABLE_MEMORY = 0.9
-ASKED = "asked for in the recipe"
 RECIPE_SAYS = "as the recipe says"  # of keys that have a value there even when nobody wrote one
 
 
@@ -55,7 +51,11 @@ class Reasons(dict[str, str]):
 
 
 def plan_proof(
-    recipe: Recipe, train: Sequence[Tokenised], test: Sequence[Tokenised], reasons: Reasons | None = None
+    recipe: Recipe,
+    train: Sequence[Tokenised],
+    test: Sequence[Tokenised],
+    reasons: Reasons | None = None,
+    form: Form = "decoder",
 ) -> ProofPlan:
     """How answers are scored and compared. Decided from recipe and data alone, so that every machine decides the same.
 
@@ -63,8 +63,8 @@ def plan_proof(
         RecipeError: an arm, a metric or its settings are not known.
     """
     reasons = Reasons() if reasons is None else reasons
-    arms = _arms(DEFAULT_ARMS if recipe.prove.arms is None else recipe.prove.arms)
-    reasons.because("proof.arms", arms, ASKED if recipe.prove.arms else "the usual three")
+    arms = arms_of(DEFAULT_ARMS[form] if recipe.prove.arms is None else recipe.prove.arms, form)
+    reasons.because("proof.arms", arms, ASKED if recipe.prove.arms else f"the usual ones of a {form}")
     items = reasons.decide(
         "proof.items",
         min(recipe.prove.items, len(test)) if recipe.prove.items else None,
@@ -80,7 +80,7 @@ def plan_proof(
     )
     return ProofPlan(
         arms=arms,
-        metric=reasons.because("proof.metric", *_metric(recipe, [item.example for item in train])),
+        metric=reasons.because("proof.metric", *metric_of(recipe, [item.example for item in train], form)),
         goal=reasons.decide(
             "proof.goal", recipe.task.goal, 0.0, "none is set: beating the best untuned arm decides the verdict"
         ),
@@ -116,20 +116,20 @@ def decide(
     method = settled_method(tune.adapter, shape)
     adapter = reasons.because("adapter", method.adapter, RECIPE_SAYS)
     objective = resolve("objectives", tune.objective.name)
-    dtype = reasons.because("model.dtype", *_dtype(hardware))
+    dtype = reasons.because("model.dtype", *number_format(hardware))
     course = course_of(tune, shape, len(train), reasons)
     proof = plan_proof(recipe, train, test, reasons)
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
-    room = _room(hardware)
+    room = room_of(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
     job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kept_tokens=_kept_tokens(job, work, hardware))
     most = _most(job, work, hardware)
     sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
-    save_every = reasons.decide("save_every", tune.save_every, *_save_every(work, sized, hardware))
+    save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     return Plan(
         model=_model(recipe, base, shape, dtype),
-        backend=reasons.because("backend", "torch", f"one process on {_device(hardware)}"),
-        objective=reasons.because("objective", _settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
+        backend=reasons.because("backend", "torch", f"one process on {device_words(hardware)}"),
+        objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
         family=reasons.because("family", method.family, f"the family of {tune.adapter.name}"),
         micro_tokens=reasons.because("micro_tokens", *_micro_tokens(sized, most, hardware)),
@@ -182,7 +182,7 @@ def settled_method(asked: Named, shape: Shape) -> Method:
         RecipeError: a name or a setting is not known.
     """
     family = family_of(asked.name)
-    adapter = _settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
+    adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
     targets = adapter.settings.get("targets", [])
     return Method(
         adapter=adapter,
@@ -250,51 +250,7 @@ def course_of(tune: TuneSpec, shape: Shape, num_train: int, reasons: Reasons) ->
     }
 
 
-def _arms(asked: Sequence[str]) -> tuple[str, ...]:
-    for arm in asked:
-        if arm not in known("arms"):
-            raise RecipeError(f"`prove.arms` names {arm!r}", hint=suggest(arm, known("arms")))
-        if asked.count(arm) > 1:
-            raise RecipeError(f"`prove.arms` names {arm!r} twice", hint="each arm answers each item once: name it once")
-    if all(resolve("arms", arm).TUNED for arm in asked):
-        untuned = [arm for arm in known("arms") if not resolve("arms", arm).TUNED]
-        raise RecipeError(
-            f"`prove.arms` names no untuned arm, only {', '.join(asked)}",
-            hint=f"tuning is proved against one of {', '.join(untuned)}",
-        )
-    return tuple(asked)
-
-
-def _metric(recipe: Recipe, examples: Sequence[Any]) -> tuple[Choice, str]:
-    """The metric with its settings; `choice` learns its options from the training split."""
-    asked = recipe.task.metric
-    metric = load_metric(asked.name)
-    settings, reason = dict(asked.settings), ASKED
-    if asked.name == "choice" and "options" not in settings:
-        settings["options"] = labels(examples)
-        reason = f"{ASKED}; the training split has {len(settings['options'])} labels, which are its options"
-    _validated(metric.config_type, settings, "task.metric")
-    return Choice(name=asked.name, settings=settings), reason
-
-
-def _settled(module: Any, asked: Named, preset: dict[str, Any], path: str) -> Choice:
-    """A member with all of its settings: those asked for, over those of the preset, over the member's own."""
-    config = _validated(module.Config, {**preset, **asked.settings}, path)
-    return Choice(name=asked.name, settings=config.model_dump(mode="json"))
-
-
-def _validated(config_type: Any, settings: dict[str, Any], path: str) -> Any:
-    try:
-        return config_type(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
-        hint = suggest(key, tuple(config_type.model_fields)) if unknown else f"correct `{key}`, or leave it out"
-        raise RecipeError(f"`{path}.{key}` is {first['input']!r}: {first['msg'].lower()}", hint=hint) from error
-
-
-def _dtype(hardware: Hardware) -> tuple[str, str]:
+def number_format(hardware: Hardware) -> tuple[str, str]:
     if hardware.device == "cuda":
         words = "multiplies bf16, at half the memory of fp32" if hardware.has_bf16 else "has no bf16 products"
         return "bfloat16" if hardware.has_bf16 else "float32", f"this GPU {words}"
@@ -336,14 +292,14 @@ def _learning_rate(shape: Shape, method: str) -> tuple[float, str]:
     )
 
 
-def _device(hardware: Hardware) -> str:
+def device_words(hardware: Hardware) -> str:
     """What trains, in words."""
     if hardware.device == "cpu":
         return "this machine's CPU"
     return f"cuda: {hardware.device_name}, {hardware.device_memory_bytes / 2**30:.1f} GiB"
 
 
-def _room(hardware: Hardware) -> Room:
+def room_of(hardware: Hardware) -> Room:
     if hardware.device == "cpu":
         return Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
     return Room(int(hardware.device_memory_bytes * USABLE), CUDA)
@@ -393,8 +349,8 @@ def _tile(sized: Job) -> tuple[int, str]:
     return sized.tile, f"positions whose {sized.shape.vocab:,} logits are held at once, {size:.0f} MiB"
 
 
-def _save_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
-    seconds = timing.training_seconds(work, sized, _room(hardware).calibration, hardware.flops)
+def saves_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
+    seconds = timing.training_seconds(work, sized, room_of(hardware).calibration, hardware.flops)
     every = round(SECONDS_BETWEEN_SAVES * work.steps / max(1.0, seconds))
     return max(1, min(work.steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
 
@@ -423,8 +379,8 @@ def _estimate(
     save_every: int,
     reasons: Reasons,
 ) -> Estimate:
-    calibration = _room(hardware).calibration
-    reasons["estimate"] = _speed(hardware, calibration)
+    calibration = room_of(hardware).calibration
+    reasons["estimate"] = speed_words(hardware, calibration)
     phases = estimate.memory(_filled(job, train, work, hardware, seed), calibration)
     return Estimate(
         peak_bytes=estimate.peak(phases),
@@ -435,7 +391,7 @@ def _estimate(
     )
 
 
-def _speed(hardware: Hardware, calibration: Calibration) -> str:
+def speed_words(hardware: Hardware, calibration: Calibration) -> str:
     if hardware.device == "cpu":
         return f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
     return (

@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from importlib import resources
 from typing import Any
 
-from sartor.chat import Renderer
+from sartor.chat import Speech
 from sartor.errors import DataError
 from sartor.evaluate import Examiner
 from sartor.events import Event
@@ -30,7 +30,7 @@ LARGEST_FORECAST = 1_000_000  # examples; beyond this a forecast says nothing
 def baseline(
     plan: ProofPlan,
     engine: Engine,
-    renderer: Renderer,
+    renderer: Speech,
     *,
     train: Sequence[Chat | Text],
     dev: Sequence[Chat | Text],
@@ -52,7 +52,7 @@ def baseline(
         records += answered
         results.append(_result(arm, answered, metric, chosen))
     if not results:
-        raise DataError("no untuned arm could be measured", hint="`prove.arms` must name zero_shot or few_shot")
+        raise DataError("no untuned arm could be measured", hint="`prove.arms` must name one that fits the data")
     proof = _proof(plan, results, records, forgetting=None, num_train=len(train))
     return proof, records
 
@@ -60,10 +60,10 @@ def baseline(
 def prove(
     plan: ProofPlan,
     engine: Engine,
-    renderer: Renderer,
+    renderer: Speech,
     *,
     adapter: str | None,
-    base_logprobs: Sequence[float],
+    base_logprobs: Sequence[float] | None,
     test: Sequence[Chat | Text],
     num_train: int,
     untuned: Proof,
@@ -72,7 +72,8 @@ def prove(
     """The tuned arms on the items that the baseline answered, the comparison, and what was forgotten.
 
     The engine holds what was tuned: under the name `adapter`, or, `None`, as its own weights. `base_logprobs`
-    are those of general text under the base, by `general_logprobs`.
+    are those of general text under the base, by `general_logprobs`; None for a base that does not foretell text, of
+    which no forgetting can be measured.
     """
     metric = load(plan.metric.name)
     examiner = Examiner(engine, renderer, plan, metric)
@@ -84,17 +85,19 @@ def prove(
         answered = yield from examiner.examine(arm, module.Config(), test[: plan.items], adapter=adapter)
         records += answered
         results.append(_result(arm, answered, metric, ""))
-    forgetting = forgotten(base_logprobs, engine, renderer, adapter=adapter, limit=plan.max_forgetting)
+    forgetting = None
+    if base_logprobs is not None:
+        forgetting = forgotten(base_logprobs, engine, renderer, adapter=adapter, limit=plan.max_forgetting)
     return _proof(plan, results, records, forgetting=forgetting, num_train=num_train), records
 
 
-def general_logprobs(engine: Engine, renderer: Renderer, *, adapter: str | None) -> list[float]:
+def general_logprobs(engine: Engine, renderer: Speech, *, adapter: str | None) -> list[float]:
     """The log-probability (nats) of each passage of general text, which nobody trains on."""
     return engine.logprobs(_passages(renderer), adapter)
 
 
 def forgotten(
-    base: Sequence[float], engine: Engine, renderer: Renderer, *, adapter: str | None, limit: float
+    base: Sequence[float], engine: Engine, renderer: Speech, *, adapter: str | None, limit: float
 ) -> Forgetting:
     """Perplexity on general text before (`base`, by `general_logprobs`) and after; the interval is over passages."""
     sizes = [len(ids) - 1 for ids in _passages(renderer)]
@@ -114,7 +117,7 @@ def forgotten(
     )
 
 
-def _passages(renderer: Renderer) -> list[tuple[int, ...]]:
+def _passages(renderer: Speech) -> list[tuple[int, ...]]:
     text = resources.files("sartor").joinpath("resources/general.txt").read_text(encoding="utf-8")
     return [
         renderer.render(Text(source=Source(file="general.txt", line=index), text=passage.strip()))[0].ids
@@ -126,7 +129,7 @@ def _choose(
     arm: str,
     plan: ProofPlan,
     examiner: Examiner,
-    renderer: Renderer,
+    renderer: Speech,
     engine: Engine,
     train: Sequence[Chat | Text],
     dev: Sequence[Chat | Text],
@@ -180,7 +183,7 @@ def _proof(
     untuned = sorted((arm for arm in results if arm not in tuned), key=lambda arm: -arm.score)
     comparisons = _compare([(a.name, b.name) for b in tuned for a in untuned], scores, plan.seed)
     deviation = _deviation(scores, [arm.name for arm in (tuned or untuned)][-1], untuned[0].name)
-    if tuned and forgetting is not None:
+    if tuned:
         verdict, sentence, items, examples = _judge(
             plan, tuned[0], untuned[0], comparisons[0], forgetting, deviation=deviation, num_train=num_train
         )
@@ -228,7 +231,7 @@ def _judge(
     tuned: ArmResult,
     best: ArmResult,
     against_best: Comparison,
-    forgetting: Forgetting,
+    forgetting: Forgetting | None,
     *,
     deviation: float,
     num_train: int,
@@ -240,10 +243,12 @@ def _judge(
         f"on {tuned.n} held-out items ({gain * 100:+.1f} points, 95 % interval {against_best.low * 100:+.1f} to "
         f"{against_best.high * 100:+.1f}, p = {against_best.p_adjusted:.2g})"
     )
-    lost = f"perplexity on general text {forgetting.change:+.1%} (limit {forgetting.limit:+.0%})"
+    lost = "forgetting does not apply: such a base foretells no general text"
+    if forgetting is not None:
+        lost = f"perplexity on general text {forgetting.change:+.1%} (limit {forgetting.limit:+.0%})"
     if significant and gain < 0:
         return "regression", f"Do not ship: {found}.", None, None
-    if forgetting.change > forgetting.limit:
+    if forgetting is not None and forgetting.change > forgetting.limit:
         return "regression", f"Do not ship: the model forgets, {lost}; {found}.", None, None
     if significant and (not plan.goal or tuned.score >= plan.goal):
         return "ship", f"Ship it: {found}; {lost}.", None, None

@@ -7,19 +7,21 @@ the same inputs, its files are borrowed. Each stage is a generator of events.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from sartor import __version__, durable
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
+from sartor.asked import fitting_metric
 from sartor.backends import estimate
 from sartor.backends.ranks import here
-from sartor.chat import Renderer, open_renderer
+from sartor.chat import Speech, open_renderer
 from sartor.check import Check
 from sartor.check import check as judge
 from sartor.data.pack import Steps, pack
@@ -32,12 +34,14 @@ from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan
 from sartor.planner import PROBE_TOKENS, decide, plan_proof
+from sartor.planner_padded import decide_padded
 from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
 from sartor.recipe import Recipe
 from sartor.store import STAGES, Run, read_json
+from sartor.texts import Texts, form_of, labels_of, open_texts
 from sartor.train import train
-from sartor.types import digest_of
+from sartor.types import Form, digest_of
 
 Events = Generator[Event, None, None]
 ENGINE = "sartor"
@@ -64,8 +68,23 @@ class Bench:
         return shape(self.base.folder)
 
     @cached_property
-    def renderer(self) -> Renderer:
-        return open_renderer(self.base.folder, template_kwargs=self.recipe.model.template.items())
+    def form(self) -> Form:
+        return form_of(self.shape.kind, resolve("objectives", self.recipe.tune.objective.name).NEEDS)
+
+    @cached_property
+    def reader(self) -> Speech:
+        """The renderer before the training split, and with it a classifier's labels, are known."""
+        folder = self.base.folder
+        if self.form == "decoder":
+            return open_renderer(folder, template_kwargs=self.recipe.model.template.items())
+        return open_texts(folder, folder, self.form)
+
+    @cached_property
+    def renderer(self) -> Speech:
+        reader = self.reader
+        if self.form == "classifier" and isinstance(reader, Texts):
+            return reader.with_labels(labels_of(examples_of(self.run, "train")))
+        return reader
 
     @cached_property
     def check(self) -> Check:
@@ -77,7 +96,7 @@ class Bench:
 
     @cached_property
     def proof_plan(self) -> ProofPlan:
-        return plan_proof(self.recipe, self.tokenised("train"), self.tokenised("test"))
+        return plan_proof(self.recipe, self.tokenised("train"), self.tokenised("test"), form=self.form)
 
     def tokenised(self, part: str) -> list[Tokenised]:
         return [tokenise(example, self.renderer) for example in examples_of(self.run, part)]
@@ -91,9 +110,14 @@ class Bench:
         self, proof: ProofPlan, adapters: dict[str, Path] | None = None, *, base: Path | None = None
     ) -> Iterator[Engine]:
         """An engine on a model's folder, the base's if none is named, with adapters by name; closed at the end."""
-        opened: Engine = resolve("generate", ENGINE).open_engine(
-            base or self.base.folder, adapters=adapters or {}, max_rows=proof.batch_size
-        )
+        folder, rows = base or self.base.folder, proof.batch_size
+        opened: Engine
+        if self.form == "decoder":
+            opened = resolve("generate", ENGINE).open_engine(folder, adapters=adapters or {}, max_rows=rows)
+        else:
+            from sartor.generate import padded  # torch, which earlier stages do without
+
+            opened = padded.open_engine(folder, adapters or {}, form=self.form, max_rows=rows)
         with contextlib.closing(opened) as engine:
             yield engine
 
@@ -149,9 +173,10 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
 
 
 def _check(bench: Bench) -> Events:
-    prepared = prepare(bench.recipe, bench.run.root, bench.renderer, context=bench.shape.context)
-    found = judge(bench.recipe, prepared, bench.renderer, context=bench.shape.context)
+    fitting_metric(bench.recipe.task.metric.name, bench.form)
+    prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=bench.shape.context)
     write(bench.run, prepared)
+    found = judge(bench.recipe, prepared, bench.renderer, context=bench.shape.context, form=bench.form)
     durable.write_json(bench.run.path("check.json"), found.model_dump(mode="json", by_alias=True))
     bench.check = found
     yield from ()
@@ -191,7 +216,8 @@ def _plan(bench: Bench) -> Events:
         products=estimate.products(bench.shape, PROBE_TOKENS[hardware.device]),
         device=hardware.device,
     )
-    plan = decide(
+    deciding = decide if bench.form == "decoder" else partial(decide_padded, form=bench.form)
+    plan = deciding(
         bench.recipe,
         bench.base,
         bench.shape,
@@ -207,7 +233,8 @@ def _plan(bench: Bench) -> Events:
 
 def _train(bench: Bench) -> Events:
     plan = bench.plan
-    share = here().size == 1  # ranks must come out with as many micro-batches each, whatever is alike in them
+    # Ranks must come out with as many micro-batches each, whatever is alike in them; padded batches share nothing.
+    share = here().size == 1 and bench.form == "decoder"
     steps = Steps(
         [item.segments for item in bench.tokenised("train")],
         batch_size=plan.batch_size,
@@ -216,7 +243,8 @@ def _train(bench: Bench) -> Events:
         share=share,
     )
     held_out = [segment for item in bench.tokenised("dev") for segment in item.segments]
-    dev = pack(held_out, micro_tokens=plan.micro_tokens, share=share)
+    whole = "whole_steps" in resolve("objectives", plan.objective.name).NEEDS  # then dev is one batch as well
+    dev = pack(held_out, micro_tokens=max(plan.micro_tokens, whole * sys.maxsize), share=share)
     yield from train(plan, bench.run, steps, dev, finishing=_finishing(bench))
 
 
@@ -263,12 +291,18 @@ def _prove(bench: Bench) -> Events:
 
 
 @contextlib.contextmanager
-def _tuned(bench: Bench) -> Iterator[tuple[list[float], Engine, str | None]]:
+def _tuned(bench: Bench) -> Iterator[tuple[list[float] | None, Engine, str | None]]:
     """What the base makes of general text; an engine with what was tuned; and the adapter's name there, if it is one.
 
-    A whole model is opened after the base has left the memory: only an adapter shares its engine with the base.
+    A whole model is opened after the base has left the memory: only an adapter shares its engine with the base. Only a
+    decoder foretells general text.
     """
     result = bench.run.result
+    if bench.form != "decoder":
+        adapters, base = ({bench.run.id: result}, None) if result.name == "adapter" else ({}, result)
+        with bench.engine(bench.plan.proof, adapters, base=base) as engine:
+            yield None, engine, next(iter(adapters), None)
+        return
     if result.name == "adapter":
         with bench.engine(bench.plan.proof, {bench.run.id: result}) as engine:
             yield general_logprobs(engine, bench.renderer, adapter=None), engine, bench.run.id
@@ -309,7 +343,7 @@ def _check_inputs(bench: Bench) -> str:
     files = [name for name in (recipe.data.train, recipe.data.dev, recipe.data.test) if name]
     data = [durable.sha256(Path(name)) for name in files]
     asked = [recipe.model, recipe.data, recipe.task, recipe.tune.seed, recipe.tune.adapter, recipe.serve]
-    return digest_of(__version__, asked, data, bench.base.digest)
+    return digest_of(__version__, asked, bench.form, data, bench.base.digest)
 
 
 def _baseline_inputs(bench: Bench) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,6 +54,10 @@ class Message(Frozen):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     weight: float = 1.0
+
+
+#: Conversations to vectors of length 1, as rows of a matrix: how the base encoder sees them.
+Embed = Callable[[Sequence[Sequence[Message]]], Any]
 
 
 class Source(Frozen):

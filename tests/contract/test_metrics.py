@@ -14,7 +14,7 @@ from sartor import names, stats
 from sartor.metrics.load import load
 from sartor.types import Chat, Frozen, Message, Score, Source
 
-NAMES = tuple(name for name in names.known("metrics") if not load(name).reads_likelihood)
+NAMES = tuple(name for name in names.known("metrics") if load(name).reads == "answer")
 TEXTS = st.one_of(st.text(), st.text(alphabet="ab A.-\n紧ก", max_size=12))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from sartor.types import Chat, Frozen, Message
+from sartor.types import Chat, Form, Frozen, Message
 
 SUMMARY = "the base model with worked examples before the question"
 TUNED = False
+FORMS: frozenset[Form] = frozenset({"decoder", "seq2seq"})
 
 COUNTS = (3, 8)  # more shots cost context at every answer; dev decides between few and many
 ROOM_SHARE = 0.5  # of the context: the item and its answer need the rest

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from sartor.arms.as_it_stands import Config, candidates, described, messages
+from sartor.types import Form
 
-__all__ = ["SUMMARY", "TUNED", "Config", "candidates", "described", "messages"]
+__all__ = ["FORMS", "SUMMARY", "TUNED", "Config", "candidates", "described", "messages"]
 
 SUMMARY = "the base model, asked as it stands"
 TUNED = False
+FORMS: frozenset[Form] = frozenset({"decoder", "embedder", "seq2seq"})

@@ -60,13 +60,15 @@ _PLAINLY = {
 def model_card(name: str, plan: Plan, proof: Proof) -> str:
     """The card of an artifact, as Markdown with a YAML head."""
     arms = "\n".join(f"| {arm.name} | {arm.score:.1%} | {arm.low:.1%} to {arm.high:.1%} |" for arm in proof.arms)
-    forgetting = ""
+    forgetting = "Forgetting does not apply: such a base foretells no general text."
     if proof.forgetting:
         forgetting = (
             f"Perplexity on general text: {proof.forgetting.base:.2f} before, {proof.forgetting.tuned:.2f} after "
             f"({proof.forgetting.change:+.1%})."
         )
     library, plainly = _PLAINLY[resolve("adapters", plan.family).TRAINS]
+    if plan.model.form == "classifier" and library == "peft":
+        plainly += f", opened with `num_labels={len(plan.model.labels)}` (the labels are in `sartor.json`)"
     return _CARD.format(
         library=library,
         plainly=plainly,

@@ -14,7 +14,7 @@ from pydantic import Field
 from sartor import __version__
 from sartor.names import resolve
 from sartor.plan import Plan
-from sartor.types import Frozen, Json
+from sartor.types import Form, Frozen, Json
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
@@ -31,13 +31,16 @@ class BaseRef(Frozen):
 class Lineage(Frozen):
     """Digests of everything that made it. `renderer` covers tokenizer, template and template arguments.
 
-    `holds` says what lies beside it: an adapter, which needs the base, or a whole model.
+    `holds` says what lies beside it: an adapter, which needs the base, or a whole model. `form` is what it is used for;
+    a classifier's answers are numbers of its `labels`.
     """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
     method: str
     holds: Literal["adapter", "model"] = "adapter"
+    form: Form = "decoder"
+    labels: tuple[str, ...] = ()
     base: BaseRef
     template: Json
     renderer: str
@@ -56,6 +59,8 @@ def lineage(name: str, plan: Plan, *, recipe: str, renderer: str, stop_ids: froz
         name=name,
         method=plan.adapter.name,
         holds=resolve("adapters", plan.family).TRAINS,
+        form=plan.model.form,
+        labels=plan.model.labels,
         base=BaseRef(
             name=plan.model.name, path=plan.model.path, revision=plan.model.revision, digest=plan.model.digest
         ),

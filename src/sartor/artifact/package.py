@@ -29,10 +29,12 @@ def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
     for name in SPEECH:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
+    durable.write_json(folder / "sartor.json", lineage.model_dump(mode="json", by_alias=True))
+    if lineage.form in ("classifier", "embedder"):  # they generate nothing
+        return
     generation = folder / "generation_config.json"
     settings = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     durable.write_json(generation, {**settings, "eos_token_id": list(lineage.stop_ids)})
-    durable.write_json(folder / "sartor.json", lineage.model_dump(mode="json", by_alias=True))
 
 
 def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:

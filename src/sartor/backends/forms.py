@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 from transformers.utils import logging
 
 from sartor.data.pad import padded, runs
 from sartor.types import Form
 
 Rows = Sequence[np.ndarray | Sequence[int]]
+AUTO: dict[Form, Any] = {
+    "classifier": AutoModelForSequenceClassification,
+    "embedder": AutoModel,
+    "seq2seq": AutoModelForSeq2SeqLM,
+}
 
 
 def open_model(folder: Path | str, form: Form, labels: Sequence[str], dtype: torch.dtype) -> Any:
@@ -27,16 +32,24 @@ def open_model(folder: Path | str, form: Form, labels: Sequence[str], dtype: tor
     logging.disable_progress_bar()
     settings: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
     if form == "classifier":
-        names = dict(enumerate(labels))
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            id2label=names,
-            label2id={name: number for number, name in names.items()},
-            problem_type="single_label_classification",
-            ignore_mismatched_sizes=True,  # a head for other labels is replaced
-            **settings,
-        )
-    return (AutoModel if form == "embedder" else AutoModelForSeq2SeqLM).from_pretrained(folder, **settings)
+        settings |= {"ignore_mismatched_sizes": True, **_head(labels)}  # a head for other labels is replaced
+    return AUTO[form].from_pretrained(folder, **settings)
+
+
+def skeleton(folder: Path, form: Form, labels: Sequence[str]) -> Any:
+    """The same without weights, on the meta device."""
+    config = AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, **(_head(labels) if form == "classifier" else {})
+    )
+    with torch.device("meta"):
+        return AUTO[form].from_config(config)
+
+
+def _head(labels: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of the head of a classifier."""
+    names = dict(enumerate(labels))
+    backwards = {name: number for number, name in names.items()}
+    return {"id2label": names, "label2id": backwards, "problem_type": "single_label_classification"}
 
 
 def tensors(rows: Rows, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

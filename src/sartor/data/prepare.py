@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sartor import durable
-from sartor.chat import Renderer
+from sartor.chat import Speech
 from sartor.data.ledger import Ledger, listed, refuse_if_many
 from sartor.data.pack import Segment, segment
 from sartor.data.read import Read, read
@@ -60,7 +60,7 @@ class Prepared:
         return self.train + self.dev + self.test
 
 
-def prepare(recipe: Recipe, root: Path, renderer: Renderer, *, context: int) -> Prepared:
+def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Prepared:
     """Read, render, split. Examples over the longest length are dropped if the recipe says so, else reported.
 
     Raises:
@@ -111,7 +111,7 @@ def examples_of(run: Run, role: str) -> tuple[Chat | Text, ...]:
     return tuple(EXAMPLE.validate_python(line) for line in durable.read_lines(run.path(f"data/{role}.jsonl")))
 
 
-def tokenise(example: Chat | Text, renderer: Renderer) -> Tokenised:
+def tokenise(example: Chat | Text, renderer: Speech) -> Tokenised:
     """An example's segments, ready to be packed."""
     rendered = renderer.render(example)
     return Tokenised(
@@ -134,7 +134,7 @@ def _read(recipe: Recipe, root: Path, role: str) -> Read | None:
 
 
 def _tokenise(
-    examples: Iterable[Chat | Text], renderer: Renderer, limit: int
+    examples: Iterable[Chat | Text], renderer: Speech, limit: int
 ) -> tuple[list[Tokenised], list[Tokenised], list[LedgerEntry]]:
     """Examples that fit, examples that are too long, and entries for those that the template refuses."""
     fitting: list[Tokenised] = []

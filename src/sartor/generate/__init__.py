@@ -3,4 +3,4 @@
 It has `open_engine`, and `require_files`, which refuses folders that the engine cannot open before anything is loaded.
 """
 
-NOT_MEMBERS: frozenset[str] = frozenset({"protocol", "batch"})
+NOT_MEMBERS: frozenset[str] = frozenset({"protocol", "batch", "folders", "loading", "several", "padded", "embedder"})

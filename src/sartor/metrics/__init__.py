@@ -9,7 +9,8 @@ A metric file must contain:
 - `reduce(scores) -> Interval`: the mean and its confidence interval, whatever the order: `stats.summarise`.
 
 A metric that sets `READS = "likelihood"` is given the mean log-probability of the target's tokens instead of an answer:
-its `score` is `score(config, example, logprob)`, and nothing is generated.
+its `score` is `score(config, example, logprob)`, and nothing is generated. With `READS = "rank"` it is given the place
+of the target among the targets of all held-out items, as embeddings order them: `score(config, example, rank)`.
 
 The user's own metric is a function `(example, output) -> float | Score`, named as `module:function`. `load.load` opens
 either kind. This file imports nothing: listing the names must stay free.

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 from sartor import names, stats
 from sartor.errors import DataError, RecipeError, Where
 from sartor.types import Chat, Frozen, Score
 
+Reads = Literal["answer", "likelihood", "rank"]
 WANTED = "a metric is a function (example, output) that returns a number from 0 to 1, or a Score"
 
 
@@ -20,14 +21,15 @@ WANTED = "a metric is a function (example, output) that returns a number from 0 
 class Metric:
     """A metric ready for use. `score` takes (config, example, output), where config is a `config_type`.
 
-    With `reads_likelihood`, the output is the mean log-probability of the target's tokens, and nothing is generated.
+    Where it `reads` a likelihood, the output is the mean log-probability of the target's tokens; where it reads a rank,
+    the place of the target among all held-out ones, from 1. In both cases nothing is generated.
     """
 
     name: str
     config_type: type[Frozen]
     score: Callable[[Any, Any, Any], Score]
     reduce: Callable[[Sequence[Score]], stats.Interval]
-    reads_likelihood: bool = False
+    reads: Reads = "answer"
 
 
 class NoOptions(Frozen):
@@ -44,8 +46,7 @@ def load(name: str) -> Metric:
     member = names.resolve("metrics", name)
     if ":" in name:
         return _users_own(name, member)
-    reads_likelihood = vars(member).get("READS") == "likelihood"
-    return Metric(name, member.Config, member.score, member.reduce, reads_likelihood)
+    return Metric(name, member.Config, member.score, member.reduce, vars(member).get("READS", "answer"))
 
 
 def _users_own(name: str, function: Any) -> Metric:

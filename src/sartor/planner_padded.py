@@ -1,0 +1,213 @@
+"""Decide for encoders and encoder-decoders: what `planner` does for decoders, with a simpler estimate of memory.
+
+Trainable parameters are counted on the model itself, without its weights, so that every method that attaches is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sartor import timing
+from sartor.adapters import family_of
+from sartor.asked import settled
+from sartor.backends import estimate
+from sartor.backends.estimate import GRADIENT, MASTER, MOMENTS, Job
+from sartor.data.prepare import Tokenised
+from sartor.errors import MachineError
+from sartor.hardware import ENVIRONMENT, Hardware
+from sartor.hub import Base, Shape
+from sartor.names import resolve
+from sartor.plan import Estimate, Memory, ModelChoice, Plan
+from sartor.planner import (
+    MICRO_TOKENS,
+    RECIPE_SAYS,
+    Reasons,
+    course_of,
+    device_words,
+    number_format,
+    plan_proof,
+    room_of,
+    saves_every,
+    speed_words,
+)
+from sartor.recipe import Recipe
+from sartor.sizing import Room, micro_sizes
+from sartor.texts import labels_of
+from sartor.timing import Work, work_of
+from sartor.types import Form
+
+STEP_PAIRS = 32  # of an objective whose examples are each other's negatives: more of them teach more
+PADDED = 1.25  # times the tokens of a batch are computed at most: see `data.pad.LONGER`
+#: Vectors of the hidden and of the inner size that transformers' own layers keep of a token for the backward.
+KEPT_HIDDEN, KEPT_INNER = 10, 2
+LOGITS = 3  # copies of an encoder-decoder's logits, in fp32: as they come, as log-probabilities, and their gradient
+ADVICE = (
+    "A base as small as this one: `full` reaches most and costs little; an adapter is smaller on disk, forgets less, "
+    "and trains less memory. Classifiers train their head whole with either.",
+)
+
+
+def decide_padded(
+    recipe: Recipe,
+    base: Base,
+    shape: Shape,
+    hardware: Hardware,
+    *,
+    form: Form,
+    train: Sequence[Tokenised],
+    test: Sequence[Tokenised],
+    data: str,
+) -> Plan:
+    """The whole plan.
+
+    Raises:
+        RecipeError: a name or a setting is not known, or the method does not attach to this base.
+        MachineError: the plan does not fit this machine.
+    """
+    reasons, tune = Reasons(), recipe.tune
+    objective = resolve("objectives", tune.objective.name)
+    dtype = reasons.because("model.dtype", *number_format(hardware))
+    model = _model(recipe, base, shape, form, dtype, train, reasons)
+    family = family_of(tune.adapter.name)
+    adapter = settled(family, tune.adapter, family.PRESETS[tune.adapter.name].settings, "tune.adapter")
+    num_trainable = _counted(model, family, adapter.settings)
+    whole = "whole_steps" in objective.NEEDS
+    if whole and tune.batch_size is None:
+        tune = tune.model_copy(update={"batch_size": min(STEP_PAIRS, len(train))})
+    course = course_of(tune, shape, len(train), reasons)
+    if whole and recipe.tune.batch_size is None:
+        reasons["batch_size"] = f"{course['batch_size']} pairs are each other's negatives: more of them teach more"
+    proof = plan_proof(recipe, train, test, reasons, form)
+    work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
+    longest = max(item.length for item in train)
+    job = Job(
+        shape=shape,
+        item_bytes=2 if dtype == "bfloat16" else 4,
+        num_trainable=num_trainable,
+        micro_tokens=longest * (course["batch_size"] if whole else 1),
+        longest=longest,
+        full=family.TRAINS == "model",
+        moment_bytes=MOMENTS[course["optimizer"]],
+        answer_rows=proof.batch_size,
+    )
+    micro_tokens, memory = _sized(job, form, room_of(hardware), whole=whole)
+    save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, job, hardware))
+    words = "a whole step in one batch: its pairs are each other's negatives" if whole else "of like length together"
+    return Plan(
+        model=model,
+        backend=reasons.because("backend", "padded", f"{form}: padded batches on {device_words(hardware)}"),
+        objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
+        adapter=reasons.because("adapter", adapter, RECIPE_SAYS),
+        family=reasons.because("family", family.__name__.rpartition(".")[2], f"the family of {tune.adapter.name}"),
+        micro_tokens=reasons.because("micro_tokens", micro_tokens, f"tokens before padding, {words}"),
+        recompute=reasons.because("recompute", "none", "all that the backward needs fits; nothing is computed twice"),
+        tile=reasons.because("tile", 512, "not used by padded batches"),
+        max_length=reasons.because("max_length", longest, "the longest training example"),
+        save_every=save_every,
+        seed=reasons.because("seed", tune.seed, RECIPE_SAYS),
+        num_threads=reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
+        environment=reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
+        num_trainable=reasons.because(
+            "num_trainable", num_trainable, f"counted on the model, of {shape.num_parameters / 1e6:.1f} M in its file"
+        ),
+        proof=proof,
+        data=data,
+        estimate=_estimate(work, job, memory, proof, hardware, save_every, reasons),
+        reasons=dict(reasons),
+        advice=ADVICE,
+        **course,
+    )
+
+
+def _model(
+    recipe: Recipe, base: Base, shape: Shape, form: Form, dtype: Any, train: Sequence[Tokenised], reasons: Reasons
+) -> ModelChoice:
+    labels = labels_of(item.example for item in train) if form == "classifier" else ()
+    reasons["model.form"] = f"a base that is an {shape.kind.replace('_', '-')}, with the objective of the recipe"
+    reasons["model.labels"] = f"the {len(labels)} answers of the training split" if labels else "only a classifier has"
+    return ModelChoice(
+        name=base.name,
+        path=base.path,
+        revision=base.revision,
+        digest=base.digest,
+        dtype=dtype,
+        template=recipe.model.template,
+        context=shape.context,
+        form=form,
+        labels=labels,
+    )
+
+
+def _counted(model: ModelChoice, family: Any, settings: dict[str, Any]) -> int:
+    """Trainable parameters of a method on this model, which is built without its weights."""
+    from sartor.backends.forms import skeleton  # torch, which reading a recipe does not need
+
+    attached = family.attach(skeleton(Path(model.path), model.form, model.labels), family.Config(**settings))
+    return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
+
+
+def _sized(job: Job, form: Form, room: Room, *, whole: bool) -> tuple[int, dict[str, Memory]]:
+    """The largest micro-batch that fits, and the memory of each phase with it.
+
+    Raises:
+        MachineError: not even the longest example fits.
+    """
+    sizes = (job.micro_tokens,) if whole else micro_sizes(max(MICRO_TOKENS, job.longest), job.longest)
+    for micro_tokens in sizes:
+        found = memory(job, form, room, micro_tokens)
+        if estimate.peak(found) <= room.num_bytes:
+            return micro_tokens, found
+    raise MachineError(
+        f"training needs {estimate.peak(found) / 2**30:.1f} GiB, of {room.num_bytes / 2**30:.1f} that can be used",
+        hint="choose an adapter, a smaller `tune.batch_size`, a smaller `data.max_length`, or a smaller base",
+    )
+
+
+def memory(job: Job, form: Form, room: Room, micro_tokens: int) -> dict[str, Memory]:
+    """Bytes of each phase, itemised: what transformers' layers keep is taken from their code, not measured."""
+    shape, calibration = job.shape, room.calibration
+    tokens = PADDED * micro_tokens
+    kept = job.item_bytes * (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.inner)
+    if form == "seq2seq":  # attention with a position bias keeps its scores, twice
+        kept += 2 * job.item_bytes * shape.num_heads * job.longest
+    held = Memory(
+        runtime=calibration.runtime_bytes,
+        weights=int(shape.num_parameters * job.item_bytes),
+        masters=0 if job.item_bytes == MASTER and job.full else job.num_trainable * MASTER,
+        moments=job.num_trainable * job.moment_bytes,
+    )
+    logits = int(LOGITS * tokens * shape.vocab * 4) if form == "seq2seq" else 0
+    disk = int(job.num_trainable * (MASTER + job.moment_bytes) * calibration.disk_copies)
+    computing = {"layer": int(tokens * kept), "logits": logits}
+    activations, gradients = int(tokens * kept * shape.num_layers), job.num_trainable * GRADIENT
+    return {
+        "train": held.model_copy(update={**computing, "activations": activations, "gradients": gradients}),
+        "evaluate": held.model_copy(update=computing),
+        "save": held.model_copy(update={"disk": disk}),
+        "resume": held.model_copy(update={"disk": disk}),
+        "generate": held.model_copy(update={"masters": 0, "moments": 0, **computing}),
+    }
+
+
+def _estimate(
+    work: Work,
+    job: Job,
+    phases: dict[str, Memory],
+    proof: Any,
+    hardware: Hardware,
+    save_every: int,
+    reasons: Reasons,
+) -> Estimate:
+    calibration = room_of(hardware).calibration
+    reasons["estimate"] = (
+        f"{speed_words(hardware, calibration)}; memory by counting what transformers' layers keep: a rough guess"
+    )
+    return Estimate(
+        peak_bytes=estimate.peak(phases),
+        seconds=round(timing.training_seconds(work, job, calibration, hardware.flops), 1),
+        tokens=work.trained_tokens,
+        memory=phases,
+        stages=timing.stages(work, job, proof, calibration, flops=hardware.flops, save_every=save_every),
+    )
