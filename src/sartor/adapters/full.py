@@ -1,15 +1,19 @@
-"""Full fine-tuning: no adapter, every weight of the model itself moves; or only those of its topmost layers.
+"""Full fine-tuning: no adapter, every weight of the model itself moves; or only some of them.
 
-What comes out is no adapter but a model like the base: a folder in Hugging Face layout (`TRAINS = "model"`). The model
-is left in the number format in which it is computed; keeping fp32 masters of its weights is the backend's business.
+Those of its topmost layers (Howard & Ruder 2018, arXiv 1801.06146, §3.3, freeze from below), or those whose names fit
+an expression. What comes out is no adapter but a model like the base: a folder in Hugging Face layout (`TRAINS =
+"model"`). The model is left in the number format in which it is computed; keeping fp32 masters of its weights is the
+backend's business.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from sartor.adapters.changes import Changes
 from sartor.adapters.hooks import Hooks
@@ -22,14 +26,26 @@ if TYPE_CHECKING:
     from sartor.hub import Shape
 
 TRAINS = "model"
+SERVED_BY = ("vLLM as is", "llama.cpp", "Sartor's engine")
 PRESETS = {
     "full": Preset(
-        summary="all weights of the model, or those of its topmost layers",
+        summary="all weights of the model, or those of its topmost layers, or those of certain names",
         paper="arXiv 1801.06146",
-        served_by=("vLLM as is", "llama.cpp", "Sartor's engine"),
+        served_by=SERVED_BY,
         mixable=False,  # a base of its own
         learning_rate=0.1,  # of what an adapter gets, whatever the task (Schulman 2025, "LoRA without regret")
-    )
+        moves_base="every weight",
+    ),
+    "top_layers": Preset(
+        summary="all weights of the topmost quarter of the layers",
+        paper="arXiv 1801.06146",
+        served_by=SERVED_BY,
+        # Lee et al. 2019, arXiv 1911.03090: a quarter of the layers reaches nine tenths of what all of them do.
+        settings={"top_layers": 0.25},
+        mixable=False,
+        learning_rate=0.1,
+        moves_base="the weights of its topmost layers",
+    ),
 }
 PEFT_TYPES: tuple[str, ...] = ()
 HOOKS = Hooks()
@@ -38,24 +54,50 @@ HOOKS = Hooks()
 class Config(Frozen):
     """With fewer layers the backward ends below them: less memory, less time, and less is forgotten."""
 
-    top_layers: int = Field(
-        0, ge=0, description="Only so many top layers, with the final norm and an untied head; 0: all weights."
+    top_layers: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        0,
+        description="Only so many top layers, or such a share, with the final norm and an untied head; 0: all weights.",
     )
+    parameters: str = Field(
+        "", description="Only parameters in whose name this regular expression is found, like layers\\.2[0-9]\\..*mlp."
+    )
+
+    @field_validator("parameters")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Config:
+        if self.top_layers and self.parameters:
+            raise ValueError("choose by `top_layers` or by `parameters`, not by both")
+        return self
 
 
 def attach(model: Any, config: Config) -> Any:
     """The same model, with just the weights trainable that the settings name.
 
     Raises:
-        RecipeError: the model has fewer layers, or they are not where they are in Llama-like models.
+        RecipeError: the model has fewer layers, or they are not where they are in Llama-like models, or no such
+            parameter.
     """
+    if config.parameters:
+        parameters = dict(model.named_parameters())
+        chosen = _chosen(parameters, config.parameters)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in chosen)
+        return model
     model.requires_grad_(config.top_layers == 0)
     if config.top_layers:
         parts = dict(model.base_model.named_children())
         if not {"layers", "norm"} <= parts.keys():
             raise RecipeError(
                 f"`tune.adapter.top_layers`: {type(model).__name__} does not keep its layers as Llama does",
-                hint="leave it out to tune all weights, or choose lora",
+                hint="leave it out to tune all weights, choose them by `parameters`, or choose lora",
             )
         for number in top_layers(config.top_layers, len(parts["layers"])):
             parts["layers"][number].requires_grad_(True)
@@ -80,14 +122,33 @@ def register() -> None:
 
 
 def count(shape: Shape, config: Config) -> int:
-    """Trainable parameters: all of them, a tied embedding once; or those of the top layers, final norm, untied head.
+    """Trainable parameters: all of them, a tied embedding once; or those that the settings choose.
 
     Raises:
-        RecipeError: the model has fewer layers.
+        RecipeError: the model has fewer layers, or no such parameter.
     """
+    block, outer = shape.block_sizes(), shape.outer_sizes()
+    if config.parameters:
+        layers = {f"model.layers.{n}.{name}": size for n in range(shape.num_layers) for name, size in block.items()}
+        sizes = outer | layers
+        return sum(sizes[name] for name in _chosen(sizes, config.parameters))
     if not config.top_layers:
         return shape.num_parameters
-    outside = shape.hidden + shape.vocab * shape.hidden * (1 if shape.tied else 2)
-    block = (shape.num_parameters - outside) // shape.num_layers
-    tuned = len(top_layers(config.top_layers, shape.num_layers)) * block
-    return tuned + shape.hidden + (0 if shape.tied else shape.vocab * shape.hidden)
+    above = sum(size for name, size in outer.items() if name != "model.embed_tokens.weight")
+    return len(top_layers(config.top_layers, shape.num_layers)) * sum(block.values()) + above
+
+
+def _chosen(names: Iterable[str], expression: str) -> set[str]:
+    """The names in which the expression is found.
+
+    Raises:
+        RecipeError: none.
+    """
+    known = tuple(names)
+    found = {name for name in known if re.search(expression, name)}
+    if not found:
+        raise RecipeError(
+            f"`tune.adapter.parameters` is {expression!r}, which is in the name of no parameter",
+            hint=f"names look like {known[-1]}; a head that is tied to the embedding has no name of its own",
+        )
+    return found

@@ -1,0 +1,202 @@
+"""Trained biases: what is added to a layer's own, or to what a layer without one gives; and how they are merged.
+
+Shapes: N outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from itertools import chain, combinations
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from sartor.adapters.registration import type_named
+from sartor.adapters.wrapping.layer import Wrapping
+from sartor.adapters.wrapping.tuner import WrappingTuner
+from sartor.errors import RecipeError
+
+NAME = "sartor_bitfit"
+#: Modules that add their bias to what they give.
+KINDS = (nn.Linear, Conv1D, nn.LayerNorm)
+#: Settings by which a model of transformers has biases on its attention's or its feed-forward layer's linear layers.
+FLAGS = ("attention_bias", "mlp_bias")
+
+
+def biased(model: Any) -> list[str]:
+    """The paths of the modules with a bias."""
+    return [path for path, part in model.named_modules() if isinstance(part, KINDS) and part.bias is not None]
+
+
+def linear(model: Any) -> list[str]:
+    """The paths of the linear layers, without the head."""
+    head = model.get_output_embeddings()
+    return [path for path, part in model.named_modules() if isinstance(part, KINDS[:2]) and part is not head]
+
+
+def named(model: Any, targets: tuple[str, ...]) -> list[str]:
+    """The paths of the modules whose names, or whose paths' ends, are given.
+
+    Raises:
+        RecipeError: a name is of no module that can have a bias.
+    """
+    able = [path for path, part in model.named_modules() if isinstance(part, KINDS)]
+    found = {name: [path for path in able if f".{path}".endswith(f".{name}")] for name in targets}
+    for name, paths in found.items():
+        if not paths:
+            raise RecipeError(
+                f"`tune.adapter.targets` names {name!r}, and no layer of this model that can have a bias is called so",
+                hint=f"for example {able[0].rpartition('.')[2]!r}",
+            )
+    return sorted({path for paths in found.values() for path in paths})
+
+
+@dataclass
+class BiasConfig(PeftConfig):  # type: ignore[misc]
+    """`target_modules`: the modules whose bias is trained."""
+
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = type_named(NAME)
+
+
+class Bias(nn.Module):
+    """One adapter's, in fp32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+
+class BiasLayer(Wrapping):
+    """y := y + b."""
+
+    adapter_layer_names = ("adapter_bias",)
+    adapter_bias: nn.ModuleDict
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__(base_layer)
+        self._bare = base_layer.bias is None
+
+    def changed(self, adapter: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        changed: torch.Tensor = (y + self.adapter_bias[adapter].weight).to(y.dtype)
+        return changed
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """What is merged is in the base layer."""
+        if self.merged and self.disable_adapters:
+            self.unmerge()
+        if self.merged:
+            y: torch.Tensor = self.base_layer(x)
+            return y
+        return super().forward(x, *args, **kwargs)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """A layer without a bias gets a real one. `safe_merge` has no case: a sum of finite numbers is finite."""
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter in self.settings:
+                self._add(self.adapter_bias[adapter].weight)
+                self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """The mirror of `merge`, but for a rounding; a layer that had no bias has none again."""
+        while self.merged_adapters:
+            self._add(-self.adapter_bias[self.merged_adapters.pop()].weight)
+        if self._bare:
+            self.base_layer.bias = None
+
+    @torch.no_grad()
+    def _add(self, bias_N: torch.Tensor) -> None:
+        give_bias(self.base_layer)
+        own = self.base_layer.bias
+        own.data = (own + bias_N).to(own.dtype)
+
+
+def width_of(layer: Any) -> int:
+    """The outputs of one of `KINDS`."""
+    if isinstance(layer, nn.LayerNorm):
+        return int(layer.normalized_shape[-1])
+    return int(layer.nf if isinstance(layer, Conv1D) else layer.out_features)
+
+
+def give_bias(layer: Any) -> None:
+    """A bias of zeros, if it has none."""
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(width_of(layer)), requires_grad=False)
+
+
+class BiasTuner(WrappingTuner):
+    """Puts `BiasLayer`s in place, and sees to it that a merged model can be written and read again."""
+
+    prefix = f"{NAME}_"
+    tuner_layer_cls = BiasLayer
+
+    def parts(self, config: Any, adapter: str, width: int) -> list[nn.Module]:
+        return [Bias(width)]
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target if isinstance(target, BiasLayer) else BiasLayer(target)
+        layer.add(adapter_name, peft_config, self.parts(peft_config, adapter_name, width_of(layer.get_base_layer())))
+        if layer is not target:
+            parent.add_module(target_name, layer)
+
+    def _check_new_adapter_config(self, config: Any) -> None:
+        """Adapters of one model may stand in different places: none is inside of what another wraps."""
+        super(WrappingTuner, self)._check_new_adapter_config(config)
+
+    def _home(self) -> tuple[tuple[str, ...], Any]:
+        """Settings under which a model of this type has the biases that a merge makes, and such a model of no weights.
+
+        None where it has them already.
+
+        Raises:
+            ValueError: no settings of its type give them.
+        """
+        layers = {path: part for path, part in self.model.named_modules() if isinstance(part, BiasLayer)}
+        if all(part.get_base_layer().bias is not None for part in layers.values()):
+            return (), None
+        known = [flag for flag in FLAGS if flag in self.model.config.to_dict()]
+        for flags in chain.from_iterable(combinations(known, number) for number in range(len(known) + 1)):
+            config = copy.deepcopy(self.model.config)
+            config.update(dict.fromkeys(flags, True))
+            with torch.device("meta"):
+                twin = type(self.model)(config)
+            if layers.keys() <= set(biased(twin)):
+                return flags, twin
+        raise ValueError(
+            f"a {type(self.model).__name__} with these biases could not be written: its type has no place for them. "
+            "Serve the adapter itself, with Sartor's engine or with PEFT"
+        )
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
+        """A merged model's configuration says which biases it has: transformers ignores others when it loads.
+
+        Raises:
+            ValueError: no configuration of its type can say it.
+        """
+        flags, twin = self._home() if merge else ((), None)
+        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
+        if twin is None:
+            return model
+        model.config.update(dict.fromkeys(flags, True))
+        for path, part in twin.named_modules():
+            if isinstance(part, KINDS) and part.bias is not None:
+                give_bias(model.get_submodule(path))
+        return model
