@@ -7,6 +7,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sartor.backends.protocol import Backend
 from sartor.chat import Rendered, Speech
 from sartor.events import Answered, Event
@@ -52,6 +54,7 @@ class Examiner:
         self._plan = plan
         self._metric = metric
         self._config = metric.config_type(**plan.metric.settings)
+        self._vectors: dict[tuple[int, ...], Any] = {}
 
     def examine(
         self, arm: str, config: Any, items: Sequence[Chat | Text], *, adapter: str | None
@@ -128,9 +131,12 @@ class Examiner:
         return found
 
     def _embed(self, conversations: Sequence[Sequence[Message]]) -> Any:
-        """Conversations as the base encoder sees them."""
+        """Conversations as the base encoder sees them, each computed once."""
         prompts = [self._renderer.prompt(messages) for messages in conversations]
-        return embedder(self._engine).embed(prompts, None)
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._vectors]
+        if new:
+            self._vectors |= zip(new, embedder(self._engine).embed(new, None), strict=True)
+        return np.stack([self._vectors[prompt] for prompt in prompts])
 
     def _weigh(self, arm: str, asked: Sequence[_Asked], adapter: str | None) -> _Found:
         """The mean log-probability of each target: that of the whole less that of the prompt before it.

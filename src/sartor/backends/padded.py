@@ -93,7 +93,7 @@ class PaddedBackend:
         texts = [first for first, _ in pairs] + [second for _, second in pairs]
         vectors = forms.embeddings(self._model, texts, self._device)
         nothing_N = torch.zeros(0, device=self._device)
-        return TokenStats(nothing_N, nothing_N, nothing_N.long(), vectors.unflatten(0, (2, len(pairs))))
+        return TokenStats(nothing_N, nothing_N, nothing_N.long(), vectors.view(2, len(pairs), -1))
 
     def _told(self, batch: Batch, logprobs_NV: torch.Tensor, targets_N: np.ndarray) -> TokenStats:
         places_N = np.flatnonzero(batch.weights_T)

@@ -206,7 +206,7 @@ def _fit(request: _Request, first: _Request) -> bool:
 
 def _told(handle: int, ids: Sequence[int], sampling: Sampling) -> list[Token]:
     """An answer as the tokens that an engine tells: up to the stop token, or to the length."""
-    tokens = []
+    tokens: list[Token] = []
     for number, id in enumerate(ids, start=1):
         if id in sampling.stop_ids:
             return [*tokens, Token(handle, id, "stop")]

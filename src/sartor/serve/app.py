@@ -1,4 +1,4 @@
-"""The application: four routes behind the guard, and every error in OpenAI's shape."""
+"""The application: five routes behind the guard, and every error in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from sartor.serve.completions import complete
 from sartor.serve.desk import Desk, Served
+from sartor.serve.embeddings import embed
 from sartor.serve.errors import ApiError, bad_request, incident, no_such_route, parameter, wrong_method
 from sartor.serve.guard import Guard, RequestId, allowed_hosts
 from sartor.serve.keys import Key
@@ -49,6 +50,10 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         return await complete(desk, http)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(http: Request) -> Response:
+        return await embed(desk, http)
 
 
 def _card(model: Served) -> ModelCard:

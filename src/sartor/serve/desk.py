@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from sartor.serve.answer import Renderer
 from sartor.serve.errors import no_such_model
 from sartor.serve.turns import Turns
 from sartor.store import read_json
-from sartor.types import Json
+from sartor.types import Form, Json
 
 LINEAGE = "sartor.json"
 
@@ -105,6 +106,8 @@ class Lineage:
     template: Json
     fingerprint: str
     is_whole: bool = False  # a model of its own, not an adapter on the base
+    form: Form = "decoder"
+    labels: tuple[str, ...] = ()
 
 
 def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
@@ -117,10 +120,30 @@ def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
         MachineError: an artifact is damaged.
     """
     engine = names.resolve("generate", engine_name)
+    form = _read_lineage(artifacts[0]).form if artifacts else "decoder"
+    if form != "decoder":
+        return _open_padded(artifacts, engine_name, form)
     lineages = read_lineages(artifacts, engine.require_files)
     from sartor.chat import open_renderer  # after the cheap checks: tokenizers and torch take seconds to import
 
     return desk_from(lineages, engine.open_engine, open_renderer)
+
+
+def _open_padded(artifacts: Sequence[Path], engine_name: str, form: Form) -> Desk:
+    """The desk of encoders or encoder-decoders, which our own engine answers with."""
+    if engine_name != "sartor":
+        raise UserError(f"{engine_name} is an engine of decoders, and this is a {form}", hint="leave out --engine")
+    lineages = read_lineages(artifacts)
+    by_folder = {lineage.folder: lineage for lineage in lineages}
+    from sartor.generate import padded
+    from sartor.texts import open_texts
+
+    def open_renderer(folder: Path, *, template_kwargs: Iterable[tuple[str, Any]] = ()) -> Renderer:
+        tuned = by_folder.get(folder)
+        base = folder if tuned is None or tuned.is_whole else tuned.base_path
+        return open_texts(folder, base, form, tuned.labels if tuned else ())
+
+    return desk_from(lineages, partial(padded.open_engine, form=form), open_renderer)
 
 
 def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_renderer: OpenRenderer) -> Desk:
@@ -184,6 +207,8 @@ def _read_lineage(folder: Path) -> Lineage:
             template=dict(written["template"]),
             fingerprint=str(written["renderer"]),
             is_whole=written.get("holds") == "model",
+            form=written.get("form", "decoder"),
+            labels=tuple(written.get("labels", ())),
         )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / LINEAGE} lacks {error}", hint="run `sartor package` again") from error
@@ -203,6 +228,11 @@ def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
         )
     seen = {first.base_name: first.base_path}
     for lineage in lineages:
+        if lineage.form != first.form:
+            raise UserError(
+                f"{lineage.name} is a {lineage.form}, and {first.name} a {first.form}: one server has one kind",
+                hint="start a server for each, on ports of their own",
+            )
         if lineage.base_digest != first.base_digest:
             raise UserError(
                 f"{lineage.name} was tuned from {lineage.base_name}, and {first.name} from {first.base_name}: "

@@ -1,0 +1,82 @@
+"""`POST /v1/embeddings`: texts in, vectors out, in OpenAI's shapes. Bases that are no encoders say that they cannot."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator, Field, ValidationError
+from starlette.responses import Response
+
+from sartor.errors import UserError
+from sartor.generate.embedder import embedder
+from sartor.serve.desk import Desk, Served
+from sartor.serve.errors import bad_request, from_validation
+from sartor.serve.wire import Wire, only
+from sartor.types import Json, Message
+
+MOST_TEXTS = 2048
+
+
+def _as_list(value: Any) -> Any:
+    """One text, or one list of ids, is a list of one."""
+    one = isinstance(value, str) or (isinstance(value, list) and bool(value) and isinstance(value[0], int))
+    return [value] if one else value
+
+
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Texts = Annotated[list[Annotated[str, Field(min_length=1)]] | list[Ids], Field(min_length=1, max_length=MOST_TEXTS)]
+
+
+class EmbeddingRequest(Wire):
+    """The body. `dimensions` would cut vectors, which these models are not made for."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    input: Annotated[Texts, BeforeValidator(_as_list)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[Any, only()] = None
+    user: Any = None
+
+
+async def embed(desk: Desk, http: Request) -> Response:
+    """Answer one request.
+
+    Raises:
+        ApiError: the request cannot be answered as it is.
+    """
+    try:
+        request = EmbeddingRequest.model_validate_json(await http.body())
+    except ValidationError as error:
+        raise from_validation(error) from error
+    model = desk.find(request.model)
+    return JSONResponse(await model.turns.call(partial(_reply, request, model)))
+
+
+def _reply(request: EmbeddingRequest, model: Served) -> Json:
+    """The body of the reply. Renders and computes, so it belongs on the engine's thread."""
+    try:
+        sequences = [_ids(model, text) for text in request.input]
+        vectors = embedder(model.turns.engine).embed(sequences, model.adapter)
+    except UserError as error:
+        raise bad_request(f"{error.message}. {error.hint}", param="input", code="invalid_input") from error
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            if request.encoding_format == "base64"
+            else vector.tolist(),
+        }
+        for index, vector in enumerate(vectors)
+    ]
+    num_tokens = sum(map(len, sequences))
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+    return {"object": "list", "data": data, "model": request.model, "usage": usage}
+
+
+def _ids(model: Served, text: str | Sequence[int]) -> Sequence[int]:
+    return model.renderer.prompt((Message(role="user", content=text),)) if isinstance(text, str) else text
