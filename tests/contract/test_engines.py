@@ -1,7 +1,7 @@
 """The contract of an engine, over all of them, on one tiny model in fp32 that plain transformers runs too.
 
-`OPENERS` says how each is opened: sartor on the folder, llamacpp on the same weights as a GGUF, vllm on a server that
-speaks as vLLM does and has plain transformers behind it. Another engine joins by its line there.
+`OPENERS` says how each is opened: sartor and peft on the folder, llamacpp on the same weights as a GGUF, vllm on a server
+that speaks as vLLM does and has plain transformers behind it. Another engine joins by its line there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ class World:
 
 
 @contextmanager
-def open_sartor(world: World) -> Iterator[Engine]:
-    opening = names.resolve("generate", "sartor").open_engine
+def open_in_this_process(world: World, name: str) -> Iterator[Engine]:
+    opening = names.resolve("generate", name).open_engine
     engine = opening(world.base, world.adapters, dtype="float32", num_threads=1)
     yield engine
     engine.close()
@@ -105,7 +106,8 @@ def open_vllm(world: World) -> Iterator[Engine]:
 
 
 OPENERS: dict[str, Callable[[World], AbstractContextManager[Engine]]] = {
-    "sartor": open_sartor,
+    "sartor": partial(open_in_this_process, name="sartor"),
+    "peft": partial(open_in_this_process, name="peft"),
     "llamacpp": open_llamacpp,
     "vllm": open_vllm,
 }
@@ -181,6 +183,7 @@ def test_greedy_answers_are_those_of_plain_transformers(engine: Engine, world: W
 
 def test_adapters_answer_by_name_and_leave_no_trace(engine: Engine, world: World) -> None:
     assert engine.adapters == ("tickets-1.2", "calls")
+    assert engine.warnings == ()
     base = answers(engine, PROMPTS[:3])
     for name in engine.adapters:
         tuned = answers(engine, PROMPTS[:3], adapter=name)

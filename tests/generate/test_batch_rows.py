@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from sartor.errors import UserError
+from sartor.generate.batch.beginnings import Beginnings
 from sartor.generate.batch.pages import PagePool
 from sartor.generate.batch.rows import Rows, Turn
 from sartor.generate.protocol import Sampling
@@ -16,7 +17,13 @@ SAMPLING = Sampling(max_new_tokens=5, stop_ids=frozenset({0}))
 
 
 def rows_of(num_pages: int = 50, *, step_tokens: int = 40, max_rows: int = 8, context: int = 200) -> Rows:
-    return Rows(PagePool(num_pages), context, count(), step_tokens=step_tokens, max_rows=max_rows)
+    pool = PagePool(num_pages)
+    return Rows(pool, context, count(), nothing(pool), step_tokens=step_tokens, max_rows=max_rows)
+
+
+def nothing(pool: PagePool) -> Beginnings:
+    """No adapter has virtual tokens."""
+    return Beginnings(pool, lambda source, target: None)
 
 
 def play(rows: Rows) -> list[Turn]:
@@ -91,7 +98,7 @@ def test_the_last_to_come_gives_way_and_reads_again() -> None:
 
 def test_leaving_at_any_time_frees_everything() -> None:
     pool = PagePool(20)
-    rows = Rows(pool, 200, count(), step_tokens=40)
+    rows = Rows(pool, 200, count(), nothing(pool), step_tokens=40)
     handles = [rows.submit([seed] * 30, SAMPLING, 0) for seed in range(4)]
     play(rows)
     for handle in handles:  # running, half read, and waiting
@@ -106,3 +113,33 @@ def test_leaving_at_any_time_frees_everything() -> None:
 def test_what_can_never_fit_is_refused(prompt: list[int], context: int, pages: int, what: str) -> None:
     with pytest.raises(UserError, match=what):
         rows_of(pages, context=context).submit(prompt, SAMPLING, 0)
+
+
+def test_rows_begin_after_the_virtual_tokens_of_their_adapter() -> None:
+    pool, copied = PagePool(20), []
+    beginnings = Beginnings(pool, lambda source, target: copied.append((source, target)))
+    held = beginnings.add(0, PAGE + 4)
+    rows = Rows(pool, 60, count(), beginnings, step_tokens=200)
+    assert rows.submit([5] * 30, SAMPLING, 0) == 0
+    rows.submit([5] * 30, SAMPLING, 0)
+    rows.submit([5] * 30, SAMPLING, 1)
+    virtual, other = play(rows)[:-1], play(rows)
+    assert [(turn.span.length, turn.span.before) for turn in virtual] == [(30, PAGE + 4), (2, 3 * PAGE)]
+    assert all(turn.span.pages[0] == held.pages[0] for turn in virtual)
+    assert copied == [(held.pages[1], virtual[0].span.pages[1])]  # the second found the first one's page
+    assert all(turn.tokens == [7] for turn in other)
+    for handle in range(3):
+        rows.leave(handle)
+    assert pool.num_used == len(held.pages)
+
+
+def test_virtual_tokens_count_in_the_context_and_their_pages_not_for_others() -> None:
+    pool = PagePool(5)
+    beginnings = Beginnings(pool, lambda source, target: None)
+    beginnings.add(0, 2 * PAGE)
+    rows = Rows(pool, 4 * PAGE, count(), beginnings)
+    with pytest.raises(UserError, match=f"the context is {2 * PAGE} tokens"):
+        rows.submit([1] * 2 * PAGE, SAMPLING, 0)
+    rows.submit([1] * (2 * PAGE - 1), SAMPLING, 0)
+    with pytest.raises(UserError, match=f"do not fit into the cache of {3 * PAGE} tokens"):
+        rows.submit([1] * (3 * PAGE - 1), SAMPLING, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sartor.errors import ModelError, UserError
+from sartor.errors import UserError
 from sartor.generate.protocol import Adapters, Sampling, Token
 from sartor.generate.sartor import SartorEngine, open_engine
 from sartor.hardware import look
@@ -289,7 +290,7 @@ def test_the_processor_decides_the_dtype_unless_one_is_asked_for(
     for has_bf16, wanted in ((True, torch.bfloat16), (False, torch.float32)):
         here = look(folder).model_copy(update={"has_bf16": has_bf16})
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr("sartor.generate.sartor.look", lambda _, here=here: here)
+            elsewhere.setattr("sartor.generate.loading.look", lambda _, here=here: here)
             assert open_engine(folder, {}, num_threads=1)._dtype == wanted
             assert open_engine(folder, {}, dtype="float32", num_threads=1)._dtype == torch.float32
 
@@ -303,8 +304,8 @@ def test_at_most_so_many_rows_are_computed_together(family_folder: Callable[[str
     narrow.close()
 
 
-def test_a_model_that_does_not_work_through_our_cache_is_refused(
-    family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_does_not_work_through_our_cache_is_answered_by_transformers(
+    family_folder: Callable[[str], Path], plain_answers: Answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planted fault: neighbours in a page are swapped."""
     from functools import cached_property
@@ -315,5 +316,8 @@ def test_a_model_that_does_not_work_through_our_cache_is_refused(
     wrong = cached_property(lambda flat: right.func(flat) ^ 1)
     wrong.__set_name__(decode.Flat, "slots_T")
     monkeypatch.setattr(decode.Flat, "slots_T", wrong)
-    with pytest.raises(ModelError, match=r"this model's logits are (5|6|7|8|9|1\d)\d\.\d% off"):
-        open_engine(family_folder("Qwen3"), {}, dtype="float32", num_threads=1)
+    folder = family_folder("Qwen3")
+    engine: Any = open_engine(folder, {}, dtype="float32", num_threads=1)
+    (warning,) = engine.warnings
+    assert re.search(r"through our cache its logits are (5|6|7|8|9|1\d)\d\.\d% off", warning)
+    assert answers(engine, MIXED[:3]) == plain_answers(folder, MIXED[:3], 12)

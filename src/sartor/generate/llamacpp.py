@@ -82,6 +82,10 @@ class LlamaCppEngine:
         return self._context
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def requests(self) -> Collection[int]:
         return self._rows.keys()
 

@@ -78,6 +78,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever opened it should hear: a slower path was taken, and why."""
+        ...
+
+    @property
     def requests(self) -> Collection[int]:
         """Handles of the requests in the batch: those that have not ended, failed or been cancelled."""
         ...

@@ -1,10 +1,13 @@
 """Our own engine: one running batch over a paged cache, whatever its rows' prompts, adapters and ages.
 
 A step is one flat forward of the model's own code, for rows that answer and rows that still read; what begins alike is
-computed once and kept (`batch/pages.py`). Attention comes in through transformers' interface (`ops/decode.py`), and the
-linear layers hold all adapters (`batch/layers.py`).
+computed once and kept (`batch/pages.py`), virtual tokens of adapters among it (`batch/beginnings.py`). Attention comes
+in through transformers' interface (`ops/decode.py`), and the layers hold all adapters (`batch/layers.py`).
 
-Shapes: T tokens · B rows that get a token · V vocabulary.
+Adapters that cannot be part of a batch, and models that do not work through our cache, are answered with by PEFT and
+transformers as they are (`peft.py`).
+
+Shapes: T tokens · B rows that get a token · V vocabulary · D hidden size · P virtual tokens.
 """
 
 from __future__ import annotations
@@ -16,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
-from sartor.errors import ModelError, Unsupported, UserError
+from sartor.adapters.changes import Changes, Prefix, Prompt
+from sartor.errors import Unsupported, UserError
 from sartor.generate import protocol
-from sartor.generate.batch.adapters import read_adapter
+from sartor.generate.batch.beginnings import Beginnings
 from sartor.generate.batch.choose import Ask, choose
-from sartor.generate.batch.layers import BASE, prepare
+from sartor.generate.batch.layers import prepare
 from sartor.generate.batch.pages import PagePool, pages_for
 from sartor.generate.batch.rows import MAX_ROWS, Rows
-from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter
-from sartor.hardware import look
+from sartor.generate.batch.runs import BASE
+from sartor.generate.folders import family_in, read_changes
+from sartor.generate.loading import dtype_for, load_base
+from sartor.generate.peft import ATTENTION, PeftEngine, twin_of
+from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_adapter
+from sartor.generate.several import Several
 from sartor.hub import Shape, shape
 from sartor.ops import decode
 from sartor.ops.decode import PAGE, Flat, Paged, Span
@@ -40,38 +46,49 @@ PROBE = [place * 7 + 5 for place in range(PAGE + 5)]  # more than a page, so tha
 #: in fp32 and 0.015 in bf16, whose roundings add up over the layers; neighbours swapped in a page are off by more
 #: than half (the planted fault of the test).
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-OTHERS = "choose a model of the Llama, Qwen, Gemma, SmolLM or Mistral families, or sample with another engine"
 
 
 class SartorEngine:
-    """See `protocol.Engine`."""
+    """See `protocol.Engine`.
+
+    Args:
+        model: a loaded base, which is the engine's own from here on: its layers are replaced.
+        sizes: the model's.
+        adapters: what each makes of the model, by name.
+
+    Raises:
+        ModelError: an adapter does not belong to this model.
+        Unsupported: the model does not work through our cache.
+    """
 
     def __init__(
-        self,
-        base: Path,
-        adapters: Mapping[str, Path],
-        *,
-        dtype: str,
-        num_threads: int | None,
-        cache_bytes: int,
-        max_rows: int,
+        self, model: Any, sizes: Shape, adapters: Mapping[str, Changes], *, cache_bytes: int, max_rows: int
     ) -> None:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        self._dtype: torch.dtype = vars(torch)[dtype]
-        self._shape = shape(base)
+        self._model, self._dtype, self._shape = model, model.dtype, sizes
         self._numbers: dict[str | None, int] = {name: number for number, name in enumerate(adapters)}
         self._numbers[None] = BASE
         self._handles = count()
         self._max_rows = max_rows
-        self._model = _load(base, self._dtype)
+        beginnings = {number: each.beginning for number, each in enumerate(adapters.values()) if each.beginning}
+        self._lengths = {number: _length(each) for number, each in beginnings.items()}
         with torch.inference_mode():
-            plain_TV = self._model(input_ids=torch.tensor([PROBE]) % self._shape.vocab, use_cache=False).logits[0]
-        self._choice = prepare(self._model, [read_adapter(folder) for folder in adapters.values()])
-        self._model.set_attn_implementation(decode.NAME)
-        self._num_pages = max(MINIMUM_PAGES, cache_bytes // _page_bytes(self._shape, self._dtype))
+            plain_TV = model(input_ids=torch.tensor([PROBE]) % sizes.vocab, use_cache=False).logits[0]
+        head = next((name for name, part in model.named_modules() if part is model.get_output_embeddings()), "")
+        self._choice = prepare(model, list(adapters.values()), head=head)
+        model.set_attn_implementation(decode.NAME)
+        # Virtual tokens come on top of the cache: they stay in it for good.
+        num_pages = max(MINIMUM_PAGES, cache_bytes // _page_bytes(sizes, self._dtype))
+        self._num_pages = num_pages + sum(map(pages_for, self._lengths.values()))
+        self._pages = decode.open_pages(self._num_pages, self._dtype, sizes.head_dim)
         self._empty()
         self._check_parity(plain_TV.float())
+        self._empty()
+        for number, beginning in beginnings.items():
+            self._begin(number, beginning)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -108,7 +125,8 @@ class SartorEngine:
             flat = Flat.of([turn.span for turn in turns])
             last_B = [end - 1 for end, turn in zip(flat.starts[1:], turns, strict=True) if turn.samples]
             adapters = [turn.row.adapter for turn in turns for _ in range(turn.span.length)]
-            logits_BV = self._forward([token for turn in turns for token in turn.tokens], flat, adapters, last_B)
+            ids = torch.tensor([[token for turn in turns for token in turn.tokens]])
+            logits_BV = self._forward(flat, adapters, last_B, input_ids=ids)
             chosen = choose(logits_BV, [Ask(row.sampling, row.num_answered) for row in asking]) if asking else []
             done = True
         finally:
@@ -131,8 +149,9 @@ class SartorEngine:
             for pieces in _pieces([len(ids) for ids in sequences]):
                 for piece in pieces:
                     if piece.start == 0:
-                        tables[piece.row] = self._take_for(sequences[piece.row])
-                spans = [Span(piece.end - piece.start, piece.start, tables[piece.row]) for piece in pieces]
+                        tables[piece.row] = self._take_for(sequences[piece.row], number)
+                virtual = self._lengths.get(number, 0)
+                spans = [Span(piece.end - piece.start, virtual + piece.start, tables[piece.row]) for piece in pieces]
                 parts = [list(sequences[piece.row][piece.start : piece.end + 1]) for piece in pieces]
                 for piece, value in zip(pieces, self._weigh(Flat.of(spans), parts, number), strict=True):
                     sums[piece.row] += value
@@ -148,23 +167,23 @@ class SartorEngine:
 
     def _weigh(self, flat: Flat, parts: Sequence[list[int]], adapter: int) -> list[float]:
         """The log-probabilities of each part's tokens after its first, summed; a part may reach one past its span."""
-        tokens = [token for part, span in zip(parts, flat.spans, strict=True) for token in part[: span.length]]
+        ids = [token for part, span in zip(parts, flat.spans, strict=True) for token in part[: span.length]]
         places = [
             start + place for start, part in zip(flat.starts, parts, strict=False) for place in range(len(part) - 1)
         ]
         targets = torch.tensor([token for part in parts for token in part[1:]])
         if not places:
             return [0.0 for _ in parts]
-        logits_TV = self._forward(tokens, flat, [adapter] * len(tokens), places)
+        logits_TV = self._forward(flat, [adapter] * len(ids), places, input_ids=torch.tensor([ids]))
         logprobs_T = torch.log_softmax(logits_TV.float(), dim=-1).gather(1, targets[:, None])[:, 0]
         return [float(part.double().sum()) for part in torch.split(logprobs_T, [len(part) - 1 for part in parts])]
 
-    def _forward(self, tokens: list[int], flat: Flat, adapters: Sequence[int], wanted: list[int]) -> torch.Tensor:
-        """The logits at the wanted places of a flat forward, (len(wanted), V)."""
+    def _forward(self, flat: Flat, adapters: Sequence[int], wanted: list[int], **read: torch.Tensor) -> torch.Tensor:
+        """The logits at the wanted places of a flat forward, (len(wanted), V). `read`: ids, or embeddings."""
         with torch.inference_mode():
-            self._choice.set(adapters, self._dtype)
+            self._choice.set(adapters, wanted)
             logits_1BV: torch.Tensor = self._model(
-                input_ids=torch.tensor([tokens]),
+                **read,
                 position_ids=flat.positions_T[None],
                 use_cache=False,
                 logits_to_keep=torch.tensor(wanted),
@@ -176,41 +195,60 @@ class SartorEngine:
         require_adapter(adapter, self.adapters)
         return self._numbers[adapter]
 
-    def _take_for(self, ids: Sequence[int]) -> list[int]:
-        wanted = pages_for(len(ids))
-        if not 1 <= len(ids) <= self.context or wanted > self._pool.num_available:
+    def _take_for(self, ids: Sequence[int], adapter: int) -> list[int]:
+        length = self._lengths.get(adapter, 0) + len(ids)
+        if (
+            not len(ids)
+            or length > self.context
+            or self._beginnings.num_pages_for(adapter, length) > self._pool.num_available
+        ):
             raise UserError(
                 f"a sequence of {len(ids)} tokens cannot be weighed: the context is {self.context} tokens, and the "
                 f"cache has room for {self._pool.num_available * PAGE}",
                 hint="shorten it, or give the engine a larger cache (cache_bytes)",
             )
-        return self._pool.take(wanted)
+        return self._beginnings.begin(ids, adapter, length)
 
     def _empty(self) -> None:
-        """A batch without rows and a cache without pages."""
+        """A batch without rows. Virtual tokens keep their pages, the first ones, and what is written there."""
         self._pool = PagePool(self._num_pages)
-        self._pages = decode.open_pages(self._num_pages, self._dtype, self._shape.head_dim)
-        self._rows = Rows(self._pool, self.context, self._handles, max_rows=self._max_rows)
+        self._beginnings = Beginnings(self._pool, self._pages.copy)
+        for adapter, length in self._lengths.items():
+            self._beginnings.add(adapter, length)
+        self._rows = Rows(self._pool, self.context, self._handles, self._beginnings, max_rows=self._max_rows)
+
+    def _begin(self, adapter: int, beginning: Prompt | Prefix) -> None:
+        """Write the keys and values of an adapter's virtual tokens into its pages."""
+        length = self._lengths[adapter]
+        flat = Flat.of([Span(length, 0, self._beginnings.of(adapter).pages)])
+        if isinstance(beginning, Prompt):
+            embeddings_1PD = beginning.embeddings_PD.detach()[None].to(self._dtype)
+            self._forward(flat, [adapter] * length, [length - 1], inputs_embeds=embeddings_1PD)
+            return
+        for layer, parts in enumerate(zip(beginning.keys_PG, beginning.values_PG, strict=True)):
+            size = length, self._shape.num_kv_heads, self._shape.head_dim
+            key, value = (part.detach().to(self._dtype).reshape(size) for part in parts)
+            self._pages.write(layer, key, value, flat)
 
     def _check_parity(self, wanted_TV: torch.Tensor) -> None:
         """The model's own code must give through our cache, in two steps, what it gives alone: the numbers decide.
 
         Raises:
-            ModelError: it does not.
+            Unsupported: it does not.
         """
+        pages = self._pool.take(2)
+        ids, before = torch.tensor([PROBE]) % self._shape.vocab, len(PROBE) - 1
+        flat, last = Flat.of([Span(before, 0, pages)]), Flat.of([Span(1, before, pages)])
         try:
-            pages = self._pool.take(2)
-            ids, before = [token % self._shape.vocab for token in PROBE], len(PROBE) - 1
-            first = Flat.of([Span(before, 0, pages)])
-            first_TV = self._forward(ids[:before], first, [BASE] * before, list(range(before)))
-            last_TV = self._forward(ids[before:], Flat.of([Span(1, before, pages)]), [BASE], [0])
-            found_TV = torch.cat((first_TV, last_TV)).float()
-            apart = float((found_TV - wanted_TV).norm() / wanted_TV.norm())
-        except Unsupported as error:
-            raise ModelError(f"this model cannot be sampled here: {error.message}", hint=OTHERS) from error
+            first_TV = self._forward(flat, [BASE] * before, list(range(before)), input_ids=ids[:, :before])
+            last_TV = self._forward(last, [BASE], [0], input_ids=ids[:, before:])
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Not our layers' calling convention, or not our layers' parts: foreign code finds many words for it.
+            raise Unsupported(f"its code does not run on our layers ({error})", hint="use the engine `peft`") from error
+        found_TV = torch.cat((first_TV, last_TV)).float()
+        apart = float((found_TV - wanted_TV).norm() / wanted_TV.norm())
         if not apart < TOLERANCE[self._dtype]:
-            raise ModelError(f"through our cache this model's logits are {apart:.1%} off", hint=OTHERS)
-        self._empty()
+            raise Unsupported(f"through our cache its logits are {apart:.1%} off", hint="use the engine `peft`")
 
 
 def open_engine(
@@ -221,33 +259,53 @@ def open_engine(
     num_threads: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     max_rows: int = MAX_ROWS,
-) -> SartorEngine:
+) -> Engine:
     """A base model folder with PEFT adapter folders by name; `cache_bytes` for keys and values.
 
     Without a `dtype` the processor decides, for the proof and for serving alike: what is proven is what is served. At
-    most `max_rows` requests are computed together, the others wait.
+    most `max_rows` requests are computed together, the others wait. What cannot be part of one batch is answered by the
+    engine `peft`, beside ours, or in its place where nothing is left for ours.
 
     Raises:
-        ModelError: an adapter is not plain LoRA of this model, or the model does not work through our cache.
+        ModelError: an adapter is of no kind that is known, or of another model.
     """
-    chosen = dtype or ("bfloat16" if look(base).has_bf16 else "float32")  # without such products bf16 is slower
-    return SartorEngine(
-        base, adapters, dtype=chosen, num_threads=num_threads, cache_bytes=cache_bytes, max_rows=max_rows
-    )
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    decode.register()
+    chosen, sizes = dtype_for(base, dtype), shape(base)
+    model = load_base(base, chosen, "eager")
+    changes = {name: read_changes(model, folder) for name, folder in adapters.items()}
+    alone = {name: folder for name, folder in adapters.items() if changes[name].alone}
+    beside: list[Engine] = []
+    if alone:
+        notes = tuple(f"{name} answers by way of PEFT, which is slower: {changes[name].alone}" for name in alone)
+        own = twin_of(model)
+        own.set_attn_implementation(ATTENTION)
+        beside = [PeftEngine(own, alone, context=sizes.context, warnings=notes)]
+    if alone.keys() == adapters.keys() and alone:
+        return beside[0]
+    mixed = {name: each for name, each in changes.items() if name not in alone}
+    try:
+        ours = SartorEngine(model, sizes, mixed, cache_bytes=cache_bytes, max_rows=max_rows)
+        return Several([ours, *beside], tuple(adapters)) if beside else ours
+    except Unsupported as error:
+        note = f"this model answers by way of PEFT and transformers, which is slower: {error.message}"
+    return PeftEngine(load_base(base, chosen, ATTENTION), adapters, context=sizes.context, warnings=(note,))
 
 
 def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
-    """Whatever Sartor makes, it opens: there is nothing to refuse before it is read."""
+    """Refuse adapters of no kind that is known.
+
+    Raises:
+        ModelError: naming the folder.
+    """
+    for folder in adapters.values():
+        family_in(folder)
 
 
-def _load(base: Path, dtype: torch.dtype) -> Any:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    decode.register()
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, attn_implementation="eager", local_files_only=True, trust_remote_code=False
-    )
-    return model.eval()
+def _length(beginning: Prompt | Prefix) -> int:
+    """How many virtual tokens there are."""
+    return len(beginning.embeddings_PD if isinstance(beginning, Prompt) else beginning.keys_PG[0])
 
 
 def _page_bytes(shape: Shape, dtype: torch.dtype) -> int:

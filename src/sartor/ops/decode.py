@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -158,6 +158,10 @@ class Flat:
 class Pages(Protocol):
     """The keys and values of all layers."""
 
+    def copy(self, source: int, target: int) -> None:
+        """Put what a page holds, in all layers that have been written, into another one."""
+        ...
+
     def write(self, layer: int, key_TGD: torch.Tensor, value_TGD: torch.Tensor, flat: Flat) -> None:
         """Put a layer's keys and values where the layout says."""
         ...
@@ -183,6 +187,9 @@ class PlainPages:
     def __init__(self, num_pages: int) -> None:
         self._num_slots = num_pages * PAGE
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def copy(self, source: int, target: int) -> None:
+        _copy(self._layers, self._num_slots // PAGE, source, target)
 
     def write(self, layer: int, key_TGD: torch.Tensor, value_TGD: torch.Tensor, flat: Flat) -> None:
         if layer not in self._layers:  # untouched memory costs nothing, so the whole budget is taken at once
@@ -225,6 +232,9 @@ class NativePages:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._write = native.function(library, "write", "pllpllppplll")
         self._attend = native.function(library, "attend", "pllpppppppp" + "llll" + "ffl")
+
+    def copy(self, source: int, target: int) -> None:
+        _copy(self._layers, self._num_pages, source, target)
 
     def write(self, layer: int, key_TGD: torch.Tensor, value_TGD: torch.Tensor, flat: Flat) -> None:
         if layer not in self._layers:
@@ -338,6 +348,14 @@ def open_pages(num_pages: int, dtype: torch.dtype, head_size: int) -> Pages:
 
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return native.load("decode", ELEMENTS[dtype]) if dtype in ELEMENTS else None
+
+
+def _copy(layers: Mapping[int, tuple[torch.Tensor, torch.Tensor]], num_pages: int, source: int, target: int) -> None:
+    """Copy a page of each layer; a page is one piece of memory, however it is laid out."""
+    for layer in layers.values():
+        for part in layer:
+            pages = part.view(num_pages, -1)
+            pages[target] = pages[source]
 
 
 def _common(one: Span, other: Span, most: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sartor.errors import UserError
+from sartor.generate.batch.beginnings import Beginnings
 from sartor.generate.batch.pages import PagePool, pages_for
 from sartor.generate.protocol import FinishReason, Sampling, room_for_answer
 from sartor.ops.decode import PAGE, Span
@@ -22,7 +23,11 @@ MAX_ROWS = 256  # beyond this the products are no faster a row, and everybody wa
 
 @dataclass
 class Row:
-    """One request. The first `num_cached` of `tokens` (prompt, then answer) have their keys and values in `pages`."""
+    """One request. The first `num_cached` of `tokens` have their keys and values in `pages`.
+
+    Tokens are the adapter's virtual ones, if it has some, the prompt, and then the answer; the first two are
+    `num_prompt`.
+    """
 
     handle: int
     adapter: int
@@ -69,6 +74,7 @@ class Rows:
         pool: PagePool,
         context: int,
         handles: Iterator[int],
+        beginnings: Beginnings,
         *,
         step_tokens: int = STEP_TOKENS,
         max_rows: int = MAX_ROWS,
@@ -78,6 +84,7 @@ class Rows:
         self._step_tokens = step_tokens
         self._max_rows = max_rows
         self._handles = handles
+        self._beginnings = beginnings
         self._waiting: deque[Row] = deque()
         self._running: dict[int, Row] = {}  # in the order in which they joined
 
@@ -95,16 +102,19 @@ class Rows:
         Raises:
             UserError: it can never fit into the context or the cache.
         """
-        limit = room_for_answer(prompt, sampling, self._context)
-        largest = len(prompt) + limit
-        if pages_for(largest) > self._pool.num_pages:
+        virtual = self._beginnings.of(adapter).ids
+        limit = room_for_answer(prompt, sampling, self._context - len(virtual))
+        largest = self._beginnings.num_pages_for(adapter, len(virtual) + len(prompt) + limit)
+        room = self._pool.num_pages - self._beginnings.num_pages
+        if largest > room:
             raise UserError(
                 f"{len(prompt)} tokens of prompt and up to {limit} of answer do not fit into the cache of "
-                f"{self._pool.num_pages * PAGE} tokens",
+                f"{room * PAGE} tokens",
                 hint="give the engine a larger cache (cache_bytes), or ask for a shorter answer",
             )
         handle = next(self._handles)
-        self._waiting.append(Row(handle, adapter, sampling, list(prompt), len(prompt), limit))
+        tokens = [*virtual, *prompt]
+        self._waiting.append(Row(handle, adapter, sampling, tokens, len(tokens), limit))
         return handle
 
     def leave(self, handle: int) -> None:
@@ -132,6 +142,7 @@ class Rows:
             if pages_for(len(row.tokens)) - len(row.pages) > self._pool.num_available:
                 self._release(row)
                 break
+            row.num_cached = self._beginnings.enter(row.pages, row.adapter)
             self._running[row.handle] = self._waiting.popleft()
             room -= self._read(row, room, turns)
         return sorted(turns, key=lambda turn: (turn.row.adapter, turn.row.pages))

@@ -92,6 +92,10 @@ class VllmEngine:
         return self._context
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def requests(self) -> Collection[int]:
         return self._rows.keys()
 

@@ -1,0 +1,139 @@
+"""Products with weights, and what one adapter makes of those of linear layers that read the same input.
+
+An adapter's low ranks are small products of its own tokens alone, added to one product of all tokens with the base's
+weights: tokens of other adapters cost nothing. In bf16 the small ones come first and the large one is added to them
+before it is rounded: two roundings of the sum would lose what is small in it (docs/why/numerics.md).
+
+Shapes: T tokens · K inputs · N outputs of all the layers · R ranks of all the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sartor.adapters.changes import Change, LowRank, Scale, Weight
+from sartor.errors import ModelError
+from sartor.generate.batch.after import After, after_of
+
+TYPICAL_ROWS = 64  # what oneDNN lays the weights out for; other sizes are right too
+
+
+class Product:
+    """y = x Wᵀ + b with W laid out for it."""
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+        self._bias = bias_N
+        self._packed = weight_NK.dtype == torch.bfloat16 and _multiplies_bf16()
+        weight = weight_NK.contiguous()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS) if self._packed else weight
+
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
+        if not self._packed:
+            return F.linear(x_TK, self._weight, self._bias)
+        y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_TK, self._weight, self._bias, "none", [], "")
+        return y_TN
+
+    def plus(self, x_TK: torch.Tensor, other_TN: torch.Tensor) -> torch.Tensor:
+        """The same and another summand, rounded once."""
+        if self._packed:
+            sum_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+                x_TK, other_TN, self._weight, self._bias, "add"
+            )
+            return sum_TN
+        return torch.addmm(other_TN if self._bias is None else other_TN + self._bias, x_TK, self._weight.t())
+
+
+def _multiplies_bf16() -> bool:
+    """Whether oneDNN is there and has bf16 products for this processor (from AVX-512 on)."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call, no-any-return]
+
+
+class Own:
+    """What one adapter makes of linear layers that read the same input and give their outputs side by side."""
+
+    def __init__(self, layers: Mapping[str, nn.Linear], changes: Mapping[str, Sequence[Change]]) -> None:
+        for name, layer in layers.items():
+            _require_shapes(name, layer, changes.get(name, ()))
+        self.product = _own_product(layers, changes)
+        self.input_K: torch.Tensor | None = None
+        self.after: list[tuple[slice, After]] = []
+        self._downs: list[torch.Tensor] = []
+        self._ups: list[tuple[slice, slice, torch.Tensor]] = []
+        num_outputs = 0
+        for name, layer in layers.items():
+            columns = slice(num_outputs, num_outputs + layer.out_features)
+            for change in changes.get(name, ()):
+                self._take(change, columns, layer.weight.dtype)
+            num_outputs = columns.stop
+        self._down_KR = torch.cat(self._downs).t() if self._downs else None
+
+    def _take(self, change: Change, columns: slice, dtype: torch.dtype) -> None:
+        """A change of the layer whose outputs stand in these columns."""
+        if isinstance(change, LowRank):
+            before = sum(map(len, self._downs))
+            self._downs.append(change.down_RK.detach().to(dtype))
+            ranks = slice(before, before + len(change.down_RK))
+            self._ups.append((ranks, columns, change.up_NR.detach().to(dtype).t()))
+            return
+        if isinstance(change, Scale) and change.input_K is not None:
+            self.input_K = change.input_K.detach().to(dtype)
+        self.after += [(columns, step) for step in after_of(change, dtype)]
+
+    @property
+    def has_low_ranks(self) -> bool:
+        return bool(self._ups)
+
+    def add_low_ranks(self, x_TK: torch.Tensor, made_TN: torch.Tensor) -> None:
+        """Add up (down x) of every layer to what is there."""
+        if self._down_KR is not None:
+            low_TR = torch.mm(x_TK, self._down_KR)
+            for ranks, columns, up_RN in self._ups:
+                made_TN[:, columns].addmm_(low_TR[:, ranks], up_RN)
+
+
+def scales_input(changes: Sequence[Change]) -> bool:
+    """Whether a layer with these changes reads something of its own: then it is no part of a group."""
+    return any(isinstance(change, Scale) and change.input_K is not None for change in changes)
+
+
+def _own_product(layers: Mapping[str, nn.Linear], changes: Mapping[str, Sequence[Change]]) -> Product | None:
+    """The product with other weights, if some of the layers have others; those that do not, keep the base's in it."""
+    others = {name: change for name in layers for change in changes.get(name, ()) if isinstance(change, Weight)}
+    if not others:
+        return None
+    weights, biases = [], []
+    for name, layer in layers.items():
+        other = others.get(name, Weight(layer.weight))
+        weights.append(other.weight.detach().to(layer.weight.dtype))
+        biases.append(layer.bias if other.bias_N is None else other.bias_N)
+    if all(bias_N is None for bias_N in biases):
+        return Product(torch.cat(weights), None)
+    full = [
+        weight.new_zeros(len(weight)) if bias_N is None else bias_N.detach().to(weight.dtype)
+        for weight, bias_N in zip(weights, biases, strict=True)
+    ]
+    return Product(torch.cat(weights), torch.cat(full))
+
+
+def _require_shapes(name: str, layer: nn.Linear, changes: Sequence[Change]) -> None:
+    """Refuse what was made for a layer of another size.
+
+    Raises:
+        ModelError: naming the layer.
+    """
+    for change in changes:
+        size: tuple[int, ...] = ()
+        if isinstance(change, LowRank):
+            size = (len(change.up_NR), change.down_RK.shape[1])
+        if isinstance(change, Weight):
+            size = tuple(change.weight.shape)
+        if size and size != tuple(layer.weight.shape):
+            raise ModelError(
+                f"an adapter changes {name} as a layer of {size[1]} inputs and {size[0]} outputs, and this model's has "
+                f"{layer.in_features} and {layer.out_features}",
+                hint="the adapter belongs to another base model",
+            )

@@ -1,0 +1,79 @@
+"""Adapter folders as PEFT writes them: whose they are, what they make of a base, and who can serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sartor.adapters import family_of_type, methods, preset_of
+from sartor.adapters.changes import Changes
+from sartor.adapters.low_rank import beyond_plain
+from sartor.adapters.method import Server
+from sartor.adapters.saving import CONFIG, read_config
+from sartor.errors import ModelError
+from sartor.names import known, resolve, suggest
+from sartor.store import read_json
+
+LINEAGE = "sartor.json"
+
+
+def family_in(folder: Path) -> Any:
+    """The module of the family that an adapter folder belongs to.
+
+    Raises:
+        ModelError: the folder holds no adapter, or one of a kind that no family reads.
+    """
+    written = str(read_config(folder).get("peft_type"))
+    family = family_of_type(written)
+    if family is None:
+        types = tuple(sorted(name for each in known("adapters") for name in resolve("adapters", each).PEFT_TYPES))
+        raise ModelError(
+            f"the adapter in {folder} has peft_type = {written!r}, which no method of Sartor reads",
+            hint=f"merge it into its base with PEFT; {suggest(written, types)}",
+        )
+    return family
+
+
+def read_changes(base: Any, folder: Path) -> Changes:
+    """What the adapter in a folder makes of a loaded base.
+
+    Raises:
+        ModelError: it cannot be read, or belongs to another base.
+    """
+    changes: Changes = family_in(folder).changes(base, folder)
+    return changes
+
+
+def require_served(server: Server, adapters: Mapping[str, Path]) -> None:
+    """Refuse adapters that a server cannot answer with, before anything is loaded. Folders without PEFT's are let by.
+
+    Raises:
+        ModelError: naming the adapter, its method, and what to do.
+    """
+    for name, folder in adapters.items():
+        if not (folder / CONFIG).is_file():
+            continue
+        method = method_in(folder)
+        served_by = preset_of(method).served_by
+        more = beyond_plain(read_config(folder)) if method == "lora" else ""
+        if server in served_by and not more:
+            continue
+        what = f"{method} with {more}" if more and server in served_by else method
+        to = "lora" if "vLLM after conversion" in served_by else "model"
+        convert = (
+            f"`sartor convert {folder} --to {to}` makes what it serves, or " if preset_of(method).mergeable else ""
+        )
+        raise ModelError(
+            f"{name} is an adapter of the method {what}, which {server.removesuffix(' as is')} does not serve",
+            hint=f"{convert}leave `--engine` out: the engine `sartor` serves it",
+        )
+
+
+def method_in(folder: Path) -> str:
+    """The method that made an adapter: by its lineage, or else the one that gives its family the name."""
+    written = read_json(folder / LINEAGE).get("method") if (folder / LINEAGE).is_file() else None
+    if isinstance(written, str) and written in methods():
+        return written
+    name: str = family_in(folder).__name__.rpartition(".")[2]
+    return name
