@@ -3,7 +3,9 @@
 A model that has biases has them trained: all of BERT's or GPT-2's, those of queries, keys and values in Qwen2. Llama
 and most others have none: every linear layer of their blocks is given one, which starts at zero. What is trained and
 saved is what is added to a bias, so an untrained adapter is the base. A method of ours: PEFT's BEFT adds biases too,
-but to linear layers alone, and cannot merge them into a layer that has none.
+but to linear layers alone, and cannot merge them into a layer that has none. Ours merges; as transformers reads only
+biases that a configuration names, `sartor convert --to model` writes such a model, and refuses where a type has no
+place for them (Mistral, Gemma, Qwen with biases on all layers): Sartor's engine serves the adapter itself.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from sartor.adapters.changes import Changes
+from sartor.adapters.guards import train_heads
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.layers import top_layers
-from sartor.adapters.method import Preset
+from sartor.adapters.layers import stacks, top_layers
+from sartor.adapters.method import Preset, Server
 from sartor.errors import RecipeError
 from sartor.types import Frozen
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sartor.hub import Shape
 
 TRAINS = "model"
-SERVED_BY = ("vLLM as is", "llama.cpp", "Sartor's engine")
+SERVED_BY: tuple[Server, ...] = ("vLLM as is", "llama.cpp", "Sartor's engine")
 PRESETS = {
     "full": Preset(
         summary="all weights of the model, or those of its topmost layers, or those of certain names",
@@ -82,28 +83,26 @@ def attach(model: Any, config: Config) -> Any:
     """The same model, with just the weights trainable that the settings name.
 
     Raises:
-        RecipeError: the model has fewer layers, or they are not where they are in Llama-like models, or no such
-            parameter.
+        RecipeError: the model has fewer layers, or no list of them, or no such parameter.
     """
     if config.parameters:
         parameters = dict(model.named_parameters())
         chosen = _chosen(parameters, config.parameters)
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in chosen)
+        train_heads(model)
         return model
     model.requires_grad_(config.top_layers == 0)
     if config.top_layers:
-        parts = dict(model.base_model.named_children())
-        if not {"layers", "norm"} <= parts.keys():
-            raise RecipeError(
-                f"`tune.adapter.top_layers`: {type(model).__name__} does not keep its layers as Llama does",
-                hint="leave it out to tune all weights, choose them by `parameters`, or choose lora",
-            )
-        for number in top_layers(config.top_layers, len(parts["layers"])):
-            parts["layers"][number].requires_grad_(True)
-        parts["norm"].requires_grad_(True)
-        if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-            model.get_output_embeddings().requires_grad_(True)
+        for layers, above in stacks(model.base_model):
+            for number in top_layers(config.top_layers, len(layers)):
+                layers[number].requires_grad_(True)
+            for part in above:
+                part.requires_grad_(True)
+        head = model.get_output_embeddings()
+        if head is not None and head.weight is not model.get_input_embeddings().weight:
+            head.requires_grad_(True)
+        train_heads(model)
     return model
 
 

@@ -18,7 +18,7 @@ from sartor.adapters.changes import Changes
 from sartor.adapters.guards import peft_model
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.merging import merged_changes
-from sartor.adapters.method import Preset
+from sartor.adapters.method import Preset, Server
 from sartor.adapters.saving import export as export
 from sartor.types import Frozen
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sartor.hub import Shape
 
 TRAINS = "adapter"
-SERVED_BY = ("vLLM after conversion", "vLLM after merge", "llama.cpp", "Sartor's engine")
+SERVED_BY: tuple[Server, ...] = ("vLLM after conversion", "vLLM after merge", "llama.cpp", "Sartor's engine")
 PRESETS = {
     "lokr": Preset(
         summary="updates that are Kronecker products, the larger factor of low rank",

@@ -1,12 +1,14 @@
-"""The changes of any adapter that PEFT can merge: whole weights, found by merging into a copy of the base."""
+"""The changes of any adapter that PEFT can merge: whole weights, found by merging into a twin of the base."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sartor.adapters.changes import Changes, Weight
+from sartor.adapters.saving import read_weights
 
 
 def merged_changes(base: Any, folder: Path) -> Changes:
@@ -16,17 +18,39 @@ def merged_changes(base: Any, folder: Path) -> Changes:
         base: a loaded transformers model; merging is done in its number format.
         folder: an adapter as PEFT writes it.
     """
-    import torch
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).merge_and_unload()
-    theirs, ours = dict(merged.named_modules()), dict(base.named_modules())
+    touched = _touched(base, read_weights(folder))
+    merged = PeftModel.from_pretrained(_twin(base, touched), str(folder)).merge_and_unload()
     changed = {}
-    for name, module in ours.items():
-        before, after = (dict(part.named_parameters(recurse=False)) for part in (module, theirs[name]))
-        if before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before):
-            continue
-        if before:
-            bias = after["bias"].detach() if "bias" in after else None
-            changed[name] = (Weight(after["weight"].detach(), bias),)
+    for name in touched:
+        after = dict(merged.get_submodule(name).named_parameters(recurse=False))
+        bias = after["bias"].detach() if "bias" in after else None
+        changed[name] = (Weight(after["weight"].detach(), bias),)
     return Changes(changed)
+
+
+def _touched(base: Any, names: Iterable[str]) -> list[str]:
+    """The modules with weights of their own that an adapter stands at, by the names of its tensors.
+
+    So does a module that has the same weight as one of them, like a head that is tied to the embedding.
+    """
+    paths = [name.removeprefix("base_model.model.") for name in names]
+    own = {name: dict(part.named_parameters(recurse=False)) for name, part in base.named_modules()}
+    starts = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "."}
+    weights = {id(weight) for name in own.keys() & starts for weight in own[name].values()}
+    return [name for name, parts in own.items() if any(id(weight) in weights for weight in parts.values())]
+
+
+def _twin(base: Any, touched: Iterable[str]) -> Any:
+    """A copy with weights of its own in some modules, in all others with those of the base."""
+    from torch import nn
+
+    apart = {id(weight) for name in touched for weight in base.get_submodule(name).parameters(recurse=False)}
+    # New parameters over the same numbers: PEFT turns gradients off in all that it finds.
+    shared = {
+        id(weight): nn.Parameter(weight.detach(), requires_grad=False)
+        for weight in base.parameters()
+        if id(weight) not in apart and type(weight) is nn.Parameter
+    }
+    return copy.deepcopy(base, shared | {id(item): item for item in base.buffers()})

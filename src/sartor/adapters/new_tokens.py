@@ -30,7 +30,6 @@ PRESETS = {
         summary="the embedding rows of new or named tokens",
         paper="PEFT's TrainableTokens; the idea is Lester et al. 2021, arXiv 2104.08691, for tokens of the text itself",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
-        mixable=False,  # an embedding of its own
         learning_rate=10.0,  # a few rows of the width of the model, as with soft prompts
     )
 }
@@ -103,8 +102,8 @@ HOOKS = Hooks(head_rows=_head_rows)
 
 
 def changes(base: Any, folder: Path) -> Changes:
-    """Another embedding and another head, which no other adapter in a batch can share."""
-    return Changes(merged_changes(base, folder).modules, alone="it has rows of the embedding of its own")
+    """Another embedding and another head."""
+    return merged_changes(base, folder)
 
 
 def register() -> None:

@@ -5,9 +5,7 @@ Shapes: N outputs.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
-from itertools import chain, combinations
 from typing import Any
 
 import torch
@@ -24,8 +22,6 @@ from sartor.errors import RecipeError
 NAME = "sartor_bitfit"
 #: Modules that add their bias to what they give.
 KINDS = (nn.Linear, Conv1D, nn.LayerNorm)
-#: Settings by which a model of transformers has biases on its attention's or its feed-forward layer's linear layers.
-FLAGS = ("attention_bias", "mlp_bias")
 
 
 def biased(model: Any) -> list[str]:
@@ -81,13 +77,14 @@ class BiasLayer(Wrapping):
 
     adapter_layer_names = ("adapter_bias",)
     adapter_bias: nn.ModuleDict
+    base_layer: Any
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: Any) -> None:
         super().__init__(base_layer)
         self._bare = base_layer.bias is None
 
     def changed(self, adapter: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        changed: torch.Tensor = (y + self.adapter_bias[adapter].weight).to(y.dtype)
+        changed: torch.Tensor = (y + self._bias(adapter)).to(y.dtype)
         return changed
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -103,15 +100,18 @@ class BiasLayer(Wrapping):
         """A layer without a bias gets a real one. `safe_merge` has no case: a sum of finite numbers is finite."""
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter in self.settings:
-                self._add(self.adapter_bias[adapter].weight)
+                self._add(self._bias(adapter))
                 self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
         """The mirror of `merge`, but for a rounding; a layer that had no bias has none again."""
         while self.merged_adapters:
-            self._add(-self.adapter_bias[self.merged_adapters.pop()].weight)
+            self._add(-self._bias(self.merged_adapters.pop()))
         if self._bare:
             self.base_layer.bias = None
+
+    def _bias(self, adapter: str) -> torch.Tensor:
+        return self.adapter_bias[adapter].get_parameter("weight")
 
     @torch.no_grad()
     def _add(self, bias_N: torch.Tensor) -> None:
@@ -134,7 +134,7 @@ def give_bias(layer: Any) -> None:
 
 
 class BiasTuner(WrappingTuner):
-    """Puts `BiasLayer`s in place, and sees to it that a merged model can be written and read again."""
+    """Puts `BiasLayer`s in place."""
 
     prefix = f"{NAME}_"
     tuner_layer_cls = BiasLayer
@@ -153,50 +153,10 @@ class BiasTuner(WrappingTuner):
         parameter_name: str | None = None,
     ) -> None:
         layer = target if isinstance(target, BiasLayer) else BiasLayer(target)
-        layer.add(adapter_name, peft_config, self.parts(peft_config, adapter_name, width_of(layer.get_base_layer())))
+        layer.add(adapter_name, peft_config, self.parts(peft_config, adapter_name, width_of(layer.base_layer)))
         if layer is not target:
             parent.add_module(target_name, layer)
 
     def _check_new_adapter_config(self, config: Any) -> None:
         """Adapters of one model may stand in different places: none is inside of what another wraps."""
         super(WrappingTuner, self)._check_new_adapter_config(config)
-
-    def _home(self) -> tuple[tuple[str, ...], Any]:
-        """Settings under which a model of this type has the biases that a merge makes, and such a model of no weights.
-
-        None where it has them already.
-
-        Raises:
-            ValueError: no settings of its type give them.
-        """
-        layers = {path: part for path, part in self.model.named_modules() if isinstance(part, BiasLayer)}
-        if all(part.get_base_layer().bias is not None for part in layers.values()):
-            return (), None
-        known = [flag for flag in FLAGS if flag in self.model.config.to_dict()]
-        for flags in chain.from_iterable(combinations(known, number) for number in range(len(known) + 1)):
-            config = copy.deepcopy(self.model.config)
-            config.update(dict.fromkeys(flags, True))
-            with torch.device("meta"):
-                twin = type(self.model)(config)
-            if layers.keys() <= set(biased(twin)):
-                return flags, twin
-        raise ValueError(
-            f"a {type(self.model).__name__} with these biases could not be written: its type has no place for them. "
-            "Serve the adapter itself, with Sartor's engine or with PEFT"
-        )
-
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
-        """A merged model's configuration says which biases it has: transformers ignores others when it loads.
-
-        Raises:
-            ValueError: no configuration of its type can say it.
-        """
-        flags, twin = self._home() if merge else ((), None)
-        model = super()._unload_and_optionally_merge(merge, *args, **kwargs)
-        if twin is None:
-            return model
-        model.config.update(dict.fromkeys(flags, True))
-        for path, part in twin.named_modules():
-            if isinstance(part, KINDS) and part.bias is not None:
-                give_bias(model.get_submodule(path))
-        return model
