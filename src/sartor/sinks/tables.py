@@ -117,24 +117,27 @@ def show_models(cards: Sequence[Card]) -> RenderableType:
 
 def show_methods(methods: Sequence[Method], model: str, measured_on: str) -> RenderableType:
     """The methods on a model, then where the figures come from."""
-    table = Table("method", "family", "trainable", "speed", "memory", "served by", "merges", "mixes", "paper", box=None)
-    table.pad_edge = False
+    names = ("method", "trainable", "speed", "memory", "vLLM", "llama.cpp", "merges", "mixes", "paper")
+    columns = [Column(name, no_wrap=name != "paper") for name in names]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for method in methods:
+        ways = [server.removeprefix("vLLM ") for server in method.served_by if server.startswith("vLLM")]
         table.add_row(
             method.name,
-            method.family,
             f"{method.trainable:,}" if not method.needs else "–",
-            *(f"{ratio:.2f} ×" if ratio else "–" for ratio in (method.speed, method.memory)),
-            ", ".join(method.served_by),
-            *("yes" if yes else "no" for yes in (method.mergeable, method.mixable)),
-            method.paper,
+            *(f"{ratio:.2f}" if ratio else "–" for ratio in (method.speed, method.memory)),
+            ways[0].replace("after ", "") if ways else "–",
+            "yes" if "llama.cpp" in method.served_by else "–",
+            *("yes" if yes else "–" for yes in (method.mergeable, method.mixable)),
+            method.paper.removeprefix("arXiv "),
         )
     costs = f"Speed and memory in training, as multiples of LoRA's: {measured_on}. " if measured_on else ""
     return Group(
         table,
         Text(
-            f"Trainable parameters on {model}. {costs}Merges: into the base's own weights. Mixes: answers beside "
-            "others in one batch of Sartor's engine. Choose one by `tune: {adapter: NAME}`; `--json` says more."
+            f"\nTrainable parameters on {model}. {costs}vLLM: as is, or what `sartor convert` does before. Merges: "
+            "into the base's own weights. Mixes: answers beside others in one batch of Sartor's engine, which serves "
+            "all. Choose one by `tune: {adapter: NAME}`; `--json` says more."
         ),
     )
 
