@@ -153,7 +153,7 @@ def _largest(model: Any, places: Sequence[tuple[nn.Module, str]], ends: tuple[nn
         raise ModelError(
             f"{left:.0%} of this model's weights are in no linear layer, and cannot be quantised", hint=OTHERWISE
         )
-    return max(inner)
+    return int(max(inner))
 
 
 def _layer(place: tuple[nn.Module, str]) -> Any:

@@ -83,7 +83,7 @@ def test_compiled_layers_give_the_same(tiny_folder: Path) -> None:
 
     attention.register()
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation=attention.NAME)
-    policy, batch = placement.Policy(model, torch.float32), batch_of(5, 9, 12)
+    policy, batch = placement.Policy(model, torch.float32, torch.float32), batch_of(5, 9, 12)
     inputs = (torch.from_numpy(part) for part in (batch.tokens_T, batch.positions_T, batch.offsets_S1))
     tokens_T, positions_T, offsets_S1 = inputs
 

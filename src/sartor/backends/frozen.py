@@ -144,7 +144,13 @@ def keep_below(policy: Policy, tuned: nn.Module, plan: Plan) -> tuple[Frozen | N
     problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
     if problem:
         return None, f"nothing is kept of the {lowest} frozen layers: {problem}. Right, but slower."
-    facts = salt(base=plan.model.digest, dtype=plan.model.dtype, layers=lowest, kernels=native.version())
+    facts = salt(
+        base=plan.model.digest,
+        dtype=plan.model.dtype,
+        quantize=plan.model.quantize,
+        layers=lowest,
+        kernels=native.version(),
+    )
     return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes())), salt=facts), ""
 
 

@@ -28,6 +28,7 @@ from sartor.data.pack import pack, segment
 from sartor.errors import Unsupported
 from sartor.ops import attention, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
+from sartor.ops.quantised_linear import QuantisedLinear
 from sartor.types import Batch
 
 #: On a GPU the list of segment ends is filled up to a multiple of this, so that it has few lengths.
@@ -65,16 +66,17 @@ def register_attention(device: torch.device) -> None:
 class Policy(nn.Module):
     """Embedding, decoder and head as one module: sharding gathers weights around a forward, so all are read in one.
 
-    `model` is the causal language model with its adapters in place; `stream` the type of the residual stream.
+    `model` is the causal language model with its adapters in place; `dtype` the type of the products, `stream` that of
+    the residual stream.
     `beginning` gives the virtual tokens of a method that has some, `head_rows` the rows of the head that one trains.
     """
 
-    def __init__(self, model: Any, stream: torch.dtype, tile: int = cross_entropy.TILE) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, stream: torch.dtype, tile: int = cross_entropy.TILE) -> None:
         super().__init__()
         self.model = model
         self.stream = stream
         self._tile = tile
-        self._dtype: torch.dtype = model.get_output_embeddings().weight.dtype
+        self._dtype = dtype
         self.packed = True
         self.fused = False
         self.whole = True
@@ -117,12 +119,12 @@ class Policy(nn.Module):
             hidden_ND = self._decode(tokens_T, positions_T, segments, stream_TD)[0]
         else:
             hidden_ND = self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
-        head_VD = self.model.get_output_embeddings().weight
+        head_VD = self._head()
         rows = self.head_rows()
         if rows is not None:
             own = (rows.tokens_C, rows.rows_CD, rows.bias_C)
             return cross_entropy.replaced_logprobs(hidden_ND, head_VD, *own, targets_N, self._tile)
-        if head_VD.requires_grad and not self.whole:
+        if isinstance(head_VD, torch.Tensor) and head_VD.requires_grad and not self.whole:
             return cross_entropy.plain_logprobs(hidden_ND, head_VD, targets_N).clone()  # FSDP2 wants no view
         return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N, self._tile)
 
@@ -191,7 +193,11 @@ class Policy(nn.Module):
             ends = torch.tensor([0, len(tokens_T)], dtype=torch.int32, device=tokens_T.device)
             asked |= {"cu_seq_lens_q": ends, "max_length_q": len(tokens_T)}
         hidden_1TD = self.model.base_model(**asked).last_hidden_state
-        return self.model(**asked).logits, hidden_1TD @ self.model.get_output_embeddings().weight.t()
+        return self.model(**asked).logits, cross_entropy.logits(hidden_1TD, self._head())
+
+    def _head(self) -> cross_entropy.Head:
+        head = self.model.get_output_embeddings()
+        return head if isinstance(head, QuantisedLinear) else head.weight
 
     def _decode(
         self,

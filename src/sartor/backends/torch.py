@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
 from sartor.adapters import family_of, preset_of
 from sartor.adapters.beside.tuner import Beside
@@ -27,6 +25,7 @@ from sartor.backends import frozen, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
 from sartor.backends.updates import Updates
+from sartor.base import load_base
 from sartor.data.fold import fold
 from sartor.errors import ModelError, Unsupported
 from sartor.ops import attention, lora_linear, native
@@ -46,19 +45,12 @@ class TorchBackend:
 
     def __init__(self, plan: Plan, ranks: Ranks | None = None, examples: Sequence[Batch] = ()) -> None:
         configure(plan)
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
         self._ranks = ranks or Alone()
         self._device = placement.device_of(self._ranks.place)
         placement.register_attention(self._device)
         family = family_of(plan.adapter.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            plan.model.path,
-            dtype=vars(torch)[plan.model.dtype],
-            attn_implementation=attention.NAME,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        dtype = vars(torch)[plan.model.dtype]
+        model = load_base(plan.model.path, dtype, plan.model.quantize, attention=attention.NAME, packed=True)
         placement.own(model)
         fused = placement.use_gpu_kernels(model, self._device)
         torch.manual_seed(plan.seed)
@@ -67,10 +59,10 @@ class TorchBackend:
         self._model = family.attach(model, self._config)
         self._model.train()
         family.HOOKS.calibrate(self._model, self._config, examples)
-        self._policy = placement.Policy(model, _stream_dtype(model.base_model), plan.tile)
+        self._policy = placement.Policy(model, dtype, _stream_dtype(model.base_model), plan.tile)
         self._policy.beginning = partial(family.HOOKS.beginning, self._model, self._config)
         self._policy.head_rows = partial(family.HOOKS.head_rows, self._model, self._config)
-        _round_after_norms(model.base_model, model.get_output_embeddings().weight.dtype)
+        _round_after_norms(model.base_model, dtype)
         self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
         if self._device.type == "cuda" and not fused:
             placement.compile_layers(model)
