@@ -62,6 +62,7 @@ def attach(model: Any, config: Config) -> Any:
     """
     from sartor.adapters.beside import fusion, tuner
 
+    tuner.refuse_others(model)
     register()
     return tuner.attach(model, fusion.FusionConfig(gated=config.gated, task_type="CAUSAL_LM"))
 

@@ -63,6 +63,7 @@ def attach(model: Any, config: Config) -> Any:
     """
     from sartor.adapters.beside import branches, tuner
 
+    tuner.refuse_others(model)
     chosen = top_layers(config.top_layers, model.config.get_text_config().num_hidden_layers)
     register()
     peft_config = branches.BranchesConfig(

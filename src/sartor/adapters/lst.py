@@ -63,6 +63,7 @@ def attach(model: Any, config: Config) -> Any:
     """
     from sartor.adapters.beside import ladder, tuner
 
+    tuner.refuse_others(model)
     sizes = model.config.get_text_config()
     _refuse_wrong(config, sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size)
     register()

@@ -161,18 +161,20 @@ class BesideModel(BaseTuner):  # type: ignore[misc]
 
 
 def attach(model: Any, peft_config: Any) -> Any:
-    """The model as a PEFT model with a network at its final norm; fp32 weights, frozen base.
+    """The model as a PEFT model with a network at its final norm; fp32 weights, frozen base."""
+    peft_config.target_modules = [f"{model.base_model_prefix}.norm"]
+    return get_peft_model(model, peft_config)
 
-    Raises:
-        RecipeError: layers and norm are not where they are in Llama-like models.
+
+def refuse_others(model: Any) -> None:
+    """Raises:
+    RecipeError: layers and norm are not where they are in Llama-like models.
     """
     parts = dict(model.base_model.named_children())
     if not {"layers", "norm"} <= parts.keys():
         raise RecipeError(
             f"{type(model).__name__} does not keep its layers and final norm as Llama does", hint="choose lora"
         )
-    peft_config.target_modules = [f"{model.base_model_prefix}.norm"]
-    return get_peft_model(model, peft_config)
 
 
 def network_of(model: Any) -> Any:
