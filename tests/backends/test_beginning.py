@@ -31,8 +31,9 @@ METHODS = {
     "prompt_tuning": {"tokens": 20},
     "ipt": {"tokens": 20, "dimensions": 9},
     "p_tuning": {"tokens": 3},
-    "prefix_tuning": {"tokens": 7, "network": 16},
+    "prefix_tuning": {"tokens": 7, "width": 16},
     "p_tuning_v2": {"tokens": 20},
+    "warp": {"tokens": 4, "verbalisers": 5},
 }
 LENGTHS = (5, 21, 9, 13)
 WITHIN = 1e-5

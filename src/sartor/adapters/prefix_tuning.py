@@ -18,7 +18,7 @@ from pydantic import Field
 
 from sartor.adapters.changes import Changes, Prefix
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
+from sartor.adapters.method import Preset, by_name
 from sartor.adapters.saving import export as export
 from sartor.adapters.saving import read_weights
 from sartor.adapters.virtual import NOT_IDENTITY, SAVED, SERVED_BY, num_virtual
@@ -42,7 +42,7 @@ PRESETS = {
     "p_tuning_v2": Preset(
         summary="keys and values before the text in every layer, trained themselves",
         paper="arXiv 2110.07602",
-        settings={"network": 0},
+        settings={"network": False},
         served_by=SERVED_BY,
         mergeable=False,
         learning_rate=10.0,
@@ -53,10 +53,11 @@ PEFT_TYPES = ("PREFIX_TUNING",)
 
 
 class Config(Frozen):
-    """`network` 0: there is none, the keys and values themselves are trained."""
+    """`width` is that of the network of `prefix_tuning`."""
 
     tokens: int = Field(20, ge=1, le=1000, description="Virtual tokens before the text.")
-    network: int = Field(512, ge=0, description="Width of the network that makes their keys and values; 0: no network.")
+    network: bool = by_name(True, "A network makes their keys and values; without one, these are trained themselves.")
+    width: int = Field(512, ge=1, description="Of that network's hidden layer.")
 
 
 def attach(model: Any, config: Config) -> Any:
@@ -65,8 +66,8 @@ def attach(model: Any, config: Config) -> Any:
 
     peft_config = PrefixTuningConfig(
         num_virtual_tokens=config.tokens,
-        prefix_projection=config.network > 0,
-        encoder_hidden_size=config.network or None,  # without one, PEFT writes the width of the keys
+        prefix_projection=config.network,
+        encoder_hidden_size=config.width if config.network else None,  # without a network PEFT ignores it
         init_weights="zero",
         task_type="CAUSAL_LM",
     )
@@ -136,4 +137,4 @@ def count(shape: Shape, config: Config) -> int:
     given = 2 * shape.num_layers * width
     if not config.network:
         return config.tokens * given
-    return config.tokens * width + (width + 1) * config.network + (config.network + 1) * given
+    return config.tokens * width + (width + 1) * config.width + (config.width + 1) * given

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
+from sartor.adapters.method import Preset, by_name
 from sartor.adapters.saving import export as export
 from sartor.adapters.virtual import NOT_IDENTITY, SERVED_BY, live_prompt, num_virtual, saved_prompt
 from sartor.errors import RecipeError
@@ -37,7 +37,7 @@ PRESETS = {
     "ipt": Preset(
         summary="a prompt as a point of a space of few dimensions",
         paper="arXiv 2110.07867",
-        settings={"dimensions": 250},
+        settings={"intrinsic": True},
         served_by=SERVED_BY,
         mergeable=False,
         learning_rate=20.0,
@@ -50,10 +50,11 @@ changes = saved_prompt
 
 
 class Config(Frozen):
-    """`dimensions` 0: the embeddings themselves are trained."""
+    """`dimensions` and `decoder` are those of the small space of `ipt`."""
 
     tokens: int = Field(20, ge=1, le=1000, description="Virtual tokens before the text.")
-    dimensions: int = Field(0, ge=0, description="Train a point of so many dimensions instead; the paper has 5 to 250.")
+    intrinsic: bool = by_name(False, "Train a point of a small space, which a decoder makes a prompt of.")
+    dimensions: int = Field(250, ge=1, description="Of that space; the paper has 5 to 250.")
     decoder: str = Field("", description="A safetensors file that makes prompts of points; without one, a random map.")
 
 
@@ -70,7 +71,7 @@ def attach(model: Any, config: Config) -> Any:
     )
     tuned = get_peft_model(model, peft_config)
     start_PD = tuned.prompt_encoder["default"].embedding.weight.detach()
-    if config.dimensions:
+    if config.intrinsic:
         from sartor.adapters.virtual.intrinsic import from_file, without_corpus
 
         _refuse_too_many(config, start_PD.shape[1])
@@ -93,11 +94,11 @@ def count(shape: Shape, config: Config) -> int:
         RecipeError: a prompt has fewer numbers than `dimensions`.
     """
     _refuse_too_many(config, shape.hidden)
-    return config.dimensions or config.tokens * shape.hidden
+    return config.dimensions if config.intrinsic else config.tokens * shape.hidden
 
 
 def _refuse_too_many(config: Config, hidden: int) -> None:
-    if config.dimensions > config.tokens * hidden:
+    if config.intrinsic and config.dimensions > config.tokens * hidden:
         raise RecipeError(
             f"`tune.adapter.dimensions` is {config.dimensions}, and a prompt has {config.tokens * hidden} numbers",
             hint="fewer dimensions, more tokens, or prompt_tuning, which trains all of them",
