@@ -88,7 +88,9 @@ def attach(model: Any, config: Config) -> Any:
     register()
     factor = config.factor_at(model.config.get_text_config().hidden_size)
     targets = places.targets(model, "beside", norms=False)
-    return attached(model, KronaConfig(targets, factor=factor, scale=config.scale, residual=config.residual))
+    return attached(
+        model, KronaConfig(target_modules=targets, factor=factor, scale=config.scale, residual=config.residual)
+    )
 
 
 def changes(base: Any, folder: Path) -> Changes:
