@@ -17,7 +17,7 @@ from typing import Any
 from sartor import hub
 from sartor.chat import Rendered
 from sartor.errors import DataError, ModelError, RecipeError, Where
-from sartor.types import FIRST_LABEL, Chat, Form, Json, Message, Text, digest_of
+from sartor.types import FIRST_LABEL, Chat, Form, Json, Kind, Message, Text, digest_of
 
 WANTED = "rows with a prompt and a completion, or chats of text alone; for anything else choose a decoder"
 
@@ -122,14 +122,14 @@ class Texts:
         return tuple(self._tokenizer.encode("\n".join(message.content for message in messages)).ids)
 
 
-def form_of(kind: hub.Kind, needs: frozenset[str]) -> Form:
+def form_of(kind: Kind, needs: frozenset[str]) -> Form:
     """What a base is used for, by its kind and by what its objective needs.
 
     Raises:
         RecipeError: no such use.
     """
     if "embeddings" not in needs:
-        forms: dict[hub.Kind, Form] = {"decoder": "decoder", "encoder": "classifier", "encoder_decoder": "seq2seq"}
+        forms: dict[Kind, Form] = {"decoder": "decoder", "encoder": "classifier", "encoder_decoder": "seq2seq"}
         return forms[kind]
     if kind != "encoder":
         raise RecipeError(

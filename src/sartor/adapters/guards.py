@@ -41,6 +41,13 @@ def heads_of(model: Any) -> list[str] | None:
     return heads + ["pooler"] * pooled
 
 
+def train_heads(model: Any) -> None:
+    """Let the heads of a classifier be trained, whatever else is."""
+    for name in heads_of(model) or ():
+        parts = dict(model.base_model.named_children()) | dict(model.named_children())
+        parts[name].requires_grad_(True)
+
+
 def _refuse_mixed_rows(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
     if kwargs.get("adapter_names") is not None:
         raise Unsupported(
