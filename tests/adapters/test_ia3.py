@@ -1,0 +1,71 @@
+"""(IA)³: keys, values and inner values are scaled, on every family of models; counts, gradients, changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sartor.adapters import family_of
+from sartor.adapters.changes import Scale
+from sartor.errors import Unsupported
+
+from ..adapting import (  # noqa: TID252 - the tests are no package that could be imported by name
+    IDS,
+    KINDS,
+    LLAMA_3B,
+    check_changes,
+    check_count,
+    check_counts,
+    check_gradients,
+    config_of,
+    load,
+    random_model,
+    save_config,
+)
+
+
+def test_counts(tmp_path: Path, smollm2_folder: Path) -> None:
+    check_counts(tmp_path, "ia3")
+    check_counts(tmp_path, "ia3", targets=("q_proj",), feedforward=("o_proj", "down_proj"))
+    check_count(smollm2_folder, "ia3")
+
+
+def test_the_published_counts(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, **LLAMA_3B)
+    check_count(folder, "ia3", 286_720)
+    every = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj")
+    check_count(folder, "ia3", targets=every[:4], feedforward=("down_proj",))
+
+
+def test_a_layer_is_scaled_once() -> None:
+    for wrong in ({"targets": ("down_proj",)}, {"targets": (), "feedforward": ()}):
+        with pytest.raises(ValidationError, match="at least one is named"):
+            config_of("ia3", **wrong)
+
+
+def test_gradients(tiny_folder: Path, tmp_path: Path, make_plan) -> None:
+    check_gradients(tiny_folder, tmp_path, make_plan, "ia3")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_values_and_inner_values_are_scaled(tmp_path: Path, kind) -> None:
+    """A bias of the layer is scaled with its output, as Qwen2 shows."""
+    random_model(tmp_path / "base", kind)
+    changes = check_changes(tmp_path / "base", tmp_path / "adapter", "ia3")
+    scaled = {name.rpartition(".")[2]: each[0] for name, each in changes.modules.items()}
+    assert scaled.keys() == {"k_proj", "v_proj", "down_proj"}
+    assert all(isinstance(change, Scale) for change in scaled.values())
+    assert scaled["k_proj"].input_K is None
+    assert scaled["k_proj"].output_N.shape == (16,)
+    assert scaled["down_proj"].input_K.shape == (64,)
+    assert scaled["down_proj"].output_N is None
+
+
+def test_a_mixed_batch_is_refused(tiny_folder: Path) -> None:
+    """PEFT ignores `adapter_names` here: a row of the plain base would be answered by the adapter."""
+    model = family_of("ia3").attach(load(tiny_folder), config_of("ia3"))
+    model(input_ids=IDS)
+    with pytest.raises(Unsupported, match="type IA3 in one batch"):
+        model(input_ids=IDS, adapter_names=["__base__"])
