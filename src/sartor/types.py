@@ -174,13 +174,15 @@ class TokenStats:
 
     logprobs_N float32, differentiable: log-probability of each target · weights_N float32 · segments_N int64: the
     segment of each position · embeddings_2SD: of each segment's question and answer, of length 1, differentiable; only
-    where an objective `NEEDS` them, which then has no log-probabilities.
+    where an objective `NEEDS` them, which then has no log-probabilities · apart_N float32, differentiable: how far the
+    distributions of two passes differ, where a tuning method couples them (`Hooks.couple`): for the backend.
     """
 
     logprobs_N: torch.Tensor
     weights_N: torch.Tensor
     segments_N: torch.Tensor
     embeddings_2SD: torch.Tensor | None = None
+    apart_N: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

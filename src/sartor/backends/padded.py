@@ -9,7 +9,7 @@ Shape suffixes: S segments · B rows · N supervised positions · V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -25,6 +25,7 @@ from sartor.backends.torch import configure
 from sartor.backends.updates import Updates
 from sartor.data.pad import alike, halves, whole
 from sartor.errors import UserError
+from sartor.ops import consistency
 from sartor.plan import Adam, Plan
 from sartor.types import FIRST_LABEL, Batch, Sums, TokenStats
 
@@ -42,6 +43,7 @@ class PaddedBackend:
         family = family_of(plan.adapter.name)
         self._family, config = family, family.Config(**plan.adapter.settings)
         self._model = attached(plan, family, config).to(self._device)
+        self._coupled = family.HOOKS.couple(config) > 0
         family.HOOKS.calibrate(self._model, config, examples)
         self._updates = Updates(self._model, family, config, plan, ranks, self._device)
 
@@ -72,20 +74,27 @@ class PaddedBackend:
 
     def _labelled(self, batch: Batch) -> TokenStats:
         """The log-probability of each text's label, which the last token of the text predicts."""
-        logprobs_SC = forms.label_logprobs(self._model, whole(batch), self._device)
         places_N = np.flatnonzero(batch.weights_T)
-        return self._told(batch, logprobs_SC[self._segments(batch, places_N)], batch.targets_T[places_N] - FIRST_LABEL)
+        segments_N = self._segments(batch, places_N)
+
+        def run() -> torch.Tensor:
+            return forms.label_logprobs(self._model, whole(batch), self._device)[segments_N]
+
+        return self._told(batch, run, batch.targets_T[places_N] - FIRST_LABEL)
 
     def _answered(self, batch: Batch) -> TokenStats:
         """The log-probability of each token of the answers, given those before it."""
         sources, answers = halves(batch)
-        logits_SLV = forms.answer_logits(self._model, sources, answers, self._device)
         places_N = np.flatnonzero(batch.weights_T)
         segments_N = self._segments(batch, places_N)
         begins_S = batch.offsets_S1[:-1] + np.array([len(source) for source in sources])
         within_N = torch.from_numpy(places_N).to(self._device) - torch.from_numpy(begins_S).to(self._device)[segments_N]
-        logprobs_NV = torch.log_softmax(logits_SLV[segments_N, within_N].float(), dim=-1)
-        return self._told(batch, logprobs_NV, batch.targets_T[places_N])
+
+        def run() -> torch.Tensor:
+            logits_SLV = forms.answer_logits(self._model, sources, answers, self._device)
+            return torch.log_softmax(logits_SLV[segments_N, within_N].float(), dim=-1)
+
+        return self._told(batch, run, batch.targets_T[places_N])
 
     def _embedded(self, batch: Batch) -> TokenStats:
         """Questions and answers as vectors, of those segments that have both."""
@@ -95,13 +104,17 @@ class PaddedBackend:
         nothing_N = torch.zeros(0, device=self._device)
         return TokenStats(nothing_N, nothing_N, nothing_N.long(), vectors.view(2, len(pairs), -1))
 
-    def _told(self, batch: Batch, logprobs_NV: torch.Tensor, targets_N: np.ndarray) -> TokenStats:
+    def _told(self, batch: Batch, run: Callable[[], torch.Tensor], targets_N: np.ndarray) -> TokenStats:
+        """`run` gives the log-probabilities (N, V): once, or in training twice where two passes are coupled."""
+        logprobs_NV = run()
+        coupled = self._coupled and torch.is_grad_enabled()
         places_N = np.flatnonzero(batch.weights_T)
         targets = torch.from_numpy(targets_N).to(self._device)
         return TokenStats(
             logprobs_N=logprobs_NV.gather(1, targets[:, None])[:, 0],
             weights_N=torch.from_numpy(batch.weights_T[places_N]).to(self._device),
             segments_N=self._segments(batch, places_N),
+            apart_N=consistency.between(logprobs_NV, run()) if coupled else None,
         )
 
     def _segments(self, batch: Batch, places_N: np.ndarray) -> torch.Tensor:

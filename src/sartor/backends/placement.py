@@ -26,7 +26,7 @@ from sartor.backends.ranks import Place
 from sartor.data.fold import fold
 from sartor.data.pack import pack, segment
 from sartor.errors import Unsupported
-from sartor.ops import attention, cross_entropy, varlen
+from sartor.ops import attention, consistency, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
 from sartor.ops.quantised_linear import QuantisedLinear
 from sartor.types import Batch
@@ -68,7 +68,8 @@ class Policy(nn.Module):
 
     `model` is the causal language model with its adapters in place; `dtype` the type of the products, `stream` that of
     the residual stream.
-    `beginning` gives the virtual tokens of a method that has some, `head_rows` the rows of the head that one trains.
+    `beginning` gives the virtual tokens of a method that has some, `head_rows` the rows of the head that one trains;
+    `coupled` has one that draws something in each forward take two (`ops/consistency.py`).
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, stream: torch.dtype, tile: int = cross_entropy.TILE) -> None:
@@ -82,6 +83,7 @@ class Policy(nn.Module):
         self.whole = True
         self.beginning: Callable[[], Prompt | Prefix | None] = _none
         self.head_rows: Callable[[], Rows | None] = _none
+        self.coupled = False
         self.upper: Any = None  # the decoder without its frozen lower layers, where what leaves those is kept
 
     @property
@@ -107,18 +109,27 @@ class Policy(nn.Module):
         parents_P: torch.Tensor | None = None,
         stream_TD: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The log-probability (N,) of each target, fp32.
+        """The log-probability (N,) of each target, fp32; in training, where two passes are coupled, (2, N): below it
+        how far the passes are apart.
 
         `offsets_S1` are on the CPU where nothing is packed. Fused layers take them as a forest whose nodes have
         `parents_P` (left out, they share nothing), and give back the supervised rows only. `stream_TD` is what enters
         the first layer of `upper`.
         """
-        if self.fused:
+
+        def run() -> torch.Tensor:
+            if not self.fused:
+                return self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
             forest = separate(offsets_S1) if parents_P is None else Forest(offsets_S1, parents_P)
-            segments = {"forest": forest, "rows": supervised_N}
-            hidden_ND = self._decode(tokens_T, positions_T, segments, stream_TD)[0]
-        else:
-            hidden_ND = self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
+            return self._decode(tokens_T, positions_T, {"forest": forest, "rows": supervised_N}, stream_TD)[0]
+
+        hidden_ND = run()
+        logprobs_N = self._logprobs(hidden_ND, targets_N)
+        if not (self.coupled and torch.is_grad_enabled()):
+            return logprobs_N
+        return torch.stack((logprobs_N, consistency.divergence(hidden_ND, run(), self._head(), self._tile)))
+
+    def _logprobs(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         head_VD = self._head()
         rows = self.head_rows()
         if rows is not None:

@@ -62,6 +62,7 @@ class TorchBackend:
         self._policy = placement.Policy(model, dtype, _stream_dtype(model.base_model), plan.tile)
         self._policy.beginning = partial(family.HOOKS.beginning, self._model, self._config)
         self._policy.head_rows = partial(family.HOOKS.head_rows, self._model, self._config)
+        self._policy.coupled = family.HOOKS.couple(self._config) > 0
         _round_after_norms(model.base_model, dtype)
         self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
         if self._device.type == "cuda" and not fused:
@@ -179,16 +180,18 @@ class TorchBackend:
             batch = placement.filled(batch, num_tokens, segment_step=placement.SEGMENT_STEP)
         supervised_N = (batch.weights_T != 0).nonzero()[0]
         offsets_S1 = self._here(batch.offsets_S1)
-        logprobs_N = self._folded(batch, supervised_N) if self._shares else self._flat(batch, supervised_N)
+        found = self._folded(batch, supervised_N) if self._shares else self._flat(batch, supervised_N)
+        logprobs_N, apart_N = found if found.dim() == 2 else (found, None)
         supervised = self._here(supervised_N)
         return TokenStats(
             logprobs_N=logprobs_N,
             weights_N=self._here(batch.weights_T)[supervised],
             segments_N=torch.bucketize(supervised, offsets_S1[1:].long(), right=True),
+            apart_N=apart_N,
         )
 
     def _flat(self, batch: Batch, supervised_N: np.ndarray) -> torch.Tensor:
-        """Log-probabilities (N,) of the supervised tokens, every segment computed whole."""
+        """What the policy gives for the supervised tokens, every segment computed whole."""
         logprobs_N: torch.Tensor = self._policy(
             self._here(batch.tokens_T),
             self._here(batch.positions_T),
@@ -213,7 +216,7 @@ class TorchBackend:
             self._here(folded.parents_P),
             None if self._frozen is None else self._frozen.hidden(batch)[self._here(folded.sources_U)],
         )
-        return logprobs_M[self._here(back_N)]
+        return logprobs_M[..., self._here(back_N)]
 
     def _here(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)

@@ -51,8 +51,13 @@ class Updates:
         with torch.set_grad_enabled(grad), placement.made_on(self._device):
             stats = stats_of(batch)
             loss, metrics = objective.loss(config, stats, batch)
+            total = loss
+            if stats.apart_N is not None:
+                apart = (stats.apart_N * stats.weights_N.abs()).sum()
+                total = loss + self._family.HOOKS.couple(self._config) * apart
+                metrics = {**metrics, "consistency": float(apart.detach())}
             if grad:
-                (loss / weight).backward()
+                (total / weight).backward()
         if grad:
             lost_N = stats.logprobs_N.detach() * stats.weights_N
             per_segment_S = lost_N.new_zeros(len(batch.rows)).index_add_(0, stats.segments_N, lost_N)

@@ -15,12 +15,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sartor.ops.cross_entropy import TILE
+from sartor.ops.cross_entropy import TILE, Head, back, logits
 
 
-def divergence(
-    first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor, tile: int = TILE
-) -> torch.Tensor:
+def divergence(first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: Head, tile: int = TILE) -> torch.Tensor:
     """The divergence (N,) of each position, fp32, differentiable in both passes' hidden states; the head is frozen."""
     apart_N: torch.Tensor = _TiledDivergence.apply(first_ND, second_ND, head_VD, tile)  # type: ignore[no-untyped-call]
     return apart_N
@@ -28,7 +26,11 @@ def divergence(
 
 def plain_divergence(first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
     """The plain twin: full logits, and autograd."""
-    first_NV, second_NV = (torch.log_softmax(_wide(F.linear(part, head_VD)), dim=1) for part in (first_ND, second_ND))
+    return between(*(torch.log_softmax(_wide(F.linear(part, head_VD)), dim=1) for part in (first_ND, second_ND)))
+
+
+def between(first_NV: torch.Tensor, second_NV: torch.Tensor) -> torch.Tensor:
+    """The same of log-probabilities that are there anyway."""
     forth_NV = F.kl_div(second_NV, first_NV.detach(), reduction="none", log_target=True)
     back_NV = F.kl_div(first_NV, second_NV.detach(), reduction="none", log_target=True)
     return (forth_NV + back_NV).sum(dim=1) / 2
@@ -41,16 +43,14 @@ def _wide(logits_NV: torch.Tensor) -> torch.Tensor:
 
 class _TiledDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor, tile: int
-    ) -> torch.Tensor:
-        values, slopes = [], []
-        for parts in zip(torch.split(first_ND, tile), torch.split(second_ND, tile), strict=True):
-            first_NV, second_NV = (torch.log_softmax(_wide(part @ head_VD.t()), dim=1) for part in parts)
-            gap_NV = first_NV.exp() - second_NV.exp()
-            values.append((gap_NV * first_NV.sub_(second_NV)).sum(dim=1) / 2)
-            slopes.append(gap_NV.to(head_VD.dtype) @ head_VD / 2)
-        ctx.save_for_backward(torch.cat(slopes))
+    def forward(ctx: Any, first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: Head, tile: int) -> torch.Tensor:
+        slope_ND, values = torch.empty_like(first_ND), []
+        for *parts, out in zip(*(torch.split(part, tile) for part in (first_ND, second_ND, slope_ND)), strict=True):
+            first_NV, second_NV = (torch.log_softmax(_wide(logits(part, head_VD)), dim=1) for part in parts)
+            half_NV = (first_NV.exp() - second_NV.exp()) / 2
+            values.append((half_NV * (first_NV - second_NV)).sum(dim=1))
+            back(half_NV.to(first_ND.dtype), head_VD, out)
+        ctx.save_for_backward(slope_ND)
         return torch.cat(values)
 
     @staticmethod

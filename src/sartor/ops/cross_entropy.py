@@ -68,7 +68,7 @@ class _TiledLogprobs(torch.autograd.Function):
         for rows in _tiles(hidden_ND, tile):
             tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
             if slope_ND is not None:
-                _back(tile_NV, head_VD, slope_ND[rows])
+                back(tile_NV, head_VD, slope_ND[rows])
         if slope_ND is not None:
             ctx.save_for_backward(slope_ND)
         return logprobs_N
@@ -129,7 +129,7 @@ class _TiledReplaced(torch.autograd.Function):
             _to_slope(logits_NV, targets_N[rows], logprobs_N[rows])
             slope_NC[rows] = logits_NV[:, tokens_C]
             logits_NV[:, tokens_C] = 0
-            _back(logits_NV, head_VD, slope_ND[rows])
+            back(logits_NV, head_VD, slope_ND[rows])
         slope_ND.addmm_(slope_NC, own_CD)
         ctx.save_for_backward(hidden_ND, slope_ND, slope_NC)
         ctx.dtype = rows_CD.dtype
@@ -159,7 +159,7 @@ def _slope(hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, logp
     return logits_NV
 
 
-def _back(slope_NV: torch.Tensor, head_VD: Head, out_ND: torch.Tensor) -> None:
+def back(slope_NV: torch.Tensor, head_VD: Head, out_ND: torch.Tensor) -> None:
     """The gradient of the hidden states goes out."""
     if isinstance(head_VD, QuantisedLinear):
         out_ND.copy_(head_VD.back(slope_NV))
