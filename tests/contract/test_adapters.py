@@ -320,7 +320,8 @@ def test_the_export_loads_elsewhere_with_equal_logits(method: str, tiny_folder: 
         settings = json.loads((folder / "adapter_config.json").read_text())
         assert settings["base_model_name_or_path"] == str(tiny_folder)
         assert settings["peft_type"] in family_of(method).PEFT_TYPES
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    # of the largest logit, 8: fp32 itself is that far from fp64 here, and some methods save other factors of a product
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_the_export_is_the_same_again(method: str, tiny_folder: Path, tmp_path: Path) -> None:

@@ -1,36 +1,44 @@
-"""LoRA: y = W x + (α/r) B A x with W frozen (Hu et al. 2021, arXiv 2106.09685, eq. 3). B starts at zero.
+"""LoRA: y = W x + s B A x with W frozen, s = α/r, B zero at the start (Hu et al. 2021, arXiv 2106.09685, eq. 3).
 
-PEFT's method, with our forward (`ops/lora_linear.py`) registered through PEFT's own hook for custom layers.
+Its relatives have another scale (rsLoRA: α/√r), another learning rate for B (LoRA+), another start (`starts.py`), or
+another norm: DoRA gives each row of W + s B A a length of its own (Liu et al. 2024, arXiv 2402.09353, eq. 5).
+PEFT's methods, with our forward (`ops/lora_linear.py`) registered through PEFT's own hook for custom layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from sartor.adapters import saving
+from sartor.adapters import targets as layers
 from sartor.adapters.changes import Changes
+from sartor.adapters.guards import peft_model
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.layers import top_layers
 from sartor.adapters.low_rank import PLAIN, beyond_plain, changes_of, read_lora
 from sartor.adapters.merging import merged_changes
-from sartor.adapters.method import Preset
-from sartor.adapters.saving import export as export
-from sartor.adapters.saving import read_config
+from sartor.adapters.method import Preset, Server, by_name
 from sartor.errors import ModelError, RecipeError
-from sartor.names import suggest
-from sartor.types import Frozen
+from sartor.types import Batch, Frozen
 
 if TYPE_CHECKING:
+    import torch
+
     from sartor.hub import Shape
 
 TRAINS = "adapter"
+SERVED_BY: tuple[Server, ...] = ("vLLM as is", "llama.cpp", "Sartor's engine")
+#: What is saved is plain LoRA all the same (`starts.py`); but a quantised base has no room for what is taken out of it.
+MOVED = "its linear layers lose the update that the adapter begins with"
 PRESETS = {
     "lora": Preset(
         summary="low-rank updates of the linear layers",
         paper="arXiv 2106.09685",
-        served_by=("vLLM as is", "llama.cpp", "Sartor's engine"),
+        served_by=SERVED_BY,
     ),
     # Rank and scale are LoRA's: with all layers adapted the rank hardly matters (QLoRA, fig. 4), and on a small base
     # r 64 takes more memory for Adam than four bits save (docs/why/quantisation.md). The paper: r 64, alpha 16.
@@ -40,30 +48,81 @@ PRESETS = {
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
         quantize="nf4",
     ),
+    "rslora": Preset(
+        summary="LoRA with a scale that lets high ranks learn: alpha over the root of the rank",
+        paper="arXiv 2312.03732",
+        served_by=SERVED_BY,
+        settings={"use_rslora": True},
+    ),
+    "lora_plus": Preset(
+        summary="LoRA whose B learns 16 times as fast as its A",
+        paper="arXiv 2402.12354",
+        served_by=SERVED_BY,
+        settings={"lr_ratio": 16.0},
+        learning_rate=0.25,  # A's; B's is 4: their geometric mean is LoRA's
+    ),
+    "dora": Preset(
+        summary="LoRA for the directions of the weights' rows, and a length for each",
+        paper="arXiv 2402.09353",
+        served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
+        settings={"use_dora": True},
+    ),
+    "pissa": Preset(
+        summary="LoRA that begins at the principal components of the weights",
+        paper="arXiv 2404.02948",
+        served_by=SERVED_BY,
+        settings={"init": "pissa"},
+        moves_base=MOVED,
+    ),
+    "olora": Preset(
+        summary="LoRA that begins at an orthonormal basis of the weights' columns",
+        paper="arXiv 2406.01775",
+        served_by=SERVED_BY,
+        settings={"init": "olora"},
+        moves_base=MOVED,
+    ),
+    "eva": Preset(
+        summary="LoRA whose A begins at the directions in which the layers' inputs vary most",
+        paper="arXiv 2410.07170",
+        served_by=SERVED_BY,
+        settings={"init": "eva"},
+    ),
 }
 PEFT_TYPES = ("LORA",)
-HOOKS = Hooks()
 
+#: PEFT's word for each start. PiSSA's decomposition in four subspace iterations takes seconds where a whole one takes
+#: minutes; what it misses stays in the base.
+INIT: Mapping[str, bool | str] = {"lora": True, "pissa": "pissa_niter_4", "olora": "olora", "eva": "eva"}
+#: Starts that take something out of the base.
+MOVING = ("pissa", "olora")
 #: Starts at which PEFT changes the base, or may, that it repeats exactly when it loads the adapter.
 REMADE = ("pissa", "olora", "mica")
-#: The linear layers of a Llama-like block: adapting all of them is what reaches full fine-tuning (QLoRA, §4).
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Config(Frozen):
-    """`alpha` 0 means 2 r: the update's size then does not depend on the rank chosen."""
+    """`alpha` 0 makes the scale 2 whatever the rank; with `use_rslora` it makes it 2 at rank 16."""
 
     r: int = Field(16, ge=1, le=1024, description="The rank of the update.")
     alpha: float = Field(0.0, ge=0, description="The scale of the update is alpha / r; 0 stands for 2 r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
-    targets: tuple[str, ...] = Field(("all-linear",), min_length=1, description="The layers that get an adapter.")
+    targets: tuple[str, ...] = Field(layers.ALL, min_length=1, description="The layers that get an adapter.")
     top_layers: int = Field(
         0, ge=0, description="Adapters only in so many decoder layers, from the top: the backward ends there; 0: all."
     )
+    use_rslora: bool = Field(False, description="The scale is alpha / √r; an alpha of 0 then stands for 8.")
+    lr_ratio: float = Field(1.0, ge=1, description="LoRA+: the learning rate of B, as a multiple of that of A.")
+    init: Literal["lora", "pissa", "olora", "eva"] = by_name("lora", "How A and B begin.")
+    use_dora: bool = by_name(False, "DoRA: each row of the adapted weight has a length of its own.")
 
     @property
     def effective_alpha(self) -> float:
-        return self.alpha or 2.0 * self.r
+        return self.alpha or (8.0 if self.use_rslora else 2.0 * self.r)
+
+    @model_validator(mode="after")
+    def _dora_keeps_its_base(self) -> Config:
+        if self.use_dora and self.init in MOVING:
+            raise ValueError(f"DoRA cannot begin as {self.init}: it needs the base's own rows for their lengths")
+        return self
 
 
 def attach(model: Any, config: Config) -> Any:
@@ -72,15 +131,14 @@ def attach(model: Any, config: Config) -> Any:
     Raises:
         RecipeError: the model has fewer layers than `top_layers`.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import EvaConfig, LoraConfig
     from torch import nn
 
+    from sartor.adapters.starts import MovedLoraLinear, moved
     from sartor.ops.lora_linear import AugmentedLoraLinear
 
-    # PEFT reads a word other than all-linear as a pattern for whole paths, so names go in as a list, even a single one;
-    # where it is to leave out layers it takes no word at all.
-    targets: Any = "all-linear" if config.targets == ("all-linear",) else list(config.targets)
-    if config.top_layers and targets == "all-linear":
+    targets = layers.for_peft(config.targets)
+    if config.top_layers and targets == "all-linear":  # where PEFT is to leave out layers it takes no word
         parts = model.base_model.named_modules()
         targets = sorted({path.rpartition(".")[2] for path, part in parts if isinstance(part, nn.Linear)})
     num_layers = model.config.get_text_config().num_hidden_layers
@@ -90,10 +148,24 @@ def attach(model: Any, config: Config) -> Any:
         lora_dropout=config.dropout,
         target_modules=targets,
         layers_to_transform=list(top_layers(config.top_layers, num_layers)) if config.top_layers else None,
-        task_type="CAUSAL_LM",
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        init_lora_weights=INIT[config.init],
+        eva_config=EvaConfig(rho=1.0) if config.init == "eva" else None,  # the same rank for all layers
     )
-    peft_config._register_custom_module({nn.Linear: AugmentedLoraLinear})
-    return get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    peft_config._register_custom_module({nn.Linear: MovedLoraLinear if config.init in MOVING else AugmentedLoraLinear})
+    made = peft_model(model, peft_config)
+    for layer in moved(made).values():
+        layer.remember()
+    return made
+
+
+def export(model: Any, folder: Path) -> None:
+    """Write plain LoRA on the base as it was, whatever the start; DoRA as PEFT writes it."""
+    from sartor.adapters.starts import as_plain_lora
+
+    with as_plain_lora(model) as tensors:
+        saving.export(model, folder, tensors)
 
 
 def changes(base: Any, folder: Path) -> Changes:
@@ -102,7 +174,7 @@ def changes(base: Any, folder: Path) -> Changes:
     Raises:
         ModelError: it is no adapter of this base, or of a base that PEFT changed in a way which nobody can repeat.
     """
-    config = read_config(folder)
+    config = saving.read_config(folder)
     start = config.get("init_lora_weights", True)
     if start not in (*PLAIN["init_lora_weights"], *REMADE):
         raise ModelError(
@@ -119,17 +191,47 @@ def register() -> None:
 
 
 def count(shape: Shape, config: Config) -> int:
-    """Trainable parameters: Σ r (inputs + outputs) over the adapted layers.
+    """Trainable parameters: Σ r (inputs + outputs) over the adapted layers, and DoRA's lengths, one for each output.
 
     Raises:
-        RecipeError: a target is no linear layer of the model's blocks, or the model has fewer than `top_layers`.
+        RecipeError: a target is no linear layer of the model's blocks, the model has fewer than `top_layers`, or a
+            layer is too small for a start at so many directions.
     """
-    chosen = LINEAR_LAYERS if config.targets == ("all-linear",) else config.targets
-    sizes = shape.linear_sizes()
-    for name in chosen:
-        if name not in sizes:
-            raise RecipeError(
-                f"`tune.adapter.targets` names {name!r}", hint=suggest(name, ("all-linear", *LINEAR_LAYERS))
-            )
-    per_layer = sum(config.r * sum(sizes[name]) for name in chosen)
+    sizes = layers.sizes_of(config.targets, shape)
+    smallest = min(min(pair) for pair in sizes)
+    if config.init != "lora" and config.r > smallest:
+        raise RecipeError(
+            f"`tune.adapter.r` is {config.r}, and a layer to adapt has {smallest} inputs or outputs",
+            hint=f"at most {smallest} for {config.init}, which begins at as many directions of it; or choose lora",
+        )
+    per_layer = sum(config.r * sum(pair) + (pair[1] if config.use_dora else 0) for pair in sizes)
     return per_layer * len(top_layers(config.top_layers, shape.num_layers))
+
+
+def _calibrate(model: Any, config: Config, batches: Sequence[Batch]) -> None:
+    from sartor.adapters.starts import look_at_data
+
+    if config.init == "eva":
+        look_at_data(model, batches)
+
+
+def _rates(model: Any, config: Config) -> dict[str, float]:
+    """LoRA+: B learns faster (Hayou et al. 2024, §4); so does DoRA's length not."""
+    if config.lr_ratio == 1:
+        return {}
+    return {name: config.lr_ratio for name, weight in model.named_parameters() if ".lora_B." in name}
+
+
+def _state(model: Any, config: Config) -> Mapping[str, torch.Tensor]:
+    from sartor.adapters.starts import state
+
+    return state(model)
+
+
+def _restore(model: Any, config: Config, tensors: Mapping[str, torch.Tensor]) -> None:
+    from sartor.adapters.starts import restore
+
+    restore(model, tensors)
+
+
+HOOKS = Hooks(num_batches=8, calibrate=_calibrate, rates=_rates, state=_state, restore=_restore)

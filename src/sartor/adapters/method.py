@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -35,3 +35,12 @@ class Preset(Frozen):
     not_identity: str = ""
     quantize: str = ""
     moves_base: str = ""
+
+
+#: Marks a setting in a family's `Config` that makes another method of it.
+BY_NAME = "asked for by the method's name"
+
+
+def by_name(default: Any, description: str) -> Any:
+    """A setting that only presets set. Asked for under another method's name it would belie what that preset says."""
+    return Field(default, description=f"{description} Set by the method's name.", json_schema_extra={BY_NAME: True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,12 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DAMAGED = "the file is damaged, or not written by PEFT: run `sartor package` again, or copy the adapter anew"
 
 
-def export(model: Any, folder: Path) -> None:
-    """Write the PEFT files `adapter_config.json` and `adapter_model.safetensors`."""
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+def export(model: Any, folder: Path, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write the PEFT files `adapter_config.json` and `adapter_model.safetensors`.
+
+    `tensors`, by the names that the model's parameters have, stand for the adapter's own.
+    """
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=tensors)
     (folder / "README.md").unlink(missing_ok=True)
 
 
