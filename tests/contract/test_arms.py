@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from sartor import names
 from sartor.types import Chat, Frozen, Message, Source
 
-NAMES = names.known("arms")
+#: Arms that put something to a model; the others answer by themselves.
+NAMES = [name for name in names.known("arms") if "messages" in vars(names.resolve("arms", name))]
+OWN = sorted(set(names.known("arms")) - set(NAMES))
 ROOM = 400
 
 
@@ -44,7 +48,8 @@ def test_the_arms_of_the_issue_are_known() -> None:
 
 
 def test_members(arm: ModuleType) -> None:
-    assert {"Config", "SUMMARY", "TUNED", "candidates", "messages"} <= set(vars(arm))
+    assert {"Config", "SUMMARY", "TUNED", "FORMS", "candidates", "messages", "described"} <= set(vars(arm))
+    assert arm.FORMS
     assert "\n" not in arm.SUMMARY
     assert 0 < len(arm.SUMMARY) <= 100
     assert isinstance(arm.TUNED, bool)
@@ -115,3 +120,34 @@ def test_only_the_tuned_arm_has_the_adapter_on() -> None:
     tuned, zero_shot = names.resolve("arms", "tuned"), names.resolve("arms", "zero_shot")
     for item in ITEMS:
         assert tuned.messages(tuned.Config(), item) == zero_shot.messages(zero_shot.Config(), item) == item.prompt
+
+
+def letters(conversations: Sequence[Sequence[Message]]) -> np.ndarray:
+    """Embeddings that only see the first letter of what was said last."""
+    firsts = [ord(turns[-1].content[0]) for turns in conversations]
+    return np.array([[np.cos(first), np.sin(first)] for first in firsts])
+
+
+def labelled(rows: str) -> list[Chat]:
+    """Rows such as "apple:fruit"."""
+    pairs = [row.split(":") for row in rows.split()]
+    turns = [(Message(role="user", content=said), Message(role="assistant", content=label)) for said, label in pairs]
+    return [Chat(source=Source(file="x", line=line), messages=messages) for line, messages in enumerate(turns, start=1)]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_arms_that_answer_by_themselves(name: str) -> None:
+    arm = names.resolve("arms", name)
+    assert {"Config", "SUMMARY", "TUNED", "FORMS", "candidates", "answers", "described"} <= set(vars(arm))
+    train, items = labelled("apple:fruit avocado:fruit apricot:fruit zinc:metal"), labelled("almond:nut zebra:animal")
+    configs = arm.candidates(train, ROOM, measure, 17)
+    assert configs == arm.candidates(list(train), ROOM, measure, 17)
+    for config in configs:
+        assert arm.Config.model_validate_json(config.model_dump_json()) == config
+        answers = arm.answers(config, items, letters)
+        assert answers == (["fruit", "fruit"] if name == "majority" else ["fruit", "metal"])
+        assert arm.described(config)
+
+
+def test_the_arms_of_an_encoder_are_known() -> None:
+    assert set(OWN) == {"majority", "nearest"}

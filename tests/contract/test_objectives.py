@@ -17,6 +17,8 @@ from sartor.data.pack import pack, segment
 from sartor.types import Batch, Frozen, TokenStats
 
 NAMES = names.known("objectives")
+#: Those whose sum does not depend on how a step is cut.
+CUT = [name for name in NAMES if "whole_steps" not in names.resolve("objectives", name).NEEDS]
 KINDS = {"chat", "text"}
 
 
@@ -38,11 +40,14 @@ def batches(count: int, *, micro_tokens: int = 10_000) -> list[Batch]:
 def stats_of(batch: Batch) -> TokenStats:
     """Log-probabilities that depend on the token alone, so that the same row has the same ones in any batch."""
     places = np.flatnonzero(batch.weights_T)
+    pairs = int(np.add.reduceat(batch.weights_T != 0, batch.offsets_S1[:-1]).astype(bool).sum())
+    vectors = torch.randn(2, pairs, 8, generator=torch.Generator().manual_seed(pairs))
     logprobs = -0.1 - (batch.targets_T[places] % 7) / 3
     return TokenStats(
         logprobs_N=torch.tensor(logprobs, dtype=torch.float32, requires_grad=True),
         weights_N=torch.from_numpy(batch.weights_T[places]),
         segments_N=torch.from_numpy(np.searchsorted(batch.offsets_S1[1:], places, side="right")),
+        embeddings_2SD=torch.nn.functional.normalize(vectors, dim=-1).requires_grad_(),
     )
 
 
@@ -71,14 +76,16 @@ def test_the_gradient_is_finite(objective: ModuleType) -> None:
     assert loss.shape == ()
     assert all(isinstance(value, float) for value in metrics.values())
     loss.backward()
-    assert stats.logprobs_N.grad is not None
-    assert torch.isfinite(stats.logprobs_N.grad).all()
-    assert (stats.logprobs_N.grad != 0).any()
+    given = stats.embeddings_2SD if "embeddings" in objective.NEEDS else stats.logprobs_N
+    assert given is not None
+    assert given.grad is not None
+    assert torch.isfinite(given.grad).all()
+    assert (given.grad != 0).any()
 
 
 @settings(deadline=None)
 @given(count=st.integers(1, 20), micro_tokens=st.integers(1, 60))
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CUT)
 def test_the_sum_does_not_depend_on_the_split_into_batches(name: str, count: int, micro_tokens: int) -> None:
     objective = names.resolve("objectives", name)
     whole, parts = batches(count), batches(count, micro_tokens=micro_tokens)
@@ -110,3 +117,17 @@ def test_sft_by_hand() -> None:
     loss, _ = sft.loss(sft.Config(), stats, batch)
     assert float(loss) == 3.5
     assert sft.weight(batch) == 1.5
+
+
+def test_contrastive_by_hand() -> None:
+    contrastive = names.resolve("objectives", "contrastive")
+    (batch,) = pack(
+        [segment(name, [1, 2, last, 0], [0, 0, 0, 1]) for name, last in (("a", 3), ("b", 4))], micro_tokens=9
+    )
+    nothing = torch.zeros(0)
+    vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]]])
+    stats = TokenStats(nothing, nothing, nothing.long(), vectors)
+    loss, _ = contrastive.loss(contrastive.Config(temperature=0.5), stats, batch)
+    wanted = np.log1p(np.exp((0.6 - 1) / 0.5)) + np.log1p(np.exp((0.0 - 0.8) / 0.5))
+    assert float(loss) == pytest.approx(wanted)
+    assert contrastive.weight(batch) == 2.0

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
+from sartor.data.pad import halves
 from sartor.types import Batch, Frozen, TokenStats
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Config(Frozen):
 
 def weight(batch: Batch) -> float:
     """Pairs."""
-    return float(np.add.reduceat(batch.weights_T != 0, batch.offsets_S1[:-1]).astype(bool).sum())
+    return float(len(_answers(batch)))
 
 
 def loss(config: Config, stats: TokenStats, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
@@ -44,7 +44,12 @@ def loss(config: Config, stats: TokenStats, batch: Batch) -> tuple[torch.Tensor,
     questions_SD, answers_SD = stats.embeddings_2SD
     scores_SS = questions_SD @ answers_SD.t() / config.temperature
     own_S = scores_SS.diagonal()
-    same_SS = (answers_SD @ answers_SD.t()).detach() > 1 - 1e-6
-    same_SS.fill_diagonal_(False)
-    total = (scores_SS.masked_fill(same_SS, float("-inf")).logsumexp(dim=1) - own_S).sum()
-    return total, {}
+    names = {answer: number for number, answer in enumerate(_answers(batch))}
+    names_S = own_S.new_tensor([names[answer] for answer in _answers(batch)])
+    same_SS = (names_S[:, None] == names_S[None]).fill_diagonal_(False)
+    return (scores_SS.masked_fill(same_SS, float("-inf")).logsumexp(dim=1) - own_S).sum(), {}
+
+
+def _answers(batch: Batch) -> list[tuple[int, ...]]:
+    """The tokens of each pair's answer."""
+    return [tuple(second.tolist()) for second in halves(batch)[1] if len(second)]
