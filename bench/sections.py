@@ -15,7 +15,7 @@ from sartor import durable
 from sartor.errors import DataError
 
 SECTIONS = ("games", "sound", "graphics", "mail", "math", "database", "editors", "fonts")
-SPLIT = {"train": 60, "dev": 5, "test": 20}  # rows of each section
+SPLIT = {"train": 40, "dev": 2, "test": 15}  # rows of each section
 SEED = 11
 
 Row = tuple[str, str]
