@@ -205,14 +205,15 @@ def _view(decoder: nn.Module, layers: list[nn.Module]) -> Any:
 def num_frozen(model: nn.Module, decoder: Any, head: nn.Module) -> int:
     """How many of the decoder's layers, from the bottom, no training changes.
 
-    0 if what feeds them is trained too, or if something reads more than what leaves the last of them.
+    0 if what feeds them is trained too, or if something reads more than what leaves the last of them. That one is never
+    among them: it is where the supervised rows are picked.
     """
     if isinstance(decoder.norm, Beside):
         return 0
     trained = {id(item) for item in model.parameters() if item.requires_grad}
     layers = list(decoder.layers)
     parts = [{id(item) for item in layer.parameters()} for layer in layers]
-    lowest = next((index for index, part in enumerate(parts) if part & trained), len(layers))
+    lowest = next((index for index, part in enumerate(parts) if part & trained), len(layers) - 1)
     above = {id(item) for part in (decoder.norm, head) for item in part.parameters()}
     above -= {id(item) for item in decoder.get_input_embeddings().parameters()}  # a tied head feeds them
     return lowest if trained <= above.union(*parts) else 0
