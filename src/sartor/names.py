@@ -32,10 +32,10 @@ def resolve(kind: str, name: str) -> Any:
     """
     if ":" in name and kind in OPEN_KINDS:
         return _users_own(kind, name)
+    if name in _files(kind):  # looked at first: entry points are read from the folders of all installed packages
+        return importlib.import_module(f"sartor.{kind}.{name}")
     if name not in known(kind):
         raise RecipeError(f"unknown {_singular(kind)} {name!r}", hint=suggest(name, known(kind)))
-    if name in _files(kind):
-        return importlib.import_module(f"sartor.{kind}.{name}")
     (point, *_) = metadata.entry_points(group=f"sartor.{kind}", name=name)
     return point.load()
 
