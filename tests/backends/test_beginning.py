@@ -76,6 +76,7 @@ def by_peft(backend: TorchBackend, folder: Path, method: str, batch: Batch) -> t
     model = family_of(method).attach(
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), config_of(method)
     )
+    family_of(method).HOOKS.calibrate(model, config_of(method), [batch_of(*LENGTHS)])
     weights = dict(model.named_parameters())
     for name, item in backend._trainable.items():
         weights[name].data.copy_(item.detach())

@@ -38,6 +38,44 @@ def test_each_segment_is_as_if_alone() -> None:
         torch.testing.assert_close(output[:, start:end], alone.transpose(1, 2))
 
 
+def layer(number: int) -> nn.Module:
+    module = nn.Module()
+    module.layer_idx = number
+    return module
+
+
+@pytest.mark.parametrize("longest", [attention.LONGEST_EXPLICIT, 0])
+def test_a_prefix_is_seen_by_every_segment_and_learns_from_all(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both ways through a segment; a segment with the prefix written out before it is the reference."""
+    monkeypatch.setattr(attention, "LONGEST_EXPLICIT", longest)
+    draw = torch.Generator().manual_seed(4)
+    prefix = [tuple(torch.randn(5, 16, generator=draw).requires_grad_() for _ in range(2)) for _ in range(2)]
+    parts = (heads(4, seed=1), heads(2, seed=2), heads(2, seed=3))
+    found, _ = flat_attention(layer(1), *parts, None, scaling=0.3, cu_seq_lens_q=OFFSETS, prefix=prefix)
+    wanted = []
+    for start, end in ((0, 3), (3, 10), (10, 11)):
+        before = [item.view(5, 2, 8).transpose(0, 1)[None] for item in prefix[1]]
+        query = torch.cat([torch.zeros(1, 4, 5, 8), parts[0][:, :, start:end]], dim=2)
+        key, value = (torch.cat([b, own[:, :, start:end]], dim=2) for b, own in zip(before, parts[1:], strict=True))
+        alone = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
+        wanted.append(alone[0, :, 5:].transpose(0, 1))
+    torch.testing.assert_close(found[0], torch.cat(wanted))
+    upstream = torch.randn(found.shape, generator=draw)
+    ours = torch.autograd.grad((found * upstream).sum(), prefix[1])
+    theirs = torch.autograd.grad((torch.cat(wanted) * upstream[0]).sum(), prefix[1])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_window_must_reach_over_the_prefix() -> None:
+    prefix = [(torch.zeros(5, 16), torch.zeros(5, 16))]
+    asked = {"cu_seq_lens_q": OFFSETS, "prefix": prefix}
+    parts = (heads(4, seed=1), heads(2, seed=2), heads(2, seed=3))
+    flat_attention(layer(0), *parts, None, sliding_window=12, **asked)
+    with pytest.raises(Unsupported, match="a sliding window of 11"):
+        flat_attention(layer(0), *parts, None, sliding_window=11, **asked)
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

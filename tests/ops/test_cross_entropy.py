@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sartor.ops.cross_entropy import plain_logprobs, supervised_logprobs
+from sartor.ops.cross_entropy import plain_logprobs, replaced_logprobs, supervised_logprobs
 
 from .conftest import relative
 
@@ -67,3 +67,40 @@ def test_no_positions_give_no_logprobs_and_no_gradient(trained: bool) -> None:
     assert hidden.grad is not None
     assert hidden.grad.shape == (0, 16)
     assert not trained or not bool(head.grad.any())  # type: ignore[union-attr]
+
+
+Replaced = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def replaced(dtype: torch.dtype) -> Replaced:
+    """Of some tokens, among them one that is a target: their numbers, rows and biases."""
+    draw = torch.Generator().manual_seed(6)
+    tokens = torch.tensor([int(inputs(dtype)[2][0]), 3, 100])
+    rows, bias = torch.randn(3, 16, generator=draw), torch.randn(3, generator=draw)
+    wide = torch.promote_types(dtype, torch.float32)
+    return tokens, rows.to(wide).requires_grad_(), bias.to(wide).requires_grad_()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("tile", [8, 512])
+def test_replaced_rows_equal_a_head_that_has_them(dtype: torch.dtype, tolerance: float, tile: int) -> None:
+    (hidden, head, targets), (tokens, rows, bias) = inputs(dtype), replaced(dtype)
+    found = replaced_logprobs(hidden, head, tokens, rows, bias, targets, tile)
+    own, own_rows, own_bias = (item.detach().float().requires_grad_() for item in (hidden, rows, bias))
+    logits = (own @ head.float().t()).index_copy(1, tokens, own @ own_rows.t() + own_bias)
+    wanted = torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+    assert float((found - wanted).detach().abs().max()) < 10 * tolerance
+    (found * UPSTREAM).sum().backward()
+    (wanted * UPSTREAM).sum().backward()
+    for one, other in ((hidden, own), (rows, own_rows), (bias, own_bias)):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert relative(one.grad, other.grad) < tolerance
+
+
+def test_gradients_of_replaced_rows_equal_differences_in_fp64() -> None:
+    hidden, head, targets = inputs(torch.float64, rows=5)
+    tokens, rows, bias = replaced(torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *given: replaced_logprobs(given[0], head, tokens, *given[1:], targets, 2), (hidden, rows, bias)
+    )

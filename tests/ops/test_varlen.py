@@ -25,16 +25,22 @@ def heads(count: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Te
 
 def as_kernel(asked: dict[str, Any]) -> torch.Tensor:
     """What `varlen_attn` documents of its arguments, by plain attention of each segment: (T, H, D)."""
-    assert asked["cu_seq_q"] is asked["cu_seq_k"]
-    assert asked["max_q"] == asked["max_k"]
     assert asked["window_size"] == (-1, 0)
-    ends = asked["cu_seq_q"].tolist()
-    assert max(end - start for start, end in pairwise(ends)) <= asked["max_q"]
+    spans = [list(pairwise(asked[name].tolist())) for name in ("cu_seq_q", "cu_seq_k", "cu_seq_k")]
+    assert all(
+        max(end - start for start, end in of) <= asked[most]
+        for of, most in zip(spans[:2], ("max_q", "max_k"), strict=True)
+    )
     parts = []
-    for start, end in pairwise(ends):
-        query, key, value = (asked[name][start:end].transpose(0, 1)[None] for name in ("query", "key", "value"))
+    for places in zip(*spans, strict=True):
+        query, key, value = (
+            asked[name][start:end].transpose(0, 1)[None]
+            for name, (start, end) in zip(("query", "key", "value"), places, strict=True)
+        )
+        length, num_keys = query.shape[2], key.shape[2]
+        last = torch.ones(length, num_keys, dtype=torch.bool).tril(num_keys - length)  # queries are of the last keys
         output = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=asked["scale"], enable_gqa=asked["enable_gqa"]
+            query, key, value, attn_mask=last, scale=asked["scale"], enable_gqa=asked["enable_gqa"]
         )
         parts.append(output[0].transpose(0, 1))
     return torch.cat(parts)
@@ -57,6 +63,37 @@ def test_the_kernel_is_asked_for_what_the_twin_computes(num_keys: int) -> None:
     assert {asked[name].dtype for name in ("query", "key", "value")} == {torch.bfloat16}
     wanted, _ = attention.flat_attention(nn.Module(), *inputs, None, cu_seq_lens_q=OFFSETS, scaling=0.3)
     assert float((as_kernel(asked).float() - wanted[0]).abs().max()) < 0.03
+
+
+def prefix_of(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[nn.Module, list[Any]]:
+    """A module of the first layer, and keys and values of five tokens for it."""
+    module, draw = nn.Module(), torch.Generator().manual_seed(5)
+    module.layer_idx = 0
+    pair = tuple(torch.randn(5, 32, generator=draw).to(device, dtype).requires_grad_() for _ in range(2))
+    return module, [pair]
+
+
+def test_the_kernel_is_asked_for_a_prefix_before_every_segment() -> None:
+    inputs, (module, prefix) = (heads(4, 0), heads(2, 1), heads(2, 2)), prefix_of()
+    earlier = attention.prefix_of(module, prefix, inputs[2])
+    asked = varlen.prepared(
+        *(part.bfloat16() for part in inputs), None, cu_seq_lens_q=OFFSETS, max_length_q=16, scaling=0.3,
+        earlier=earlier,
+    )  # fmt: skip
+    assert asked["cu_seq_k"].tolist() == [0, 10, 16, 33]
+    wanted, _ = attention.flat_attention(module, *inputs, None, cu_seq_lens_q=OFFSETS, scaling=0.3, prefix=prefix)
+    assert float((as_kernel(asked).float() - wanted[0]).detach().abs().max()) < 0.03
+
+
+def test_empty_segments_at_the_end_have_a_prefix_and_no_query() -> None:
+    inputs, (module, prefix) = (heads(4, 0), heads(2, 1), heads(2, 2)), prefix_of()
+    ends = torch.tensor([0, 5, 18, 18, 18], dtype=torch.int32)
+    earlier = attention.prefix_of(module, prefix, inputs[2])
+    asked = varlen.prepared(
+        *(part.bfloat16() for part in inputs), None, cu_seq_lens_q=ends, max_length_q=16, earlier=earlier
+    )
+    assert asked["cu_seq_k"].tolist() == [0, 10, 28, 33, 38]
+    assert torch.equal(asked["key"][28:33], asked["key"][33:])
 
 
 def test_queries_that_rotation_left_in_fp32_are_rounded_once() -> None:
@@ -111,5 +148,20 @@ def test_the_kernel_computes_what_the_twin_does_forward_and_backward() -> None:
         )
         output.float().square().sum().backward()
         into += [output.detach().float().cpu(), *[part.grad.float().cpu() for part in inputs if part.grad is not None]]
+    for left, right in zip(found, wanted, strict=True):
+        assert float((left - right).norm() / right.norm()) < 0.02
+
+
+@needs_gpu
+def test_the_kernel_computes_a_prefix_as_the_twin_does() -> None:
+    found, wanted = [], []
+    for device, dtype, into in (("cuda", torch.bfloat16, found), ("cpu", torch.float32, wanted)):
+        inputs = [part.to(device, dtype).requires_grad_() for part in (heads(4, 0), heads(2, 1), heads(2, 2))]
+        module, prefix = prefix_of(device, dtype)
+        output, _ = varlen.flat_attention(
+            module, *inputs, None, cu_seq_lens_q=OFFSETS.to(device), max_length_q=12, scaling=0.3, prefix=prefix
+        )
+        output.float().square().sum().backward()
+        into += [output.detach().float().cpu(), *(part.grad.float().cpu() for part in (*inputs, *prefix[0]))]
     for left, right in zip(found, wanted, strict=True):
         assert float((left - right).norm() / right.norm()) < 0.02

@@ -3,6 +3,10 @@
 They are PEFT's prompt-learning methods: an encoder beside the model gives the tokens, the base stays as it is. PEFT
 puts them before a row, not before a segment, so in training the backend does it (`backends/beginning.py`), and asks
 here what the encoder gives.
+
+A forward of PEFT's over one row without padding is right, and is the reference of our tests. Its `generate` is not
+where transformers hands on the cache under its new name, `cache` (5.24): PEFT then embeds the whole row anew at every
+step, without an error. `use_cache=False` helps tokens, and loses keys and values.
 """
 
 from __future__ import annotations
