@@ -76,9 +76,7 @@ def by_layer(
         found.setdefault(match["layer"], {})[match["part"]] = weight.float()
     for layer, own in found.items():
         if missing := set(parts) - own.keys():
-            raise ModelError(
-                f"{folder / WEIGHTS} has lora_{min(own)} of {layer} and no lora_{min(missing)}", hint=DAMAGED
-            )
+            raise ModelError(f"{folder / WEIGHTS} has {min(own)} of {layer} and no {min(missing)}", hint=DAMAGED)
     return found
 
 
