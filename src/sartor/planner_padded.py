@@ -15,7 +15,7 @@ from sartor.asked import settled
 from sartor.backends import estimate
 from sartor.backends.estimate import GRADIENT, MASTER, MOMENTS, Job
 from sartor.data.prepare import Tokenised
-from sartor.errors import MachineError
+from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware
 from sartor.hub import Base, Shape
 from sartor.names import resolve
@@ -32,6 +32,7 @@ from sartor.planner import (
     saves_every,
     speed_words,
 )
+from sartor.quantisation import quantize_of
 from sartor.recipe import Recipe
 from sartor.sizing import Room, micro_sizes
 from sartor.texts import labels_of
@@ -68,6 +69,7 @@ def decide_padded(
     """
     reasons, tune = Reasons(), recipe.tune
     objective = resolve("objectives", tune.objective.name)
+    reasons.because("model.quantize", *quantize_of(recipe, base.folder, shape.kind))
     dtype = reasons.because("model.dtype", *number_format(hardware))
     model = _model(recipe, base, shape, form, dtype, train, reasons)
     family = family_of(tune.adapter.name)
@@ -141,10 +143,21 @@ def _model(
 
 
 def _counted(model: ModelChoice, family: Any, settings: dict[str, Any]) -> int:
-    """Trainable parameters of a method on this model, which is built without its weights."""
+    """Trainable parameters of a method on this model, which is built without its weights.
+
+    Raises:
+        RecipeError: the method finds nothing to attach to.
+    """
     from sartor.backends.forms import skeleton  # torch, which reading a recipe does not need
 
-    attached = family.attach(skeleton(Path(model.path), model.form, model.labels), family.Config(**settings))
+    try:
+        attached = family.attach(skeleton(Path(model.path), model.form, model.labels), family.Config(**settings))
+    except ValueError as error:  # PEFT's word for layers that are not there
+        reason = str(error).partition(". ")[0]
+        raise RecipeError(
+            f"`tune.adapter`: the method does not attach to this base: {reason}",
+            hint="full, top_layers, lora, bottleneck and ln_tuning attach to most",
+        ) from error
     return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
 
 
