@@ -57,12 +57,7 @@ def test_by_serving() -> None:
     assert "beside others on one base" in advice(76)[-1]
 
 
-def test_what_cannot_be_done_yet_says_so() -> None:
-    assert said(advice(76), "QLoRA").endswith("this version cannot do it yet.")
-    assert "yet" not in said(advice(76), "LoRA")
-
-
-def test_a_quantised_base_is_a_quarter() -> None:
+def test_a_quantised_base_is_little_more_than_a_quarter() -> None:
     whole, quarter = (estimate.memory(job, CUDA)["train"].weights for job in (llama(), quantised(llama())))
-    assert 3.8 < whole / quarter < 4.0
+    assert 3.3 < whole / quarter < 3.5  # embedding and head have eight bits
     assert full(llama()).num_trainable == llama().shape.num_parameters

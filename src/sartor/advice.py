@@ -1,24 +1,20 @@
-"""Advise: which method of tuning fits this memory, this much data and this way of serving. Words, no decision.
-
-What is advised need not be what this version can do: each line says what it would take.
-"""
+"""Advise: which method of tuning fits this memory, this much data and this way of serving. Words, no decision."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sartor.adapters import methods
 from sartor.backends import estimate
 from sartor.backends.estimate import Job
 from sartor.sizing import Room, choose, smallest
 
 FEW, PLENTY = 50, 20_000  # examples: below, a prompt holds them all; above, full tuning can learn what adapters cannot
-NF4_BITS = 4.127  # bits a parameter with double quantization (Dettmers et al. 2023, section 3)
 GIB = 2**30
 
 
 def advise(lora: Job, room: Room, *, num_train: int, most: int, mean_length: float, context: int) -> tuple[str, ...]:
     """Sentences: what to use first, then what each of the other methods would need and bring."""
+    lora = replace(lora, quantize="none")
     return (
         _by_data(num_train, mean_length, context),
         _by_memory("lora", lora, room, most),
@@ -31,7 +27,7 @@ def advise(lora: Job, room: Room, *, num_train: int, most: int, mean_length: flo
 
 def quantised(job: Job) -> Job:
     """The same work on a 4-bit base: its weights shrink, what is computed does not."""
-    return replace(job, weight_bits=NF4_BITS, full=False)
+    return replace(job, quantize="nf4", full=False)
 
 
 def full(job: Job) -> Job:
@@ -73,8 +69,7 @@ def _by_memory(method: str, job: Job, room: Room, most: int) -> str:
     else:
         again = "" if fitting.recompute == "none" else f", computing {_AGAIN[fitting.recompute]} again"
         verdict = f"needs about {needed:.1f} GiB{again}; {can}"
-    known = "" if method in methods() else "; this version cannot do it yet"
-    return f"{word} {verdict}{known}."
+    return f"{word} {verdict}."
 
 
 _AGAIN = {"mlp": "gate and up", "layer": "whole layers"}

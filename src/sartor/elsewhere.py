@@ -23,6 +23,7 @@ from sartor.errors import Refused, UserError
 from sartor.hub import EMBEDDED, Shape
 from sartor.plan import Memory, ProofPlan, Recompute
 from sartor.planner import Method, Reasons, course_of, job_of, plan_proof, settled_method, way_of, with_lora
+from sartor.quantisation import by_recipe
 from sartor.recipe import ModelSpec, Recipe, load
 from sartor.sizing import USABLE, Room, choose, most_tokens, nearest, shape_of, shortage, smallest
 from sartor.timing import Work, work_of
@@ -118,7 +119,9 @@ def offer(
     )
     item_bytes = 2 if machine.accelerator.dtype == "bfloat16" else 4
     job = job_of(method, shape, item_bytes=item_bytes, work=work, train=prepared.train, proof=proof)
-    job = replace(job, devices=machine.count, moment_bytes=estimate.MOMENTS[course["optimizer"]])
+    quantize, _ = by_recipe(recipe, shape.kind)
+    moments = estimate.MOMENTS[course["optimizer"]]
+    job = replace(job, devices=machine.count, moment_bytes=moments, quantize=quantize)
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
     most = most_tokens(job.longest, work.step_tokens / machine.count)
     sized = _sized(job, room, most)

@@ -81,6 +81,7 @@ def _job_of(plan: Plan, shape: Shape) -> Job:
         full=method.full,
         depth=method.depth,
         moment_bytes=MOMENTS[plan.optimizer],
+        quantize=plan.model.quantize,
     )
 
 
@@ -94,7 +95,7 @@ def _arithmetic(job: Job, memory: Memory) -> list[Line]:
     word = {2: "bf16", 4: "fp32"}[job.item_bytes]
     formulas = {
         "runtime": "measured",
-        "weights": f"{job.shape.num_parameters / 1e6:,.1f} M parameters × {job.weight_bytes:g} bytes ({word}){over}",
+        "weights": f"{_weights(job, word)}{over}",
         "masters": f"{trained} × {estimate.MASTER} bytes (fp32){over}",
         "gradients": f"{trained} × {estimate.GRADIENT} bytes (fp32){over}",
         "moments": f"{trained} × {job.moment_bytes} bytes ({_MOMENTS[job.moment_bytes]}){over}",
@@ -116,6 +117,15 @@ def _arithmetic(job: Job, memory: Memory) -> list[Line]:
             ]
             return [*lines[: number + 1], *within, *lines[number + 1 :]]
     return lines
+
+
+def _weights(job: Job, word: str) -> str:
+    """The base's parameters by how they are held."""
+    from sartor.backends.estimate import weight_parts
+
+    parts = weight_parts(job.shape, job.quantize, job.item_bytes).items()
+    last = f" ({word})" if job.quantize == "none" else ""
+    return " + ".join(f"{count / 1e6:,.1f} M {name} × {size:g} bytes" for name, (count, size) in parts) + last
 
 
 def _memory_lines(lines: Sequence[Line], phases: dict[str, Memory]) -> Iterator[str]:

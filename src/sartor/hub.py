@@ -270,7 +270,8 @@ def stored_quantisation(folder: Path) -> str:
     Raises:
         ModelError: in a way that we do not read.
     """
-    found = read_config(folder).get("quantization_config")
+    has_config = (folder / "config.json").is_file()  # a machine that only plans may not have it
+    found = read_config(folder).get("quantization_config") if has_config else None
     if not isinstance(found, dict):
         return ""
     method = str(found.get("quant_method", "unknown"))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sartor import timing
-from sartor.adapters import family_of, preset_of
+from sartor import quantisation, timing
+from sartor.adapters import family_of, preset_of, refuse_disguise
 from sartor.advice import advise
 from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
@@ -20,7 +20,8 @@ from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware
 from sartor.hub import Base, Shape
 from sartor.names import resolve
-from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, steps_of
+from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, Quantized, steps_of
+from sartor.quantisation import optimizer_words, quantize_of
 from sartor.recipe import Named, Recipe, TuneSpec
 from sartor.sizing import USABLE, Room, Way, choose, fullest, most_tokens, nearest, shortage
 from sartor.timing import Work, work_of
@@ -123,11 +124,15 @@ def decide(
     room = room_of(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
     job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kept_tokens=_kept_tokens(job, work, hardware))
+    quantize, reason = quantize_of(recipe, base.folder, shape.kind)
+    reasons.because("model.quantize", quantize, quantisation.words(quantize, reason, shape, job.item_bytes))
+    reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
+    job = replace(job, quantize=quantize)
     most = _most(job, work, hardware)
     sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     return Plan(
-        model=_model(recipe, base, shape, dtype),
+        model=_model(recipe, base, shape, dtype, job.quantize),
         backend=reasons.because("backend", "torch", f"one process on {device_words(hardware)}"),
         objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
@@ -179,9 +184,10 @@ def settled_method(asked: Named, shape: Shape) -> Method:
     """A method with its settings on a model of these sizes.
 
     Raises:
-        RecipeError: a name or a setting is not known.
+        RecipeError: a name or a setting is not known, or makes another method of it.
     """
     family = family_of(asked.name)
+    refuse_disguise(asked.name, asked.settings)
     adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
     targets = adapter.settings.get("targets", [])
     return Method(
@@ -216,13 +222,14 @@ def job_of(
     )
 
 
-def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any) -> ModelChoice:
+def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any, quantize: Quantized) -> ModelChoice:
     return ModelChoice(
         name=base.name,
         path=base.path,
         revision=base.revision,
         digest=base.digest,
         dtype=dtype,
+        quantize=quantize,
         template=recipe.model.template,
         context=shape.context,
     )
@@ -422,6 +429,7 @@ def way_of(job: Job, method: Method, train: Sequence[Tokenised]) -> Way:
         lengths=[item.length for item in train],
         job_of=lambda shape: replace(job, shape=shape, num_trainable=method.on(shape)),
         with_lora=with_lora(job, job.shape),
+        quantisable=not method.full and not preset_of(method.adapter.name).moves_base,
     )
 
 

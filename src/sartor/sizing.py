@@ -40,12 +40,16 @@ class Room:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """What the nearest fitting plan may change: rank (0: it has none), lengths of the examples, base, method."""
+    """What the nearest fitting plan may change: rank (0: it has none), lengths of the examples, base, method.
+
+    `quantisable`: whether the method can be trained on quantised weights.
+    """
 
     rank: int
     lengths: Sequence[int]
     job_of: Callable[[Shape], Job]
     with_lora: Job
+    quantisable: bool = False
 
 
 def shape_of(card: Card) -> Shape:
@@ -74,6 +78,7 @@ def nearest(job: Job, room: Room, way: Way) -> list[str]:
         sentence
         for sentence in (
             _adapter_instead(job, room, way),
+            _quantised(job, room, way),
             _lower_rank(job, room, way),
             _shorter(job, room, way),
             _smaller_base(job, room, way),
@@ -129,6 +134,11 @@ def micro_sizes(most: int, longest: int) -> tuple[int, ...]:
 
 def _adapter_instead(job: Job, room: Room, way: Way) -> str:
     return "set `tune.adapter` to lora" if job.full and room.holds(smallest(way.with_lora)) else ""
+
+
+def _quantised(job: Job, room: Room, way: Way) -> str:
+    fits = way.quantisable and job.quantize == "none" and room.holds(smallest(replace(job, quantize="nf4")))
+    return "set `model.quantize` to nf4" if fits else ""
 
 
 def _lower_rank(job: Job, room: Room, way: Way) -> str:

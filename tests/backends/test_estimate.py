@@ -91,7 +91,7 @@ def test_it_grows_with_what_is_held(change: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"recompute": "mlp"}, {"recompute": "layer"}, {"depth": 5}, {"weight_bits": 4.127}, {"tile": 128}]
+    "change", [{"recompute": "mlp"}, {"recompute": "layer"}, {"depth": 5}, {"quantize": "nf4"}, {"tile": 128}]
 )
 def test_it_shrinks_with_what_is_not_kept(change: dict[str, object]) -> None:
     assert of(replace(JOB, **change)).total < of().total

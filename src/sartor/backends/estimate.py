@@ -12,13 +12,17 @@ from pydantic import Field
 
 from sartor.hardware import ENVIRONMENT, Product
 from sartor.hub import Shape
-from sartor.plan import Memory, Recompute
+from sartor.plan import Memory, Quantized, Recompute
 from sartor.types import Frozen
 
 MIB = 2**20
 MASTER, GRADIENT = 4, 4  # bytes a trained parameter: fp32 both
 #: The same of an optimizer's moments: Adam has two, in fp32 or in 8 bits.
 MOMENTS: dict[str, int] = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0}
+#: Bits of a weight that is held packed: 4 + 8/64 + 32/(64 · 256) with double quantisation (QLoRA, §3), 8 + 16/64;
+#: and what GPTQ and AWQ mostly have, with groups of 128.
+BITS: dict[str, float] = {"nf4": 4.127, "fp4": 4.127, "int8": 8.25, "gptq": 4.25, "awq": 4.25}
+OURS = ("nf4", "fp4", "int8")  # of these embedding and head are held in eight bits; the others leave them as they are
 STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
 KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 TRAINING = ("train", "evaluate", "save", "resume")  # the phases of the stage `train`
@@ -102,8 +106,9 @@ class Job:
 
     `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r). `depth` is how many
     layers the backward passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch.
-    `moment_bytes` is what the optimizer keeps of a trained parameter. `devices` share the work; `shards` of them hold
-    the weights together, 1: each holds all of them. `answer_tokens` is what generation holds in its cache at most.
+    `quantize` is how the base's weights are held, `moment_bytes` what the optimizer keeps of a trained parameter.
+    `devices` share the work; `shards` of them hold the weights together, 1: each holds all of them. `answer_tokens` is
+    what generation holds in its cache at most.
     """
 
     shape: Shape
@@ -118,21 +123,39 @@ class Job:
     depth: int = 0
     kept_tokens: int = 0
     moment_bytes: int = MOMENTS["adamw"]
-    weight_bits: float = 0.0  # 0: those of the products' type
+    quantize: Quantized = "none"
     devices: int = 1
     shards: int = 1
     answer_rows: int = 1
     answer_tokens: int = 0
 
     @property
-    def weight_bytes(self) -> float:
-        """Bytes a base parameter."""
-        return self.weight_bits / 8 or self.item_bytes
-
-    @property
     def num_layers(self) -> int:
         """Layers that the backward passes."""
         return self.depth or self.shape.num_layers
+
+
+def weight_parts(shape: Shape, quantize: Quantized, item_bytes: int) -> dict[str, tuple[int, float]]:
+    """The base's parameters by how they are held: how many, and bytes of each."""
+    if quantize == "none":
+        return {"parameters": (shape.num_parameters, item_bytes)}
+    ends = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    parts = {
+        f"in {quantize}": (shape.num_linear, BITS[quantize] / 8),
+        "of embedding and head": (ends, BITS["int8"] / 8 if quantize in OURS else item_bytes),
+        "others": (shape.num_parameters - shape.num_linear - ends, item_bytes),
+    }
+    return {name: part for name, part in parts.items() if part[0]}
+
+
+def base_bytes(shape: Shape, quantize: Quantized, item_bytes: int) -> int:
+    """Bytes of the base's weights."""
+    return int(sum(count * size for count, size in weight_parts(shape, quantize, item_bytes).values()))
+
+
+def answering(job: Job) -> Quantized:
+    """How an engine holds the weights: packed ones of ours as the numbers that they stand for."""
+    return "none" if job.quantize in OURS else job.quantize
 
 
 def query_width(shape: Shape) -> int:
@@ -187,13 +210,14 @@ def scratch_per_token(job: Job) -> int:
 def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     """Bytes of each phase on one device, itemised. Sharded (FSDP) over more than one, with a layer gathered at a time.
 
-    With gradients dropped after each step, a save holds weights and moments but no gradients and no activations.
+    Packed weights are not sharded: each device holds them all, and makes a layer at a time into numbers. With gradients
+    dropped after each step, a save holds weights and moments but no gradients and no activations.
     """
     shape, share = job.shape, 1.0 / job.shards
     trained = job.num_trainable * share
     held = Memory(
         runtime=calibration.runtime_bytes,
-        weights=int(shape.num_parameters * job.weight_bytes * share),
+        weights=int(base_bytes(shape, job.quantize, job.item_bytes) * (share if job.quantize == "none" else 1.0)),
         masters=0 if job.full and job.item_bytes == MASTER else int(trained * MASTER),
         moments=int(trained * job.moment_bytes),
         working=0 if job.full else int(trained * job.item_bytes * calibration.working_copies),
@@ -202,7 +226,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     )
     logits = int(job.tile * shape.vocab * job.item_bytes * calibration.logits_copies)
     attention = _attention_scratch(job)
-    gathered = _gathered(job)
+    gathered = _gathered(job) + _made(job)
     computing = {"attention": attention, "logits": logits}
     disk = int(trained * (MASTER + job.moment_bytes) * calibration.disk_copies)
     return {
@@ -221,6 +245,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
         "resume": held.model_copy(update={"disk": disk}),
         "generate": held.model_copy(
             update={
+                "weights": int(base_bytes(shape, answering(job), job.item_bytes) * share),
                 "masters": 0,
                 "moments": 0,
                 "kept": 0,
@@ -291,7 +316,7 @@ def travel_seconds(job: Job, calibration: Calibration, *, num_micro: int, steps:
     a step, to and fro. It happens beside the computing: the longer of the two counts."""
     if job.devices == 1:
         return 0.0
-    weights = 2 * num_micro * job.shape.num_parameters * job.weight_bytes if job.shards > 1 else 0.0
+    weights = 2 * num_micro * job.shape.num_parameters * job.item_bytes if job.shards > 1 else 0.0
     gradients = 2 * steps * job.num_trainable * GRADIENT
     return (weights + gradients) * (job.devices - 1) / job.devices / calibration.link
 
@@ -306,8 +331,8 @@ def forward_seconds(job: Job, calibration: Calibration, *, num_tokens: float, fl
 def decode_seconds(job: Job, calibration: Calibration, *, rows: int, flops: float) -> float:
     """Seconds for one more token of each of `rows` answers: the weights are read once, and multiplied by each."""
     shape = job.shape
-    weights = shape.num_linear + shape.vocab * shape.hidden
-    reading = weights * job.weight_bytes / calibration.bandwidth
+    weights, held = shape.num_linear + shape.vocab * shape.hidden, base_bytes(shape, answering(job), job.item_bytes)
+    reading = weights * held / shape.num_parameters / calibration.bandwidth
     products = 2.0 * rows * weights / (flops * calibration.efficiency)
     return max(reading, products) + shape.num_layers * calibration.decode_seconds
 
@@ -334,4 +359,9 @@ def _gathered(job: Job) -> int:
         return 0
     shape = job.shape
     layer = shape.num_linear // shape.num_layers
-    return int((2 * layer + shape.vocab * shape.hidden) * job.weight_bytes)
+    return (2 * layer + shape.vocab * shape.hidden) * job.item_bytes
+
+
+def _made(job: Job) -> int:
+    """Packed weights are made into numbers for one product at a time: the largest is that of gate and up."""
+    return 2 * job.shape.hidden * job.shape.inner * job.item_bytes if job.quantize in OURS else 0
