@@ -1,4 +1,4 @@
-"""What all methods beside a frozen decoder have in common: nothing enters it, and every way to run a model runs them."""
+"""What all methods beside a frozen decoder have in common: nothing enters it, and every way to run it runs them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sartor.errors import RecipeError, Unsupported
 from sartor.ops.forest_attention import separate
 from sartor.plan import Choice, Plan
 
-from ..backbones import (
+from .backbones import (
     BESIDE,
     VOCAB,
     attached,

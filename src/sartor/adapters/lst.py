@@ -6,7 +6,7 @@ The side network has 1/r of the widths and begins as the backbone pruned to them
 `importance: fisher` by g² on some training batches. Its layers are of the backbone's own class; in generation its keys
 are in the same cache. It answers by W_up norm(s_L) before the frozen head. The paper gives the head nothing else; here
 that is added to the backbone's own answer, and W_up begins at zero, so that it begins as the base: `add: false` is as
-published. Encoder-decoders, on which the paper's numbers are: `beside/ladder_t5.py`.
+published. A T5, on which the paper's numbers are, has one beside each stack; the second attends to the first.
 
 No gradient enters the backbone and nothing of it is kept for a backward: that is the point of it, memory.
 """
@@ -63,12 +63,17 @@ def attach(model: Any, config: Config) -> Any:
     """
     from sartor.adapters.beside import ladder, tuner
 
-    tuner.refuse_others(model)
+    both = model.config.is_encoder_decoder
+    if not both:
+        tuner.refuse_others(model)
     sizes = model.config.get_text_config()
-    _refuse_wrong(config, sizes.num_hidden_layers, sizes.hidden_size, sizes.intermediate_size)
+    _refuse_wrong(config, sizes.num_hidden_layers, sizes.hidden_size, sizes.d_ff if both else sizes.intermediate_size)
     register()
     peft_config = ladder.LadderConfig(
-        reduction=config.r, drop_layers=list(config.drop_layers), add=config.add, task_type="CAUSAL_LM"
+        reduction=config.r,
+        drop_layers=list(config.drop_layers),
+        add=config.add,
+        task_type="SEQ_2_SEQ_LM" if both else "CAUSAL_LM",
     )
     return tuner.attach(model, peft_config)
 
@@ -94,7 +99,8 @@ def calibrate(model: Any, config: Config, batches: Sequence[Batch]) -> None:
     from sartor.adapters.beside import pruning, tuner
 
     decoder = model.get_base_model().base_model
-    pruning.begin(tuner.network_of(model), decoder, pruning.fisher(model, decoder, batches))
+    norm = tuner.norm_of(model)
+    pruning.begin(norm.network, decoder, norm.base_layer, pruning.fisher(model, decoder, batches))
 
 
 HOOKS = Hooks(num_batches=8, calibrate=calibrate)

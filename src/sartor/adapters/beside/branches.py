@@ -146,8 +146,7 @@ class Branches(nn.Module):
 class BranchesModel(tuner.BesideModel):
     prefix = f"{NAME}_"
 
-    @staticmethod
-    def network(config: Any, decoder: Any) -> nn.Module:
+    def network(self, config: Any, decoder: Any, adapter_name: str) -> nn.Module:
         """Branches whose masks are the largest weights."""
         return Branches(decoder, config)
 
@@ -169,24 +168,23 @@ def linear_parts(attention: nn.Module) -> dict[str, nn.Linear]:
 
 def mask(model: Any, batches: Sequence[Batch]) -> None:
     """Choose the masks anew: the entries with the largest |g ⊙ W|, g being the slope of the loss of all batches."""
-    parts = dict(tuner.network_of(model).sparse())
-    sums: dict[str, Any] = dict.fromkeys(parts, 0.0)
-    for slopes in gradients(model, batches, {name: part.weight for name, part in parts.items()}):
-        for name, slope in slopes.items():
-            sums[name] = sums[name] + slope.float()
-    for name, part in parts.items():
-        part.keep((sums[name] * part.weight.detach()).abs())
+    parts = [part for _, part in tuner.norm_of(model).network.sparse()]
+    sums: list[Any] = [0.0] * len(parts)
+    for slopes in gradients(model, batches, [part.weight for part in parts]):
+        sums = [known + slope.float() for known, slope in zip(sums, slopes, strict=True)]
+    for part, slope_JK in zip(parts, sums, strict=True):
+        part.keep((slope_JK * part.weight.detach()).abs())
 
 
 def masks(model: Any) -> dict[str, Tensor]:
     """All masks, for a checkpoint."""
-    return {name: part.places_M for name, part in tuner.network_of(model).sparse()}
+    return {name: part.places_M for name, part in tuner.norm_of(model).network.sparse()}
 
 
 @torch.no_grad()
 def set_masks(model: Any, places: Mapping[str, Tensor]) -> None:
     """The mirror of `masks`."""
-    for name, part in tuner.network_of(model).sparse():
+    for name, part in tuner.norm_of(model).network.sparse():
         part.places_M.copy_(places[name])
 
 

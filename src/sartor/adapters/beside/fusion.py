@@ -62,8 +62,7 @@ class LayerFusion(nn.Module):
 class FusionModel(tuner.BesideModel):
     prefix = f"{NAME}_"
 
-    @staticmethod
-    def network(config: Any, decoder: Any) -> nn.Module:
+    def network(self, config: Any, decoder: Any, adapter_name: str) -> nn.Module:
         """One query for all tokens."""
         num_states, width = len(layers_of(decoder)) + 1, decoder.config.hidden_size
         return LayerFusion(num_states, width, gated=config.gated, device=device_of(decoder))

@@ -97,18 +97,18 @@ def make_room(cache: Any, num_layers: int, layers: Sequence[int]) -> None:
             raise Unsupported(f"keys beside a {type(like).__name__}", hint="generate with a DynamicCache, the default")
 
 
-def gradients(model: Any, batches: Sequence[Batch], weights: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
+def gradients(model: Any, batches: Sequence[Batch], weights: Sequence[nn.Parameter]) -> Iterator[Sequence[Tensor]]:
     """Of each segment with a supervised token: the slope of its loss by frozen weights of an attached model."""
     base = model.get_base_model()
-    for weight in weights.values():
+    for weight in weights:
         weight.requires_grad_(True)
     try:
         with model.disable_adapter():
             for batch in batches:
                 for loss in _losses(base, batch):
-                    yield dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+                    yield torch.autograd.grad(loss, list(weights))
     finally:
-        for weight in weights.values():
+        for weight in weights:
             weight.requires_grad_(False)
 
 

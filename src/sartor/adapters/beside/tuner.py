@@ -127,15 +127,14 @@ class BesideModel(BaseTuner):  # type: ignore[misc]
     tuner_layer_cls = Beside
     target_module_mapping: Any = MappingProxyType({})  # `attach` names the norm
 
-    @staticmethod
-    def network(config: Any, decoder: Any) -> nn.Module:
+    def network(self, config: Any, decoder: Any, adapter_name: str) -> nn.Module:
         """A new network beside a decoder, in fp32, on its device."""
         raise NotImplementedError
 
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, current_key: str
     ) -> None:
-        network = self.network(peft_config, parent)
+        network = self.network(peft_config, parent, adapter_name)
         if isinstance(target, Beside):
             target.add(adapter_name, network)
             return
@@ -161,8 +160,9 @@ class BesideModel(BaseTuner):  # type: ignore[misc]
 
 
 def attach(model: Any, peft_config: Any) -> Any:
-    """The model as a PEFT model with a network at its final norm; fp32 weights, frozen base."""
-    peft_config.target_modules = [f"{model.base_model_prefix}.norm"]
+    """The model as a PEFT model with a network at its final norm, or at those of both stacks; frozen base."""
+    stacks = ["encoder.final_layer_norm", "decoder.final_layer_norm"]
+    peft_config.target_modules = stacks if model.config.is_encoder_decoder else [f"{model.base_model_prefix}.norm"]
     return get_peft_model(model, peft_config)
 
 
@@ -177,6 +177,6 @@ def refuse_others(model: Any) -> None:
         )
 
 
-def network_of(model: Any) -> Any:
-    """The active network of an attached model."""
-    return next(part.network for part in model.modules() if isinstance(part, Beside))
+def norm_of(model: Any) -> Beside:
+    """The final norm of an attached decoder."""
+    return next(part for part in model.modules() if isinstance(part, Beside))
