@@ -24,6 +24,7 @@ from typing import Any
 from sartor.errors import MachineError, ModelError, UserError
 from sartor.generate import protocol
 from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
+from sartor.plan import Quantized
 from sartor.types import Json
 
 NUM_SLOTS = 4  # rows in one forward; on a few cores more of them give little, and each has a cache of its own
@@ -207,16 +208,22 @@ class LlamaCppEngine:
 
 
 def open_engine(
-    base: Path, adapters: Mapping[str, Path], *, dtype: str = "bfloat16", num_threads: int | None = None
+    base: Path,
+    adapters: Mapping[str, Path],
+    *,
+    dtype: str = "bfloat16",
+    num_threads: int | None = None,
+    quantize: Quantized = "none",
 ) -> LlamaCppEngine:
     """A GGUF file (or a folder that holds one) with LoRA adapters in GGUF form by name.
 
     `dtype` is that of the cache: "float32", or else half precision, llama.cpp's own choice.
 
     Raises:
-        ModelError: no GGUF file there, or llama.cpp cannot load it.
+        ModelError: no GGUF file there, or llama.cpp cannot load it, or the adapters are of a base held otherwise.
         UserError: the package is not installed.
     """
+    protocol.require_plain(quantize, "llama.cpp")
     return LlamaCppEngine(base, adapters, dtype=dtype, num_threads=num_threads)
 
 

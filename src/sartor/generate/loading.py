@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
+from sartor import base
 from sartor.hardware import look
+from sartor.plan import Quantized
 
 
-def load_base(base: Path, dtype: torch.dtype, attention: str) -> Any:
-    """The model in a folder, ready to answer in a number format; `attention` is one of transformers' names."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, attn_implementation=attention, local_files_only=True, trust_remote_code=False
-    )
-    return model.eval()
+def load_base(folder: Path, dtype: torch.dtype, attention: str, quantize: Quantized = "none") -> Any:
+    """The model in a folder, ready to answer in a number format; `attention` is one of transformers' names.
+
+    Of a base that was trained on with packed weights, it holds the numbers that those stand for.
+    """
+    return base.load_base(folder, dtype, quantize, attention=attention).eval()
 
 
-def dtype_for(base: Path, asked: str | None) -> torch.dtype:
+def dtype_for(folder: Path, asked: str | None) -> torch.dtype:
     """The number format to compute in: as asked, or the processor's, for the proof and for serving alike.
 
     Without bf16 products bf16 is slower than fp32.
     """
-    chosen: torch.dtype = vars(torch)[asked or ("bfloat16" if look(base).has_bf16 else "float32")]
+    chosen: torch.dtype = vars(torch)[asked or ("bfloat16" if look(folder).has_bf16 else "float32")]
     return chosen

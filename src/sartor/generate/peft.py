@@ -27,6 +27,7 @@ from sartor.generate.folders import family_in
 from sartor.generate.loading import dtype_for, load_base
 from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.hub import shape
+from sartor.plan import Quantized
 
 MAX_ROWS = 32  # under way at once; each keeps keys and values of its own
 ATTENTION = "sdpa"
@@ -206,15 +207,16 @@ def open_engine(
     dtype: str | None = None,
     num_threads: int | None = None,
     max_rows: int = MAX_ROWS,
+    quantize: Quantized = "none",
 ) -> PeftEngine:
-    """A base model folder with PEFT adapter folders by name.
+    """A base model folder with PEFT adapter folders by name; `quantize` is how it was held when they were trained.
 
     Raises:
         ModelError: an adapter is of no kind that PEFT or Sartor knows, or of another model.
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    model = load_base(base, dtype_for(base, dtype), ATTENTION)
+    model = load_base(base, dtype_for(base, dtype), ATTENTION, quantize)
     return PeftEngine(model, adapters, context=shape(base).context, max_rows=max_rows)
 
 

@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sartor.errors import MachineError, UserError
+from sartor.errors import MachineError, ModelError, UserError
 from sartor.names import suggest
+from sartor.plan import Quantized
 
 FinishReason = Literal["stop", "length"]
 
@@ -123,6 +124,19 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of what does not go by itself: servers, threads. Nothing is asked afterwards; twice is no error."""
         ...
+
+
+def require_plain(quantize: Quantized, engine: str) -> None:
+    """Refuse a base of packed weights, for engines that hold weights in another way.
+
+    Raises:
+        ModelError: so they were held in training.
+    """
+    if quantize != "none":
+        raise ModelError(
+            f"the base was held in {quantize} when this was trained, and {engine} would answer with other weights",
+            hint="leave out --engine, or merge: `sartor convert --to model` writes a model that every engine opens",
+        )
 
 
 def require_adapter(adapter: str | None, adapters: tuple[str, ...]) -> None:

@@ -37,6 +37,7 @@ from sartor.generate.several import Several
 from sartor.hub import Shape, shape
 from sartor.ops import decode
 from sartor.ops.decode import PAGE, Flat, Paged, Span
+from sartor.plan import Quantized
 
 CACHE_BYTES = 1 << 30  # of keys and values; memory is touched only as it is needed
 MINIMUM_PAGES = 4
@@ -82,7 +83,6 @@ class SartorEngine:
         self._pages = decode.open_pages(self._num_pages, self._dtype, sizes.head_dim)
         self._empty()
         self._check_parity(plain_TV.float())
-        self._empty()
         for number, beginning in beginnings.items():
             self._begin(number, beginning)
 
@@ -217,6 +217,7 @@ class SartorEngine:
             self._beginnings.add(adapter, length)
         self._rows = Rows(self._pool, self.context, self._handles, self._beginnings, max_rows=self._max_rows)
 
+    @torch.inference_mode()
     def _begin(self, adapter: int, beginning: Prompt | Prefix) -> None:
         """Write the keys and values of an adapter's virtual tokens into its pages."""
         length = self._lengths[adapter]
@@ -236,7 +237,7 @@ class SartorEngine:
         Raises:
             Unsupported: it does not.
         """
-        pages = self._pool.take(2)
+        pages = self._pool.take(pages_for(len(PROBE)))
         ids, before = torch.tensor([PROBE]) % self._shape.vocab, len(PROBE) - 1
         flat, last = Flat.of([Span(before, 0, pages)]), Flat.of([Span(1, before, pages)])
         try:
@@ -245,6 +246,7 @@ class SartorEngine:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # Not our layers' calling convention, or not our layers' parts: foreign code finds many words for it.
             raise Unsupported(f"its code does not run on our layers ({error})", hint="use the engine `peft`") from error
+        self._pool.give_back(pages)
         found_TV = torch.cat((first_TV, last_TV)).float()
         apart = float((found_TV - wanted_TV).norm() / wanted_TV.norm())
         if not apart < TOLERANCE[self._dtype]:
@@ -259,8 +261,11 @@ def open_engine(
     num_threads: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     max_rows: int = MAX_ROWS,
+    quantize: Quantized = "none",
 ) -> Engine:
     """A base model folder with PEFT adapter folders by name; `cache_bytes` for keys and values.
+
+    `quantize` is how the base was held when they were trained: the same numbers answer.
 
     Without a `dtype` the processor decides, for the proof and for serving alike: what is proven is what is served. At
     most `max_rows` requests are computed together, the others wait. What cannot be part of one batch is answered by the
@@ -273,7 +278,7 @@ def open_engine(
         torch.set_num_threads(num_threads)
     decode.register()
     chosen, sizes = dtype_for(base, dtype), shape(base)
-    model = load_base(base, chosen, "eager")
+    model = load_base(base, chosen, "eager", quantize)
     changes = {name: read_changes(model, folder) for name, folder in adapters.items()}
     alone = {name: folder for name, folder in adapters.items() if changes[name].alone}
     beside: list[Engine] = []
@@ -290,7 +295,7 @@ def open_engine(
         return Several([ours, *beside], tuple(adapters)) if beside else ours
     except Unsupported as error:
         note = f"this model answers by way of PEFT and transformers, which is slower: {error.message}"
-    return PeftEngine(load_base(base, chosen, ATTENTION), adapters, context=sizes.context, warnings=(note,))
+    return PeftEngine(load_base(base, chosen, ATTENTION, quantize), adapters, context=sizes.context, warnings=(note,))
 
 
 def require_files(base: Path, adapters: Mapping[str, Path]) -> None:

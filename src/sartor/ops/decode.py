@@ -350,6 +350,7 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return native.load("decode", ELEMENTS[dtype]) if dtype in ELEMENTS else None
 
 
+@torch.inference_mode()
 def _copy(layers: Mapping[int, tuple[torch.Tensor, torch.Tensor]], num_pages: int, source: int, target: int) -> None:
     """Copy a page of each layer; a page is one piece of memory, however it is laid out."""
     for layer in layers.values():

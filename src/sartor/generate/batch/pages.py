@@ -35,7 +35,7 @@ class PagePool:
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
-        self._pages = [_Page() for _ in range(num_pages)]
+        self._pages: dict[int, _Page] = {}  # those that were ever taken: a small model has a million
         self._free = list(range(num_pages - 1, -1, -1))  # the lowest first, so that memory is touched as it is needed
         self._found: dict[Key, int] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # full, unused; the next to be given away first

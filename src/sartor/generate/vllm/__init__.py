@@ -25,6 +25,7 @@ from pathlib import Path
 from sartor.errors import MachineError, SartorError, UserError
 from sartor.generate import protocol
 from sartor.generate.protocol import Adapters, Failed, Sampling, Token, require_adapter, room_for_answer
+from sartor.plan import Quantized
 from sartor.types import Json
 
 try:
@@ -248,6 +249,7 @@ def open_engine(
     url: str = "",
     key: str = "",
     patience: float = PATIENCE,
+    quantize: Quantized = "none",
 ) -> VllmEngine:
     """A vLLM server with a base model folder and PEFT adapter folders by name.
 
@@ -255,9 +257,11 @@ def open_engine(
     threads are its own. Otherwise one is started, which takes a minute or more. `patience`: seconds without an answer.
 
     Raises:
+        ModelError: the adapters are of a base that was held otherwise.
         UserError: there is no `vllm` to start, or the running server does not have the model, or the adapter.
         MachineError: it does not start, or does not answer.
     """
+    protocol.require_plain(quantize, "vLLM")
     url = url or os.environ.get(URL, "")
     if url:
         address = Address.read(url, key or os.environ.get(KEY, ""))
