@@ -129,6 +129,15 @@ def test_micro_batches_give_the_same(method: str, tiny_folder: Path, make_plan: 
         assert difference(split, found) < WITHIN
 
 
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
+def test_layers_that_are_computed_again_give_the_same(
+    method: str, path: str, tiny_folder: Path, make_plan: MakePlan
+) -> None:
+    batch = batch_of(*LENGTHS)
+    again, kept = (backend_of(make_plan, tiny_folder, method, recompute=what) for what in ("layer", "none"))
+    assert difference(gradients(again, batch)[1], gradients(kept, batch)[1]) < WITHIN
+
+
 def leave_positions(batch: Batch, num_virtual: int) -> Batch:
     """The fault that PEFT's own forward makes with given positions: the text stands where it would without tokens."""
     made = beginning.inserted(batch, num_virtual)

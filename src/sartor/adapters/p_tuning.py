@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
 from sartor.adapters.saving import export as export
-from sartor.adapters.virtual import NOT_IDENTITY, SERVED_BY, live_prompt, num_virtual, saved_prompt
+from sartor.adapters.virtual import live_prompt, num_virtual, preset, saved_prompt
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -21,12 +20,9 @@ if TYPE_CHECKING:
 
 TRAINS = "adapter"
 PRESETS = {
-    "p_tuning": Preset(
+    "p_tuning": preset(
         summary="virtual tokens before the text, made by a small network",
         paper="arXiv 2103.10385",
-        served_by=SERVED_BY,
-        mergeable=False,
-        not_identity=NOT_IDENTITY,
     )
 }
 PEFT_TYPES = ("P_TUNING",)

@@ -18,10 +18,10 @@ from pydantic import Field
 
 from sartor.adapters.changes import Changes, Prefix
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset, by_name
+from sartor.adapters.method import by_name
 from sartor.adapters.saving import export as export
 from sartor.adapters.saving import read_weights
-from sartor.adapters.virtual import NOT_IDENTITY, SAVED, SERVED_BY, num_virtual
+from sartor.adapters.virtual import SAVED, num_virtual, preset
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -32,21 +32,15 @@ if TYPE_CHECKING:
 
 TRAINS = "adapter"
 PRESETS = {
-    "prefix_tuning": Preset(
+    "prefix_tuning": preset(
         summary="keys and values before the text in every layer, made by a small network",
         paper="arXiv 2101.00190",
-        served_by=SERVED_BY,
-        mergeable=False,
-        not_identity=NOT_IDENTITY,
     ),
-    "p_tuning_v2": Preset(
+    "p_tuning_v2": preset(
         summary="keys and values before the text in every layer, trained themselves",
         paper="arXiv 2110.07602",
         settings={"network": False},
-        served_by=SERVED_BY,
-        mergeable=False,
         learning_rate=10.0,
-        not_identity=NOT_IDENTITY,
     ),
 }
 PEFT_TYPES = ("PREFIX_TUNING",)

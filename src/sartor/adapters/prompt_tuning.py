@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset, by_name
+from sartor.adapters.method import by_name
 from sartor.adapters.saving import export as export
-from sartor.adapters.virtual import NOT_IDENTITY, SERVED_BY, live_prompt, num_virtual, saved_prompt
+from sartor.adapters.virtual import live_prompt, num_virtual, preset, saved_prompt
 from sartor.errors import RecipeError
 from sartor.types import Frozen
 
@@ -26,22 +26,16 @@ if TYPE_CHECKING:
 
 TRAINS = "adapter"
 PRESETS = {
-    "prompt_tuning": Preset(
+    "prompt_tuning": preset(
         summary="embeddings of virtual tokens before the text",
         paper="arXiv 2104.08691",
-        served_by=SERVED_BY,
-        mergeable=False,
         learning_rate=20.0,
-        not_identity=NOT_IDENTITY,
     ),
-    "ipt": Preset(
+    "ipt": preset(
         summary="a prompt as a point of a space of few dimensions",
         paper="arXiv 2110.07867",
         settings={"intrinsic": True},
-        served_by=SERVED_BY,
-        mergeable=False,
         learning_rate=20.0,
-        not_identity=NOT_IDENTITY,
     ),
 }
 PEFT_TYPES = ("PROMPT_TUNING",)

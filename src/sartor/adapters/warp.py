@@ -22,10 +22,9 @@ from pydantic import Field
 
 from sartor.adapters.changes import Changes, Prompt, Rows
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
 from sartor.adapters.saving import export as export
 from sartor.adapters.saving import read_weights
-from sartor.adapters.virtual import NOT_IDENTITY, SAVED, SERVED_BY, live_prompt, num_virtual
+from sartor.adapters.virtual import SAVED, live_prompt, num_virtual, preset
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -34,13 +33,10 @@ if TYPE_CHECKING:
 
 TRAINS = "adapter"
 PRESETS = {
-    "warp": Preset(
+    "warp": preset(
         summary="virtual tokens before the text, and the head's rows of the words of answers",
         paper="arXiv 2101.00121",
-        served_by=SERVED_BY,
-        mergeable=False,
         learning_rate=20.0,
-        not_identity=NOT_IDENTITY,
     )
 }
 PEFT_TYPES = ("SARTOR_WARP",)

@@ -241,6 +241,8 @@ class TorchBackend:
                 f"a sharded model must be packed, and {problem}", hint="train on one rank, or choose another method"
             )
         self._warnings.append(f"packing is off: {problem}. Training goes one segment at a time, right but slower.")
+        if self._policy.has_prefix:  # layers that are computed again lose what transformers' cache holds
+            self._policy.model.gradient_checkpointing_disable()
         self._policy.model.set_attn_implementation(SLOW_ATTENTION)
         self._policy.packed = False
 

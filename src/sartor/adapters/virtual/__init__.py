@@ -15,12 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from sartor.adapters.changes import Changes, Prompt
-from sartor.adapters.method import Server
+from sartor.adapters.method import Preset, Server
 from sartor.adapters.saving import read_weights
+from sartor.types import Json
 
 SERVED_BY: tuple[Server, ...] = ("Sartor's engine",)
 NOT_IDENTITY = "the text stands after virtual tokens, and sees them from the first step on"
 SAVED = "prompt_embeddings"  # PEFT's name for what any encoder gives
+
+
+def preset(summary: str, paper: str, *, learning_rate: float = 1.0, settings: Json | None = None) -> Preset:
+    """What all their methods have in common. Other engines take the embeddings of a prompt, but load no adapter."""
+    return Preset(
+        summary=summary,
+        paper=paper,
+        served_by=SERVED_BY,
+        settings=settings or {},
+        mergeable=False,
+        learning_rate=learning_rate,
+        not_identity=NOT_IDENTITY,
+    )
 
 
 def num_virtual(config: Any) -> int:
