@@ -22,17 +22,17 @@ from .padded_bases import rows, write_bert, write_project, write_t5
 
 CLASSIFIER = """
 task: choice
-tune: {steps: 40, batch_size: 8, learning_rate: 1e-2, save_every: 40, adapter: ADAPTER}
+tune: {steps: 25, batch_size: 8, learning_rate: 2e-2, save_every: 25, adapter: ADAPTER}
 prove: {items: 10}
 """
 RETRIEVAL = """
 task: {metric: {name: retrieval, measure: reciprocal}}
-tune: {objective: contrastive, steps: 30, learning_rate: 3e-3, save_every: 30, adapter: full}
+tune: {objective: contrastive, steps: 15, learning_rate: 3e-3, save_every: 15, adapter: full}
 prove: {items: 10}
 """
 SEQ2SEQ = """
 task: exact
-tune: {steps: 120, batch_size: 8, learning_rate: 1e-2, save_every: 120, adapter: {name: full, top_layers: 2}}
+tune: {steps: 60, batch_size: 8, learning_rate: 2e-2, save_every: 60, adapter: {name: full, top_layers: 2}}
 prove: {items: 10}
 """
 
