@@ -46,7 +46,7 @@ MOST_USED = (
     "bottleneck",
 )
 SEEDS = (17, 18, 19)
-STEPS, BATCH = 40, 8
+STEPS, BATCH = 40, 4
 #: What the cost is measured on: rows of random ids, 8 a step, for a step costs the same whatever the words are.
 ROWS = memory.Setting(MODEL, longest=384, shortest=128)
 FOLDER = CACHE / "methods"

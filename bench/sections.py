@@ -15,7 +15,7 @@ from sartor import durable
 from sartor.errors import DataError
 
 SECTIONS = ("games", "sound", "graphics", "mail", "math", "database", "editors", "fonts")
-SPLIT = {"train": 40, "dev": 2, "test": 15}  # rows of each section
+SPLIT = {"train": 20, "dev": 2, "test": 10}  # rows of each section
 SEED = 11
 
 Row = tuple[str, str]
