@@ -62,10 +62,14 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
                 parts = self.parts(peft_config, adapter_name, width)
         layer.add(adapter_name, peft_config, parts)
         if layer is not target:
-            parent.add_module(target_name, layer)
+            self._replace_module(parent, target_name, layer, target)
 
     def _around(self, target: nn.Module) -> Wrapping:
         return TunedNorm(target) if type(target).__name__.endswith("Norm") else self.layer(target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """PEFT's own takes a module to have a weight, which a whole sublayer has not."""
+        parent.add_module(child_name, new_module)
 
     def _check_new_adapter_config(self, config: Any) -> None:
         """Around a module that stands in a wrapped one, or the reverse, PEFT finds no name: it would leave it out.
