@@ -164,8 +164,7 @@ def export(model: Any, folder: Path) -> None:
     """Write plain LoRA on the base as it was, whatever the start; DoRA as PEFT writes it."""
     from sartor.adapters.starts import as_plain_lora
 
-    with as_plain_lora(model) as tensors:
-        saving.export(model, folder, tensors)
+    saving.export(model, folder, *as_plain_lora(model))
 
 
 def changes(base: Any, folder: Path) -> Changes:

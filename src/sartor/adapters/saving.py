@@ -12,16 +12,23 @@ from sartor.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+#: What PEFT calls an adapter that was given no name.
+ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DAMAGED = "the file is damaged, or not written by PEFT: run `sartor package` again, or copy the adapter anew"
 
 
-def export(model: Any, folder: Path, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+def export(model: Any, folder: Path, settings: Any = None, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write the PEFT files `adapter_config.json` and `adapter_model.safetensors`.
 
-    `tensors`, by the names that the model's parameters have, stand for the adapter's own.
+    `settings` (a PEFT configuration) and `tensors`, by the names of the model's parameters, stand for the model's own.
     """
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=tensors)
+    own = model.peft_config[ADAPTER]
+    model.peft_config[ADAPTER] = settings or own
+    try:
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=tensors)
+    finally:
+        model.peft_config[ADAPTER] = own
     (folder / "README.md").unlink(missing_ok=True)
 
 

@@ -12,19 +12,18 @@ Shapes: R rank · K inputs · N outputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from sartor.adapters.saving import ADAPTER
 from sartor.errors import ModelError, RecipeError
 from sartor.ops.lora_linear import AugmentedLoraLinear
 from sartor.types import Batch
 
-ADAPTER = "default"
 #: Forwards after which the principal components that EVA looks for should have settled: it takes a dozen or two.
 MOST_FORWARDS = 1000
 
@@ -105,14 +104,12 @@ def restore(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
         layer.begin_again(tensors[f"{name}.start_A"], tensors[f"{name}.start_B"])
 
 
-@contextmanager
-def as_plain_lora(model: Any) -> Iterator[dict[str, torch.Tensor] | None]:
-    """Within, the model's settings say plain LoRA on the base as it was. Gives the tensors to go with them.
+def as_plain_lora(model: Any) -> tuple[Any, dict[str, torch.Tensor] | None]:
+    """The adapter as plain LoRA on the base as it was: its settings, and its tensors by the names of the parameters.
 
-    None where those that the model has are right.
+    None for the tensors where those that the model has are right.
     """
-    settings = model.peft_config[ADAPTER]
-    plain = copy.deepcopy(settings)
+    plain = copy.deepcopy(model.peft_config[ADAPTER])
     plain.init_lora_weights, plain.eva_config = True, None
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in moved(model).items():
@@ -121,11 +118,7 @@ def as_plain_lora(model: Any) -> Iterator[dict[str, torch.Tensor] | None]:
     if tensors:
         plain.r *= 2
         plain.lora_alpha *= 2**0.5 if plain.use_rslora else 2  # so that the scale stays
-    model.peft_config[ADAPTER] = plain
-    try:
-        yield tensors or None
-    finally:
-        model.peft_config[ADAPTER] = settings
+    return plain, tensors or None
 
 
 def look_at_data(model: Any, batches: Sequence[Batch]) -> None:

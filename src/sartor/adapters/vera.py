@@ -23,8 +23,8 @@ from sartor.adapters.hooks import Hooks
 from sartor.adapters.low_rank import beyond_plain, by_layer, changes_of
 from sartor.adapters.merging import merged_changes
 from sartor.adapters.method import Preset
+from sartor.adapters.saving import ADAPTER, read_config, read_weights
 from sartor.adapters.saving import export as export
-from sartor.adapters.saving import read_config, read_weights
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -106,12 +106,12 @@ def count(shape: Shape, config: Config) -> int:
 
 def _state(model: Any, config: Config) -> Mapping[str, torch.Tensor]:
     """The shared matrices."""
-    return {part: matrix["default"] for part, matrix in _shared(model).items()}
+    return {part: matrix[ADAPTER] for part, matrix in _shared(model).items()}
 
 
 def _restore(model: Any, config: Config, tensors: Mapping[str, torch.Tensor]) -> None:
     for part, matrix in _shared(model).items():
-        matrix["default"].copy_(tensors[part])
+        matrix[ADAPTER].copy_(tensors[part])
 
 
 def _shared(model: Any) -> dict[str, Any]:
