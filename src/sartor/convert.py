@@ -25,6 +25,7 @@ from sartor.events import Event
 from sartor.hardware import release_memory
 from sartor.metrics.load import load as load_metric
 from sartor.names import resolve
+from sartor.plan import Quantized
 from sartor.proof import Item
 from sartor.stages import Bench
 from sartor.stats import paired
@@ -77,7 +78,9 @@ def convert(bench: Bench, form: Form, *, most: int = MOST) -> Generator[Event, N
             f"{run.id} is not proved yet", hint="`sartor run` first: a conversion is scored on the same items"
         )
     folder = run.path(f"converted-{form}")
-    rank, lost = written(_loaded(bench.base.folder), run.result, folder, form, most, dtype=bench.plan.model.dtype)
+    rank, lost = written(
+        _loaded(bench.base.folder, bench.quantize), run.result, folder, form, most, dtype=bench.plan.model.dtype
+    )
     release_memory()
     adapters, base = ({run.id: folder}, None) if form == "lora" else ({}, folder)
     with bench.engine(proof, adapters, base=base) as engine:
@@ -92,14 +95,13 @@ def convert(bench: Bench, form: Form, *, most: int = MOST) -> Generator[Event, N
     return found
 
 
-def _loaded(folder: Path) -> Any:
-    """The base in fp32: what is added up is rounded once."""
+def _loaded(folder: Path, quantize: Quantized) -> Any:
+    """The base in fp32, as the numbers that packed weights stand for: what is added up is rounded once."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
+    from sartor.base import load_base
+
+    return load_base(folder, torch.float32, quantize, attention="sdpa")
 
 
 def written(

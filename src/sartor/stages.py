@@ -27,16 +27,17 @@ from sartor.check import check as judge
 from sartor.data.pack import Steps, pack
 from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused
-from sartor.events import EVENT, Entered, Event, Failed, Skipped
+from sartor.events import EVENT, Entered, Event, Failed, Skipped, Warned
 from sartor.generate.protocol import Engine
 from sartor.hardware import look, measure_flops, release_memory, with_gpu
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
-from sartor.plan import Plan, ProofPlan
+from sartor.plan import Plan, ProofPlan, Quantized
 from sartor.planner import PROBE_TOKENS, decide, plan_proof
 from sartor.planner_padded import decide_padded
 from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
+from sartor.quantisation import quantize_of
 from sartor.recipe import Recipe
 from sartor.store import STAGES, Run, read_json
 from sartor.texts import Texts, form_of, labels_of, open_texts
@@ -87,6 +88,11 @@ class Bench:
         return reader
 
     @cached_property
+    def quantize(self) -> Quantized:
+        """How the base's weights are held: untuned arms answer with the same ones as tuned."""
+        return quantize_of(self.recipe, self.base.folder, self.shape.kind)[0]
+
+    @cached_property
     def check(self) -> Check:
         return Check.model_validate(read_json(self.run.path("check.json")))
 
@@ -113,7 +119,9 @@ class Bench:
         folder, rows = base or self.base.folder, proof.batch_size
         opened: Engine
         if self.form == "decoder":
-            opened = resolve("generate", ENGINE).open_engine(folder, adapters=adapters or {}, max_rows=rows)
+            opened = resolve("generate", ENGINE).open_engine(
+                folder, adapters=adapters or {}, max_rows=rows, quantize="none" if base else self.quantize
+            )
         else:
             from sartor.generate import padded  # torch, which earlier stages do without
 
@@ -196,6 +204,7 @@ def refuse_if_not_ok(found: Check) -> None:
 def _baseline(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
     with bench.engine(bench.proof_plan) as engine:
+        yield from _slower(engine)
         proof, items = yield from baseline(
             bench.proof_plan,
             engine,
@@ -205,6 +214,12 @@ def _baseline(bench: Bench) -> Events:
             test=examples_of(bench.run, "test"),
         )
     _write_proof(bench.run, "baseline.json", "items.baseline.jsonl", proof, items)
+
+
+def _slower(engine: Engine) -> Iterator[Event]:
+    """What an engine says of the way in which it answers."""
+    for message in engine.warnings:
+        yield Warned(code="slow_path", message=message)
 
 
 def _plan(bench: Bench) -> Events:
@@ -266,6 +281,7 @@ def _prove(bench: Bench) -> Events:
     untuned = Proof.model_validate(read_json(bench.run.path("baseline.json")))
     untuned_items = [Item.model_validate(line) for line in durable.read_lines(bench.run.path("items.baseline.jsonl"))]
     with _tuned(bench) as (base_logprobs, engine, adapter):
+        yield from _slower(engine)
         proof, items = yield from prove(
             bench.plan.proof,
             engine,
@@ -347,7 +363,8 @@ def _check_inputs(bench: Bench) -> str:
 
 
 def _baseline_inputs(bench: Bench) -> str:
-    return digest_of(__version__, bench.data_digest, bench.base.digest, bench.renderer.fingerprint, bench.proof_plan)
+    base = (bench.base.digest, bench.quantize)
+    return digest_of(__version__, bench.data_digest, base, bench.renderer.fingerprint, bench.proof_plan)
 
 
 def _plan_inputs(bench: Bench) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sartor import __version__
 from sartor.names import resolve
-from sartor.plan import Plan
+from sartor.plan import Plan, Quantized
 from sartor.types import Form, Frozen, Json
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
@@ -26,6 +26,7 @@ class BaseRef(Frozen):
     path: str
     revision: str
     digest: str
+    quantize: Quantized = Field(default="none", description="How its weights were held: these numbers must answer.")
 
 
 class Lineage(Frozen):
@@ -62,7 +63,11 @@ def lineage(name: str, plan: Plan, *, recipe: str, renderer: str, stop_ids: froz
         form=plan.model.form,
         labels=plan.model.labels,
         base=BaseRef(
-            name=plan.model.name, path=plan.model.path, revision=plan.model.revision, digest=plan.model.digest
+            name=plan.model.name,
+            path=plan.model.path,
+            revision=plan.model.revision,
+            digest=plan.model.digest,
+            quantize=plan.model.quantize,
         ),
         template=plan.model.template,
         renderer=renderer,

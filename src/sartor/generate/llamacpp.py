@@ -21,8 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sartor.adapters.saving import CONFIG
 from sartor.errors import MachineError, ModelError, UserError
 from sartor.generate import protocol
+from sartor.generate.folders import require_lora
 from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.plan import Quantized
 from sartor.types import Json
@@ -228,11 +230,14 @@ def open_engine(
 
 
 def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
-    """Refuse what is not there as GGUF, such as a model or an adapter that Sartor made: those are safetensors.
+    """Refuse methods that llama.cpp has no code for, and what is not there as GGUF.
+
+    A model or an adapter that Sartor made is not: those are safetensors.
 
     Raises:
-        ModelError: naming the folder and what to put there.
+        ModelError: naming the folder and what to do.
     """
+    require_lora("llama.cpp", {name: path for name, path in adapters.items() if (path / CONFIG).is_file()})
     find_gguf(base, way_out=f"put the model as GGUF into this folder, with every adapter as GGUF in its own; {_OURS}")
     for path in adapters.values():
         find_gguf(path, way_out=f"put the adapter as GGUF into this folder ({_CONVERT}); {_OURS}")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sartor import durable, hub, names
 from sartor.errors import MachineError, ModelError, UserError
 from sartor.generate.protocol import Engine
+from sartor.plan import Quantized
 from sartor.recipe import ModelSpec
 from sartor.serve.answer import Renderer
 from sartor.serve.errors import no_such_model
@@ -78,6 +79,12 @@ class Desk:
         """All names, the base first."""
         return tuple(self._models.values())
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the engines say of the way in which they answer."""
+        engines = {id(model.turns.engine): model.turns.engine for model in self.models}
+        return tuple(message for engine in engines.values() for message in engine.warnings)
+
     def find(self, name: str) -> Served:
         """What answers to a name.
 
@@ -108,6 +115,7 @@ class Lineage:
     is_whole: bool = False  # a model of its own, not an adapter on the base
     form: Form = "decoder"
     labels: tuple[str, ...] = ()
+    base_quantize: Quantized = "none"
 
 
 def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
@@ -126,7 +134,14 @@ def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
     lineages = read_lineages(artifacts, engine.require_files)
     from sartor.chat import open_renderer  # after the cheap checks: tokenizers and torch take seconds to import
 
-    return desk_from(lineages, engine.open_engine, open_renderer)
+    return desk_from(lineages, _opening(lineages[0], engine.open_engine), open_renderer)
+
+
+def _opening(base: Lineage, open_engine: Any) -> OpenEngine:
+    """How an engine is opened on the base that the adapters were trained on, held as it was then."""
+    packed = base.base_quantize != "none" and not base.is_whole
+    opening: OpenEngine = partial(open_engine, quantize=base.base_quantize) if packed else open_engine
+    return opening
 
 
 def _open_padded(artifacts: Sequence[Path], engine_name: str, form: Form) -> Desk:
@@ -209,6 +224,7 @@ def _read_lineage(folder: Path) -> Lineage:
             is_whole=written.get("holds") == "model",
             form=written.get("form", "decoder"),
             labels=tuple(written.get("labels", ())),
+            base_quantize=base.get("quantize", "none"),
         )
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder / LINEAGE} lacks {error}", hint="run `sartor package` again") from error
@@ -238,6 +254,12 @@ def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
                 f"{lineage.name} was tuned from {lineage.base_name}, and {first.name} from {first.base_name}: "
                 "one server has one base",
                 hint="start a server for each base, on ports of their own",
+            )
+        if lineage.base_quantize != first.base_quantize:
+            raise UserError(
+                f"{lineage.name} was tuned on weights held in {lineage.base_quantize}, and {first.name} on weights in "
+                f"{first.base_quantize}: one server has one base",
+                hint="start a server for each, on ports of their own",
             )
         if lineage.name in seen:
             raise UserError(

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from sartor.errors import MachineError, SartorError, UserError
 from sartor.generate import protocol
+from sartor.generate.folders import require_lora
 from sartor.generate.protocol import Adapters, Failed, Sampling, Token, require_adapter, room_for_answer
 from sartor.plan import Quantized
 from sartor.types import Json
@@ -271,7 +272,12 @@ def open_engine(
 
 
 def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
-    """Whatever Sartor makes, vLLM opens; what a running server lacks, only the server can say."""
+    """Refuse adapters that vLLM cannot answer with. What a running server lacks, only the server can say.
+
+    Raises:
+        ModelError: naming the adapter, its method, and what to do.
+    """
+    require_lora("vLLM", adapters)
 
 
 def _ended_early(left: int) -> MachineError:
