@@ -51,10 +51,13 @@ EPSILON = 1e-5
 
 
 class Config(Frozen):
-    """PEFT's ranks, and the shares of a run that the paper's schedules have: about a tenth, and about a half."""
+    """PEFT's ranks, and the shares of a run that the paper's schedules have: about a tenth, and about a half.
 
-    init_r: int = Field(12, ge=2, le=1024, description="The rank of each layer at first.")
-    target_r: int = Field(8, ge=1, le=1024, description="The rank of a layer at last, on average.")
+    PEFT keeps `init_r` in the type of the base, and in bf16 whole numbers end at 256.
+    """
+
+    init_r: int = Field(12, ge=2, le=256, description="The rank of each layer at first.")
+    target_r: int = Field(8, ge=1, le=256, description="The rank of a layer at last, on average.")
     alpha: float = Field(0.0, ge=0, description="The scale of the update is alpha / init_r; 0 stands for 2 init_r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapter's input.")
     targets: tuple[str, ...] = Field(layers.ALL, min_length=1, description="The layers that get an adapter.")
@@ -76,7 +79,7 @@ def attach(model: Any, config: Config) -> Any:
     """The model as a PEFT model with a new adapter. Its schedule is set when the length of the run is known."""
     from peft import AdaLoraConfig
 
-    return peft_model(
+    made = peft_model(
         model,
         AdaLoraConfig(
             init_r=config.init_r,
@@ -89,6 +92,12 @@ def attach(model: Any, config: Config) -> Any:
             total_step=1,
         ),
     )
+    for name, item in made.named_parameters():
+        if (
+            ".ranknum." in name
+        ):  # PEFT makes a trained weight of it on a bf16 base, by the way in which it makes it fp32
+            item.requires_grad_(False)
+    return made
 
 
 def export(model: Any, folder: Path) -> None:
