@@ -44,6 +44,7 @@ TESTED_BY = {
     "planner_padded": "padded_runs",
     "backends.forms": "backends.padded",
     "backends.updates": "backends.torch",
+    "generate.embedder": "serve.embeddings",
     "generate.padded": "padded_runs",
     "generate.protocol": "generate.sartor",
     "generate.vllm.wire": "generate.vllm",

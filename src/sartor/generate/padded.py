@@ -46,8 +46,6 @@ class _Request:
 class PaddedEngine:
     """See `protocol.Engine`. `models` are those of the base, `None`, and of each adapter."""
 
-    warnings: tuple[str, ...] = ()
-
     def __init__(self, models: Mapping[str | None, Any], form: Form, *, context: int, max_rows: int) -> None:
         self._models, self._form, self._context, self._max_rows = models, form, context, max_rows
         self._handles = count()
@@ -61,6 +59,10 @@ class PaddedEngine:
     @property
     def context(self) -> int:
         return self._context
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def requests(self) -> Collection[int]:
