@@ -59,6 +59,10 @@ class FakeEngine:
         return self._context
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def requests(self) -> Collection[int]:
         return self._rows.keys()
 

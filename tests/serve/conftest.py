@@ -72,6 +72,10 @@ class ScriptedEngine:
         return bool(self.rows)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def requests(self) -> Collection[int]:
         return self.rows.keys()
 

@@ -218,6 +218,8 @@ def serve(
     folders = [servable(run, engine) for run in chosen]
     key = find_key(api_key, os.environ)
     desk = open_desk(folders, engine)
+    for message in desk.warnings:
+        talk.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
 
     def ready(url: str) -> None:
         names = ", ".join(model.name for model in desk.models)

@@ -9,8 +9,7 @@ from typing import Any
 from sartor.adapters import family_of_type, methods, preset_of
 from sartor.adapters.changes import Changes
 from sartor.adapters.low_rank import beyond_plain
-from sartor.adapters.method import Server
-from sartor.adapters.saving import CONFIG, read_config
+from sartor.adapters.saving import read_config
 from sartor.errors import ModelError
 from sartor.names import known, resolve, suggest
 from sartor.store import read_json
@@ -45,28 +44,23 @@ def read_changes(base: Any, folder: Path) -> Changes:
     return changes
 
 
-def require_served(server: Server, adapters: Mapping[str, Path]) -> None:
-    """Refuse adapters that a server cannot answer with, before anything is loaded. Folders without PEFT's are let by.
+def require_lora(server: str, adapters: Mapping[str, Path]) -> None:
+    """Refuse adapters that are more than LoRA, for a server that adds nothing else to a base.
 
     Raises:
         ModelError: naming the adapter, its method, and what to do.
     """
     for name, folder in adapters.items():
-        if not (folder / CONFIG).is_file():
+        config = read_config(folder)
+        more = beyond_plain(config) if config.get("peft_type") == "LORA" else config.get("peft_type")
+        if not more:
             continue
-        method = method_in(folder)
-        served_by = preset_of(method).served_by
-        more = beyond_plain(read_config(folder)) if method == "lora" else ""
-        if server in served_by and not more:
-            continue
-        what = f"{method} with {more}" if more and server in served_by else method
-        to = "lora" if "vLLM after conversion" in served_by else "model"
-        convert = (
-            f"`sartor convert {folder} --to {to}` makes what it serves, or " if preset_of(method).mergeable else ""
-        )
+        preset = preset_of(method_in(folder))
+        to = "lora" if "vLLM after conversion" in preset.served_by else "model"
+        convert = f"`sartor convert --to {to}` makes something that it serves; or " if preset.mergeable else ""
         raise ModelError(
-            f"{name} is an adapter of the method {what}, which {server.removesuffix(' as is')} does not serve",
-            hint=f"{convert}leave `--engine` out: the engine `sartor` serves it",
+            f"{name} is an adapter of the method {method_in(folder)} ({more}), and {server} serves LoRA alone",
+            hint=f"{convert}leave `--engine` out: the engine `sartor` serves every method",
         )
 
 
