@@ -290,11 +290,15 @@ def test_a_trained_adapter_says_something_else(method: str, tiny_folder: Path) -
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, torch.Tensor, Any]]:
-    """Of every method: the folder of a trained export, the logits here, and those in a process that loads it."""
+def elsewhere(
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, torch.Tensor, Any]]:
+    """Of every method asked for: the folder of a trained export, the logits here, those in a process that loads it."""
+    calls = [item.callspec for item in request.session.items if isinstance(item, pytest.Function) and "[" in item.name]
+    chosen = sorted({call.params["method"] for call in calls if "method" in call.params} & METHODS.keys())
     root = tmp_path_factory.mktemp("exports")
     expected, kinds = {}, {}
-    for method in METHODS:
+    for method in chosen:
         model = trained(tiny_folder, method)
         expected[method] = logits(model)
         family = family_of(method)
@@ -308,8 +312,8 @@ def elsewhere(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> di
             [sys.executable, "-c", code, str(tiny_folder), *pairs], capture_output=True, text=True, timeout=280
         )
         assert done.returncode == 0, done.stderr[-2000:]
-    found = {method: load_file(root / f"{method}.safetensors")["logits"] for method in METHODS}
-    return {method: (root / method, expected[method], found[method]) for method in METHODS}
+    found = {method: load_file(root / f"{method}.safetensors")["logits"] for method in chosen}
+    return {method: (root / method, expected[method], found[method]) for method in chosen}
 
 
 def test_the_export_loads_elsewhere_with_equal_logits(method: str, tiny_folder: Path, elsewhere: Any) -> None:
