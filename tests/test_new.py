@@ -189,3 +189,17 @@ def test_what_is_proposed_reads_the_file_it_was_made_from(tmp_path: Path) -> Non
     recipe, _ = proposed(tmp_path, file)
     found = read(tmp_path / recipe.data.train, format=recipe.data.format, fields=recipe.data.fields, label="rows")
     assert found.rows == 1
+
+
+def test_an_encoder_gets_labels_or_pairs(tmp_path: Path) -> None:
+    labelled = [{"prompt": f"text {number}", "completion": "ab"[number % 2]} for number in range(40)]
+    paired = [{"prompt": f"question {number}", "completion": f"the answer to {number}"} for number in range(40)]
+    for name, rows, wanted in (("a", labelled, ("choice", "sft")), ("b", paired, ("retrieval", "contrastive"))):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(propose(file, relative_to=tmp_path, model="all-minilm-l6-v2"))
+        found = load(recipe)
+        assert (found.task.metric.name, found.tune.objective.name) == wanted
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert "contrastive" in propose(tmp_path / "b.jsonl", relative_to=tmp_path.parent, model=str(tmp_path))

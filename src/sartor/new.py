@@ -11,8 +11,9 @@ from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.data.split import labels
 from sartor.errors import RecipeError
+from sartor.hub import kind_of, read_config
 from sartor.recipe import parse_yaml
-from sartor.types import Chat, Text
+from sartor.types import Chat, Kind, Text
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SHORT_ANSWER = 200  # characters: up to here, one right answer can usually be given word for word
@@ -34,6 +35,11 @@ task:
   metric: {metric}
   # goal: 0.8    # the score worth shipping; without it, beating the best untuned arm decides
 """
+_PAIRS = """
+tune:
+  # An encoder writes nothing, and these answers are no labels: each question learns to be nearest to its own answer.
+  objective: contrastive
+"""
 
 
 def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str:
@@ -45,6 +51,9 @@ def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str
     found = read(file, format=None, fields={}, label=file.name)
     refuse_if_many(found.ledger)
     metric, why = propose_metric(found.examples)
+    pairs = metric != "choice" and _kind(model, relative_to) == "encoder"
+    if pairs:
+        metric, why = "retrieval", "`retrieval` asks whether an item's own answer is the nearest of all held-out ones."
     bad = len(found.examples) - found.rows
     path = file.resolve()
     train = path.relative_to(relative_to.resolve()) if path.is_relative_to(relative_to.resolve()) else path
@@ -57,7 +66,16 @@ def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str
         train=_quoted(str(train)),
         metric=metric,
         why=why,
-    )
+    ) + (_PAIRS if pairs else "")
+
+
+def _kind(model: str, root: Path) -> Kind:
+    """What a base is, as far as that is known without fetching it."""
+    known = card(model)
+    if known is not None:
+        return known.kind
+    folder = root / model
+    return kind_of(read_config(folder)) if (folder / "config.json").is_file() else "decoder"
 
 
 def propose_metric(examples: Sequence[Chat | Text]) -> tuple[str, str]:
