@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
@@ -320,6 +321,21 @@ def test_other_bases(kind: str, family: str) -> None:
     wake(model).train()(**given)[0].square().sum().backward()
     without = [name for name, item in model.named_parameters() if item.requires_grad and item.grad is None]
     assert without == []
+
+
+@pytest.mark.parametrize("family", ["bottleneck", "compacter", "adamix"])
+def test_the_heads_of_a_classifier_are_trained_and_exported(family: str, tmp_path: Path) -> None:
+    def base() -> Any:
+        torch.manual_seed(5)
+        return AutoModelForSequenceClassification.from_config(OTHERS["bert"])
+
+    model = attached(family, base())
+    assert any("classifier" in name for name in trainable(model))
+    wanted = logits(wake(model))
+    with pytest.raises(TypeError, match="Mixed batching is only supported"):  # PEFT refuses a head such as a pooler
+        logits(model, adapter_names=["default", "__base__", "default"])
+    family_of(family).export(model, tmp_path)
+    assert torch.allclose(logits(PeftModel.from_pretrained(base(), tmp_path)), wanted, atol=1e-5)
 
 
 def test_a_base_whose_sublayers_are_not_known_is_refused() -> None:

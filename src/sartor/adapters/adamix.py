@@ -21,6 +21,7 @@ from pydantic import Field
 from sartor.adapters.changes import Changes
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.method import Preset
+from sartor.adapters.saving import WEIGHTS
 from sartor.adapters.wrapping import folder as folders
 from sartor.adapters.wrapping import places
 from sartor.types import Frozen
@@ -93,23 +94,22 @@ def attach(model: Any, config: Config) -> Any:
 
 
 def export(model: Any, folder: Path) -> None:
-    """The mean of the experts, as an adapter that has one: the PEFT files."""
+    """The mean of the experts, as an adapter that has one: the PEFT files. A classifier's heads are as they are."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     config = replace(model.active_peft_config, down_experts=1, up_experts=1, inference_mode=True)
     config.save_pretrained(folder)
-    merged = {
-        name: item.detach().mean(0, keepdim=True).cpu() for name, item in get_peft_model_state_dict(model).items()
-    }
-    save_file(merged, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    tensors = {name: item.detach().cpu() for name, item in get_peft_model_state_dict(model).items()}
+    mixed = {name: item.mean(0, keepdim=True) for name, item in tensors.items() if ".adapter_" in name}
+    save_file({**tensors, **mixed}, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def changes(base: Any, folder: Path) -> Changes:
-    """Bottlenecks, each the mean of its experts."""
+    """Bottlenecks, each of the one expert that is left."""
     settings, modules = folders.read(folder)
-    merged = {module: {name: item.mean(0) for name, item in parts.items()} for module, parts in modules.items()}
-    return folders.changes_of(merged, partial(folders.bottleneck, settings))
+    one = {module: {name: item[0] for name, item in parts.items()} for module, parts in modules.items()}
+    return folders.changes_of(one, partial(folders.bottleneck, settings))
 
 
 def register() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from sartor.adapters.guards import heads_of, task_of
@@ -18,9 +19,13 @@ from sartor.adapters.wrapping.layer import BASE, Bottleneck, TunedNorm, Wrapping
 
 @dataclass
 class WrappingConfig(PeftConfig):  # type: ignore[misc]
-    """`target_modules`: a pattern of `places.targets`; the norms among them are tuned themselves."""
+    """`target_modules`: a pattern of `places.targets`; the norms among them are tuned themselves.
+
+    `modules_to_save`: the heads of a classifier, which PEFT copies, trains and saves.
+    """
 
     target_modules: str = ""
+    modules_to_save: list[str] | None = None
 
 
 @dataclass
@@ -98,7 +103,7 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
         unknown = set(names) - self.peft_config.keys() - {BASE}
         if unknown:
             raise ValueError(f"`adapter_names` has {sorted(unknown)}; there are {[*self.peft_config, BASE]}")
-        layers = [module for module in self.modules() if isinstance(module, Wrapping)]
+        layers = [module for module in self.modules() if isinstance(module, Wrapping | AuxiliaryTrainingWrapper)]
         hooks = [
             layer.register_forward_pre_hook(
                 lambda module, given, named: (given, {**named, "adapter_names": names}), with_kwargs=True
