@@ -91,7 +91,7 @@ class Ladder(nn.Module):
 
 
 class DecoderLadder(Ladder):
-    """Its layers are of the decoder's own class, with keys in the same cache."""
+    """Beside a Llama-like decoder: its layers are of the decoder's own class, with keys in the same cache."""
 
     rotated = True
 
@@ -125,7 +125,7 @@ class DecoderLadder(Ladder):
 
 
 class StackLadder(Ladder):
-    """Beside the encoder (`encoder` None), it keeps what leaves it for the ladder beside the decoder."""
+    """Beside a stack of a T5. That of the encoder (`encoder` None) keeps what leaves it, for that of the decoder."""
 
     rotated = False
 
