@@ -58,6 +58,8 @@ FILES = {
     "model": {"config.json", "generation_config.json", "model.safetensors"},
 }
 IDS = torch.tensor([[1, 5, 9, 200, 3000]])
+#: PEFT reads numbers of what it builds there, which a model without weights does not have.
+NOT_ON_META = frozenset({"boft"})
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -156,18 +158,19 @@ def test_presets_are_valid_and_round_trip(method: str) -> None:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def count_on_meta(folder: Path, method: str, **settings: Any) -> tuple[int, Shape]:
+def count_on_meta(folder: Path, method: str, *, device: str = "meta", **settings: Any) -> tuple[int, Shape]:
     """What the model itself counts, without a weight in memory; what is tied counts once."""
     config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model = family_of(method).attach(model, config_of(method, **settings))
     return sum(parameter.numel() for parameter in trainable(model)), shape(folder)
 
 
 def test_the_count_is_exact(method: str, smollm2_folder: Path, tiny_folder: Path) -> None:
-    for folder in (smollm2_folder, tiny_folder):
-        counted, sizes = count_on_meta(folder, method)
+    device = "cpu" if method in NOT_ON_META else "meta"
+    for folder in (tiny_folder,) if method in NOT_ON_META else (smollm2_folder, tiny_folder):
+        counted, sizes = count_on_meta(folder, method, device=device)
         assert family_of(method).count(sizes, config_of(method)) == counted
 
 
@@ -268,8 +271,10 @@ def test_more_top_layers_than_there_are_is_refused(tmp_path: Path, method: str) 
 
 def test_top_layers_of_a_model_that_keeps_them_elsewhere(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=64, n_embd=8, n_layer=2, n_head=2))
-    with pytest.raises(RecipeError, match="GPT2LMHeadModel does not keep its layers as Llama does"):
-        family_of("full").attach(model, config_of("full", top_layers=1))
+    family_of("full").attach(model, config_of("full", top_layers=1))
+    tuned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert "transformer.ln_f.weight" in tuned
+    assert all(name.startswith(("transformer.h.1.", "transformer.ln_f.")) for name in tuned)
     assert all(parameter.requires_grad for parameter in family_of("full").attach(model, config_of("full")).parameters())
 
 
