@@ -15,7 +15,7 @@ from torch import nn
 
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, pack
-from sartor.ops import forest_attention, native, pointwise
+from sartor.ops import forest_attention, native, pointwise, quantised
 from sartor.ops.block import Pass, Tools
 from sartor.ops.forest_attention import Forest
 from sartor.ops.lora_linear import AugmentedLoraLinear
@@ -31,7 +31,8 @@ ONE_ROUNDING = 2**-8 * 1.01
 
 def forget_kernels() -> None:
     """Have the next call look again whether there are kernels."""
-    for cached in (native.load, native.made, native.compiler, pointwise.pointwise, forest_attention.attention):
+    kernels = (pointwise.pointwise, forest_attention.attention, quantised._kernels)
+    for cached in (native.load, native.made, native.compiler, *kernels):
         cached.cache_clear()
 
 
