@@ -1,0 +1,59 @@
+"""Products: the same numbers with another summand, low ranks of several layers, and weights of an adapter's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sartor.adapters.changes import LowRank, Scale, Shift, Weight
+from sartor.errors import ModelError
+from sartor.generate.batch.products import Own, Product, scales_input
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_plus_something_is_rounded_once(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, other = (torch.randn(*size).to(dtype) for size in ((50, 64), (32, 64), (50, 32)))
+    bias_N = torch.randn(32).to(dtype) if bias else None
+    product = Product(weight, bias_N)
+    exact = x.float() @ weight.float().t() + (0.0 if bias_N is None else bias_N.float())
+    assert (product(x).float() - exact).norm() < (0.01 if dtype == torch.bfloat16 else 1e-6) * exact.norm()
+    summed, twice = product.plus(x, other).float(), (product(x) + other).float()
+    exact = exact + other.float()
+    assert (summed - exact).norm() <= (twice - exact).norm() + 1e-6 * exact.norm()
+
+
+def test_low_ranks_of_several_layers_are_added_side_by_side() -> None:
+    torch.manual_seed(0)
+    layers = {"one": nn.Linear(8, 4), "two": nn.Linear(8, 6)}
+    first, second, third = (LowRank(torch.randn(r, 8), torch.randn(n, r)) for r, n in ((2, 4), (3, 6), (1, 6)))
+    own = Own(layers, {"one": (first,), "two": (second, third)})
+    x, made = torch.randn(5, 8), torch.ones(5, 10)
+    own.add_low_ranks(x, made)
+    wanted = [each.up_NR @ each.down_RK for each in (first, second, third)]
+    torch.testing.assert_close(made, 1 + torch.cat((x @ wanted[0].t(), x @ (wanted[1] + wanted[2]).t()), dim=1))
+    assert own.has_low_ranks and own.product is None and own.after == []
+
+
+def test_other_weights_of_one_layer_leave_the_others_theirs() -> None:
+    torch.manual_seed(0)
+    layers = {"one": nn.Linear(8, 4, bias=False), "two": nn.Linear(8, 6, bias=False)}
+    change, x = Weight(torch.randn(6, 8), torch.randn(6)), torch.randn(5, 8)
+    product = Own(layers, {"two": (change,)}).product
+    assert product is not None
+    wanted = torch.cat((layers["one"](x), nn.functional.linear(x, change.weight, change.bias_N)), dim=1)
+    torch.testing.assert_close(product(x), wanted)
+
+
+def test_what_scales_its_input_is_no_part_of_a_group() -> None:
+    assert scales_input((Shift(torch.ones(2)), Scale(input_K=torch.ones(2))))
+    assert not scales_input((Scale(output_N=torch.ones(2)),))
+
+
+def test_a_layer_of_another_size_is_named() -> None:
+    with pytest.raises(
+        ModelError, match="changes one as a layer of 9 inputs and 4 outputs, and this model's has 8 and 4"
+    ):
+        Own({"one": nn.Linear(8, 4)}, {"one": (Weight(torch.zeros(4, 9)),)})
