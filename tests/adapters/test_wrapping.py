@@ -37,6 +37,9 @@ from sartor.backends.torch import TorchBackend
 from sartor.data.pack import Segment, pack
 from sartor.errors import RecipeError
 from sartor.objectives import sft
+from sartor.ops import quantised
+from sartor.ops.quantised_linear import QuantisedLinear
+from sartor.ops.workspace import Buffers
 from sartor.plan import Choice, Plan
 
 METHODS = ("bottleneck", "pfeiffer", "parallel", "compacter", "compacter_plus", "adamix", "krona_b", "krona_b_res")
@@ -232,6 +235,24 @@ def test_on_a_bf16_base_adapters_are_fp32_and_the_output_is_bf16(method: str) ->
     assert set(seen) == {torch.bfloat16}
     grads = {name: item.grad for name, item in model.named_parameters() if item.requires_grad}
     assert all(grad is not None and grad.dtype == torch.float32 for grad in grads.values())
+
+
+@pytest.mark.parametrize("method", ["bottleneck", "parallel", "compacter", "krona_b"])
+def test_on_a_quantised_base_it_is_what_it_is_on_its_numbers(method: str) -> None:
+    plain, packed = base_model(), base_model()
+    for path, part in list(packed.named_modules()):
+        if path.endswith(("o_proj", "down_proj")):
+            layer = QuantisedLinear(quantised.pack(part.weight.detach(), "nf4"), None, torch.float32, Buffers(0))
+            packed.get_submodule(path.rpartition(".")[0]).add_module(path.rpartition(".")[2], layer)
+            plain.get_submodule(path).weight.data = layer.weight.detach()
+    found = []
+    for base in (plain, packed):
+        torch.manual_seed(1)
+        model = wake(attached(method, base)).train()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        found.append([item.grad for item in model.parameters() if item.grad is not None])
+    assert len(found[0]) == len(found[1])
+    assert all(torch.allclose(one, two, rtol=1e-4, atol=1e-6) for one, two in zip(*found, strict=True))
 
 
 def test_recomputing_layers_gives_the_same_gradients(method: str) -> None:

@@ -1,4 +1,4 @@
-"""AdaMix: bottlenecks whose layers are mixtures of experts (Wang et al. 2022, arXiv 2205.12410, §3, eq. 5 to 7).
+"""AdaMix: bottlenecks whose layers are mixtures of experts (Wang et al. 2022, arXiv 2205.12410, §3.1 to 3.4).
 
 In each training forward every adapter draws one of its down- and, independently, one of its up-projections. Each batch
 goes through the model twice, and the loss has beside that of the first pass ½ [KL(p₁‖p₂) + KL(p₂‖p₁)], each first
@@ -22,8 +22,8 @@ from sartor.adapters.changes import Changes
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.method import Preset
 from sartor.adapters.saving import WEIGHTS
+from sartor.adapters.wrapping import Activation, places
 from sartor.adapters.wrapping import folder as folders
-from sartor.adapters.wrapping import places
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ class Config(Frozen):
     place: Literal["both", "feed_forward"] = Field(
         "feed_forward", description="After attention and feed-forward layer both, or after the latter only."
     )
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = Field(
-        "gelu", description="What is between the two layers."
-    )
+    activation: Activation = Field("gelu", description="What is between the two layers.")
     consistency: float = Field(1.0, ge=0, description="The weight of what two passes must agree on.")
 
     @property
@@ -114,10 +112,10 @@ def changes(base: Any, folder: Path) -> Changes:
 
 def register() -> None:
     """PEFT lacks it."""
-    from sartor.adapters.registration import register as known
+    from sartor.adapters import registration
     from sartor.adapters.wrapping import adamix
 
-    known(adamix.NAME, adamix.AdamixConfig, adamix.AdamixTuner)
+    registration.register(adamix.NAME, adamix.AdamixConfig, adamix.AdamixTuner)
 
 
 def count(shape: Shape, config: Config) -> int:

@@ -1,8 +1,8 @@
 """Bottleneck adapters: y ← y + W_up f(W_down y + b₁) + b₂ on what a sublayer adds to the residual stream.
 
 After attention and feed-forward layer (Houlsby et al. 2019, arXiv 1902.00751, §2.1, fig. 2), or after the feed-forward
-layer only (Pfeiffer et al. 2020, arXiv 2005.00247, app. A.2); or beside the latter, reading what it reads and scaled
-(He et al. 2022, arXiv 2110.04366, table 1 and §4.6, "scaled parallel adapter"). W_up starts at zero, so a new adapter
+layer only (Pfeiffer et al. 2020, arXiv 2005.00247); or beside the latter, reading what it reads and scaled
+(He et al. 2022, arXiv 2110.04366, table 1, "scaled parallel adapter"). W_up starts at zero, so a new adapter
 changes nothing; `init: houlsby` draws both from the paper's normal of 10⁻², cut at two deviations, which is near that.
 Houlsby trains the base's norms as well, `norms: true`; Pfeiffer and He do not, and neither do we unless asked.
 """
@@ -17,10 +17,10 @@ from pydantic import Field
 
 from sartor.adapters.changes import Changes
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
+from sartor.adapters.method import Preset, by_name
 from sartor.adapters.saving import export as export
+from sartor.adapters.wrapping import Activation, places
 from sartor.adapters.wrapping import folder as folders
-from sartor.adapters.wrapping import places
 from sartor.types import Frozen
 
 if TYPE_CHECKING:
@@ -60,12 +60,10 @@ class Config(Frozen):
     """An adapter of width m has 2 d m + m + d parameters at a stream of width d."""
 
     size: int = Field(64, ge=1, description="The width of the bottleneck.")
-    place: places.Place = Field(
-        "both", description="After attention and feed-forward layer both, after the latter only, or beside it."
+    place: places.Place = by_name(
+        "both", "After attention and feed-forward layer both, after the latter, or beside it."
     )
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = Field(
-        "gelu", description="What is between the two layers."
-    )
+    activation: Activation = Field("gelu", description="What is between the two layers.")
     scale: float = Field(1.0, gt=0, description="What the adapter adds is multiplied by this.")
     init: Literal["zero", "houlsby"] = Field("zero", description="The up-projection at zero, or as in the paper.")
     norms: bool = Field(False, description="Train the weights of the base's norms as well.")
@@ -94,10 +92,10 @@ def changes(base: Any, folder: Path) -> Changes:
 
 def register() -> None:
     """PEFT lacks it."""
-    from sartor.adapters.registration import register as known
+    from sartor.adapters import registration
     from sartor.adapters.wrapping import bottleneck
 
-    known(bottleneck.NAME, bottleneck.BottleneckConfig, bottleneck.BottleneckTuner)
+    registration.register(bottleneck.NAME, bottleneck.BottleneckConfig, bottleneck.BottleneckTuner)
 
 
 def count(shape: Shape, config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Compacter: bottlenecks of sums of Kronecker products (Mahabadi et al. 2021, arXiv 2106.04647, eq. 5 and 6).
+"""Compacter: bottlenecks of sums of Kronecker products (Mahabadi et al. 2021, arXiv 2106.04647, LPHM).
 
     W = Σ_{i ≤ n} A_i ⊗ (s_i t_iᵀ)    A_i of n × n shared by all layers of the adapter; s_i, t_i of low rank
 
@@ -16,10 +16,10 @@ from pydantic import Field
 
 from sartor.adapters.changes import Changes
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
+from sartor.adapters.method import Preset, by_name
 from sartor.adapters.saving import export as export
+from sartor.adapters.wrapping import Activation, places
 from sartor.adapters.wrapping import folder as folders
-from sartor.adapters.wrapping import places
 from sartor.errors import RecipeError
 from sartor.types import Frozen
 
@@ -58,12 +58,10 @@ class Config(Frozen):
     )
     terms: int = Field(4, ge=1, description="The number n of Kronecker products in a layer; it divides the width.")
     rank: int = Field(1, ge=1, description="The rank of each product's second factor.")
-    place: Literal["both", "feed_forward"] = Field(
-        "both", description="After attention and feed-forward layer both, or after the latter only."
+    place: Literal["both", "feed_forward"] = by_name(
+        "both", "After attention and feed-forward layer both, or after the latter only."
     )
-    activation: Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"] = Field(
-        "gelu", description="What is between the two layers."
-    )
+    activation: Activation = Field("gelu", description="What is between the two layers.")
     norms: bool = Field(True, description="Train the weights of the base's norms as well.")
 
     def size_at(self, width: int) -> int:
@@ -114,10 +112,10 @@ def changes(base: Any, folder: Path) -> Changes:
 
 def register() -> None:
     """PEFT lacks it."""
-    from sartor.adapters.registration import register as known
+    from sartor.adapters import registration
     from sartor.adapters.wrapping import compacter
 
-    known(compacter.NAME, compacter.CompacterConfig, compacter.CompacterTuner)
+    registration.register(compacter.NAME, compacter.CompacterConfig, compacter.CompacterTuner)
 
 
 def count(shape: Shape, config: Config) -> int:

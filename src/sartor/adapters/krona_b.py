@@ -1,4 +1,4 @@
-"""KronA^B: a Kronecker product beside the feed-forward layer (Edalati et al. 2022, arXiv 2212.10650, §3).
+"""KronA^B: a Kronecker product beside the feed-forward layer (Edalati et al. 2022, arXiv 2212.10650).
 
     y ← FFN(x) + s (A ⊗ B) x            KronA^B
     y ← FFN(x) + s (A ⊗ B) x + r x      KronA^B_res, with r learned
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from sartor.adapters.changes import Bottleneck, Changes
 from sartor.adapters.hooks import Hooks
-from sartor.adapters.method import Preset
+from sartor.adapters.method import Preset, by_name
 from sartor.adapters.saving import export as export
 from sartor.adapters.wrapping import folder as folders
 from sartor.adapters.wrapping import places
@@ -59,7 +59,7 @@ class Config(Frozen):
         0, ge=0, description="Rows of the left factor, a divisor of the model's width; 0: near its root."
     )
     scale: float = Field(1.0, gt=0, description="The product is multiplied by this.")
-    residual: bool = Field(False, description="Add the layer's input as well, by a share that is learned.")
+    residual: bool = by_name(False, "Add the layer's input as well, by a share that is learned.")
 
     def factor_at(self, width: int) -> int:
         """The rows of the left factor at a stream of some width.
@@ -112,10 +112,10 @@ def changes(base: Any, folder: Path) -> Changes:
 
 def register() -> None:
     """PEFT lacks it."""
-    from sartor.adapters.registration import register as known
+    from sartor.adapters import registration
     from sartor.adapters.wrapping import krona_b
 
-    known(krona_b.NAME, krona_b.KronaConfig, krona_b.KronaTuner)
+    registration.register(krona_b.NAME, krona_b.KronaConfig, krona_b.KronaTuner)
 
 
 def count(shape: Shape, config: Config) -> int:

@@ -1,6 +1,6 @@
 """How far two passes of the same tokens are apart: both Kullback-Leibler divergences of their distributions, in tiles.
 
-    ½ [KL(p̄₁‖p₂) + KL(p̄₂‖p₁)]    a bar: held fixed (AdaMix, arXiv 2205.12410, eq. 6)
+    ½ [KL(p̄₁‖p₂) + KL(p̄₂‖p₁)]    a bar: held fixed (AdaMix, arXiv 2205.12410, §3.2)
 
 With respect to the first pass's logits that has the gradient ½ (p₁ - p₂), with respect to the second's the opposite:
 one product with the head serves both, and it is taken in the forward, as the full logits are never held.

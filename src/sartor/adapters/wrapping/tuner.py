@@ -6,8 +6,10 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import torch
 from peft import PeftConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -63,7 +65,7 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
             parts: Sequence[nn.Module] = layer.copied()
         else:
             width = self.model.config.get_text_config().hidden_size
-            with next(layer.base_layer.parameters()).device:
+            with _device_of(layer.base_layer, self.model):
                 parts = self.parts(peft_config, adapter_name, width)
         layer.add(adapter_name, peft_config, parts)
         if layer is not target:
@@ -115,6 +117,12 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _device_of(*modules: nn.Module) -> torch.device:
+    """Of the first that has tensors: a quantised layer may have none that torch knows."""
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+    return next(tensors).device
 
 
 def attached(model: Any, config: WrappingConfig) -> Any:
