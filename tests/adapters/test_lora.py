@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from sartor.adapters import lora, refuse_disguise
+from sartor.adapters import lora, refuse_disguise, starts
 from sartor.adapters.changes import LowRank, Weight
 from sartor.backends.torch import TorchBackend
+from sartor.base import load_base
 from sartor.data.pack import Segment, pack, segment
 from sartor.errors import ModelError, RecipeError
 from sartor.hub import Shape
 from sartor.objectives import sft
+from sartor.ops.quantised import pack as pack_four
 from sartor.plan import Adam, Plan
 
 MakePlan = Callable[..., Plan]
@@ -82,8 +84,11 @@ def train(backend: TorchBackend, num_steps: int) -> list[float]:
 
 
 def plan_of(make_plan: MakePlan, folder: Path, method: str, **settings: Any) -> Plan:
+    """On the base that the method wants."""
     config = config_of(method, r=4, **settings).model_dump(mode="json")
-    return make_plan(folder, adapter={"name": method, "settings": config})
+    plan = make_plan(folder, adapter={"name": method, "settings": config})
+    held = lora.PRESETS[method].quantize or "none"
+    return plan.model_copy(update={"model": plan.model.model_copy(update={"quantize": held})})
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -147,7 +152,7 @@ def test_a_start_at_more_directions_than_there_are_is_refused() -> None:
 # ---- starts that move the base ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["pissa", "olora"])
+@pytest.mark.parametrize("method", ["pissa", "olora", "loftq"])
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_what_is_saved_is_plain_lora_on_the_base_as_it_was(
     tiny_folder: Path, tmp_path: Path, method: str, use_rslora: bool
@@ -217,7 +222,7 @@ def test_a_checkpoint_of_another_decomposition_is_taken_up(tiny_folder: Path, dt
     assert all(torch.equal(theirs[name], item) for name, item in bits.items()), "the same start moves nothing"
 
 
-@pytest.mark.parametrize("method", ["pissa", "olora", "eva", "dora", "lora_plus"])
+@pytest.mark.parametrize("method", ["pissa", "olora", "eva", "dora", "lora_plus", "loftq"])
 def test_going_on_from_a_checkpoint_is_the_same_run(
     tiny_folder: Path, tmp_path: Path, make_plan: MakePlan, method: str
 ) -> None:
@@ -316,11 +321,52 @@ def test_eva_needs_as_many_tokens_as_directions(tiny_folder: Path) -> None:
 
 
 def test_eva_gives_up_on_directions_that_do_not_settle(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sartor.adapters import starts
-
     monkeypatch.setattr(starts, "MOST_FORWARDS", 2)
     with pytest.raises(ModelError, match="do not settle in 2 forwards"):
         lora.HOOKS.calibrate(attached(tiny_folder, "eva", r=4), config_of("eva"), pack(segments(), micro_tokens=64))
+
+
+# ---- LoftQ -----------------------------------------------------------------------------------------------------------
+
+
+def test_loftq_takes_out_what_four_bits_lose(tiny_folder: Path) -> None:
+    """Of a base in full: the sum stays, and four bits hold the rest better than the whole."""
+    weight = base_model(tiny_folder).get_submodule(LAYER).weight.detach()
+    layer = attached(tiny_folder, "loftq", r=8).get_base_model().get_submodule(LAYER)
+    rest = layer.base_layer.weight.detach()
+    torch.testing.assert_close(rest + layer.get_delta_weight("default"), weight)
+
+    def lost(matrix: torch.Tensor) -> torch.Tensor:
+        return (matrix - pack_four(matrix, "nf4").whole(torch.float32)).norm()
+
+    assert lost(rest) < 0.8 * lost(weight)
+
+
+def test_loftq_on_a_base_in_four_bits(tiny_folder: Path, tmp_path: Path) -> None:
+    """The base stays as it is; with the start it is as near to the checkpoint as eight directions can bring it."""
+    weight = base_model(tiny_folder).get_submodule(LAYER).weight.detach()
+    base = load_base(tiny_folder, torch.float32, "nf4", attention="sdpa", packed=True)
+    before = logits(base)
+    model = lora.attach(base, config_of("loftq", r=8))
+    layer = model.get_base_model().get_submodule(LAYER)
+    held = pack_four(weight, "nf4").whole(torch.float32)
+    assert torch.equal(layer.base_layer.weight, held)
+    best = torch.linalg.svdvals(weight - held)[8:].norm()
+    assert (weight - held - layer.get_delta_weight("default")).norm() < 1.05 * best
+    whole = logits(base_model(tiny_folder))
+    assert (logits(model) - whole).norm() < (before - whole).norm()
+    assert lora.HOOKS.state(model, config_of("loftq")) == {}
+    lora.export(model, tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (settings["r"], settings["init_lora_weights"]) == (8, True)
+
+
+def test_loftq_in_the_top_layers_alone(tiny_folder: Path) -> None:
+    model = attached(tiny_folder, "loftq", r=4, top_layers=1)
+    assert set(starts.moved(model)) == {f"base_model.model.model.layers.1.{name}" for name in (
+        *(f"self_attn.{part}_proj" for part in "qkvo"), *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+    )}  # fmt: skip
+    assert torch.allclose(logits(model), logits(base_model(tiny_folder)), atol=1e-4)
 
 
 # ---- what an engine reads --------------------------------------------------------------------------------------------

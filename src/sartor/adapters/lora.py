@@ -87,14 +87,21 @@ PRESETS = {
         served_by=SERVED_BY,
         settings={"init": "eva"},
     ),
+    "loftq": Preset(
+        summary="LoRA that begins at what four bits lose of the weights",
+        paper="arXiv 2310.08659",
+        served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
+        settings={"init": "loftq"},
+        quantize="nf4",
+    ),
 }
 PEFT_TYPES = ("LORA",)
 
 #: PEFT's word for each start. PiSSA's decomposition in four subspace iterations takes seconds where a whole one takes
 #: minutes; what it misses stays in the base.
-INIT: Mapping[str, bool | str] = {"lora": True, "pissa": "pissa_niter_4", "olora": "olora", "eva": "eva"}
-#: Starts that take something out of the base.
-MOVING = ("pissa", "olora")
+INIT: Mapping[str, Any] = {"lora": True, "pissa": "pissa_niter_4", "olora": "olora", "eva": "eva", "loftq": True}
+#: Starts that take something out of the base; LoftQ only out of one that is not in four bits.
+MOVING = ("pissa", "olora", "loftq")
 #: Starts at which PEFT changes the base, or may, that it repeats exactly when it loads the adapter.
 REMADE = ("pissa", "olora", "mica")
 
@@ -111,12 +118,16 @@ class Config(Frozen):
     )
     use_rslora: bool = Field(False, description="The scale is alpha / √r; an alpha of 0 then stands for 8.")
     lr_ratio: float = Field(1.0, ge=1, description="LoRA+: the learning rate of B, as a multiple of that of A.")
-    init: Literal["lora", "pissa", "olora", "eva"] = by_name("lora", "How A and B begin.")
+    init: Literal["lora", "pissa", "olora", "eva", "loftq"] = by_name("lora", "How A and B begin.")
     use_dora: bool = by_name(False, "DoRA: each row of the adapted weight has a length of its own.")
 
     @property
     def effective_alpha(self) -> float:
         return self.alpha or (8.0 if self.use_rslora else 2.0 * self.r)
+
+    @property
+    def scale(self) -> float:
+        return self.effective_alpha / (self.r**0.5 if self.use_rslora else self.r)
 
     @model_validator(mode="after")
     def _dora_keeps_its_base(self) -> Config:
@@ -134,7 +145,7 @@ def attach(model: Any, config: Config) -> Any:
     from peft import EvaConfig, LoraConfig
     from torch import nn
 
-    from sartor.adapters.starts import MovedLoraLinear, moved
+    from sartor.adapters import starts
     from sartor.ops.lora_linear import AugmentedLoraLinear
 
     targets = layers.for_peft(config.targets)
@@ -153,10 +164,13 @@ def attach(model: Any, config: Config) -> Any:
         init_lora_weights=INIT[config.init],
         eva_config=EvaConfig(rho=1.0) if config.init == "eva" else None,  # the same rank for all layers
     )
-    peft_config._register_custom_module({nn.Linear: MovedLoraLinear if config.init in MOVING else AugmentedLoraLinear})
+    moves_base = config.init in MOVING and not starts.holds_four_bits(model)
+    peft_config._register_custom_module({nn.Linear: starts.MovedLoraLinear if moves_base else AugmentedLoraLinear})
+    found = {}
+    if config.init == "loftq":
+        found = starts.four_bit_starts(model, config.targets, config.r, config.scale)
     made = peft_model(model, peft_config)
-    for layer in moved(made).values():
-        layer.remember()
+    starts.begin(made, found)
     return made
 
 

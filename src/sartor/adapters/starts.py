@@ -1,10 +1,11 @@
 """How LoRA's two matrices begin, where that is not at random and at zero.
 
-EVA looks at training data. PiSSA, OLoRA and LoftQ begin with an update of their own, s B₀ A₀, and take it out of the
-base, so that the sum is the base as it was: W = (W - s B₀ A₀) + s B₀ A₀. PEFT leaves it at that: the adapter that it
-saves is of a base that nobody else has, and with the adapter switched off, the answers are no longer the base's. So
-each layer remembers A₀ and B₀. A checkpoint holds them (another machine's decomposition may differ), and what is saved
-is the change itself, s (B A - B₀ A₀): plain LoRA of rank 2 r on the base as it was.
+EVA looks at training data. LoftQ looks at what a base in four bits lost, and begins there. PiSSA and OLoRA (and LoftQ
+on any other base) begin with an update of their own, s B₀ A₀, and take it out of the base, so that the sum is the base
+as it was: W = (W - s B₀ A₀) + s B₀ A₀. PEFT leaves it at that: the adapter that it saves is of a base that nobody else
+has, and with the adapter switched off, the answers are no longer the base's. So each layer remembers A₀ and B₀. A
+checkpoint holds them (another machine's decomposition may differ), and what is saved is the change itself,
+s (B A - B₀ A₀): plain LoRA of rank 2 r on the base as it was.
 
 Shapes: R rank · K inputs · N outputs.
 """
@@ -17,19 +18,29 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sartor.adapters.saving import ADAPTER
+from sartor.adapters.targets import ALL
+from sartor.base import remainders
 from sartor.errors import ModelError, RecipeError
 from sartor.ops.lora_linear import AugmentedLoraLinear
+from sartor.ops.quantised import pack
+from sartor.ops.quantised_linear import QuantisedLinear
 from sartor.types import Batch
 
 #: Forwards after which the principal components that EVA looks for should have settled: it takes a dozen or two.
 MOST_FORWARDS = 1000
+#: Rounds of LoftQ's search where the base is not in four bits yet, as in the paper.
+ROUNDS = 5
+
+#: A and B of a layer.
+Factors = tuple[torch.Tensor, torch.Tensor]
 
 
 class MovedLoraLinear(AugmentedLoraLinear):
-    """A LoRA layer that took the update it began with out of its base. `remember` must be called once after that.
+    """A LoRA layer whose base has lost the update that it began with. `remember` must be called once at the start.
 
     Attributes:
         start: A₀ and B₀. They stay where the model was when it began, on the CPU.
@@ -37,16 +48,12 @@ class MovedLoraLinear(AugmentedLoraLinear):
 
     start: tuple[torch.Tensor, torch.Tensor]
 
-    def remember(self) -> None:
-        self.start = (self._down.detach().clone(), self._up.detach().clone())
-
     @torch.no_grad()
-    def begin(self, down_RK: torch.Tensor, up_NR: torch.Tensor) -> None:
-        """Begin at this update: take it out of the base."""
-        self._down.copy_(down_RK)
-        self._up.copy_(up_NR)
-        self._add(-(up_NR @ down_RK))
-        self.remember()
+    def remember(self, *, take_out: bool) -> None:
+        """Note the update that it begins with; `take_out` of the base what PEFT has not."""
+        self.start = (self._down.detach().clone(), self._up.detach().clone())
+        if take_out:
+            self._add(-(self._up @ self._down))
 
     @torch.no_grad()
     def begin_again(self, down_RK: torch.Tensor, up_NR: torch.Tensor) -> None:
@@ -119,6 +126,64 @@ def as_plain_lora(model: Any) -> tuple[Any, dict[str, torch.Tensor] | None]:
         plain.r *= 2
         plain.lora_alpha *= 2**0.5 if plain.use_rslora else 2  # so that the scale stays
     return plain, tensors or None
+
+
+def four_bit_starts(model: Any, targets: tuple[str, ...], rank: int, scale: float) -> dict[str, Factors]:
+    """LoftQ: begin at what four bits lose of the weights (Li et al. 2023, arXiv 2310.08659, algorithm 1).
+
+    On a base in four bits those bits are there: one round is all, and the sum comes as near to the checkpoint's weights
+    as the rank allows. On another, NF4 and the update make room for each other in turns, and the update is then taken
+    out of the base. (PEFT's own asks for CUDA, and forgets the scale: its sum is off unless that is 1.)
+
+    Args:
+        model: before it has an adapter.
+        targets: names of the layers that get one.
+    """
+
+    def is_target(name: str) -> bool:
+        return targets == ALL or name.rpartition(".")[2] in targets
+
+    if next(model.parameters()).is_meta:
+        return {}  # its sizes alone are asked for
+    if holds_four_bits(model):
+        return {name: _principal(lost_NK, rank, scale) for name, lost_NK in remainders(model) if is_target(name)}
+    head = model.get_output_embeddings()
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head}
+    return {name: _searched(part.weight.detach(), rank, scale) for name, part in layers.items() if is_target(name)}
+
+
+def holds_four_bits(model: Any) -> bool:
+    """Whether its linear layers are packed: nothing can be taken out of those."""
+    return any(isinstance(part, QuantisedLinear) for part in model.modules())
+
+
+def _principal(matrix_NK: torch.Tensor, rank: int, scale: float) -> Factors:
+    """A and B whose product, times the scale, is the part of a matrix in its largest directions."""
+    u_NR, sizes_R, v_KR = torch.svd_lowrank(matrix_NK, rank, niter=4)
+    roots_R = (sizes_R / scale).sqrt()
+    return roots_R[:, None] * v_KR.T, u_NR * roots_R
+
+
+def _searched(weight_NK: torch.Tensor, rank: int, scale: float) -> Factors:
+    weight_NK = weight_NK.float()
+    update_NK = torch.zeros_like(weight_NK)
+    for _ in range(ROUNDS):
+        four_bits_NK = pack(weight_NK - update_NK, "nf4").whole(torch.float32)
+        down_RK, up_NR = _principal(weight_NK - four_bits_NK, rank, scale)
+        update_NK = scale * up_NR @ down_RK
+    return down_RK, up_NR
+
+
+def begin(model: Any, starts: Mapping[str, Factors]) -> None:
+    """Begin at these updates, by the layer's name; layers that are not named have begun, as PEFT has them begin."""
+    for name, layer in model.get_base_model().named_modules():
+        if not isinstance(layer, AugmentedLoraLinear):
+            continue
+        if name in starts:
+            layer.lora_A[ADAPTER].weight.data.copy_(starts[name][0])
+            layer.lora_B[ADAPTER].weight.data.copy_(starts[name][1])
+        if isinstance(layer, MovedLoraLinear):
+            layer.remember(take_out=name in starts)
 
 
 def look_at_data(model: Any, batches: Sequence[Batch]) -> None:
