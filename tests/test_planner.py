@@ -346,6 +346,16 @@ def test_what_leaves_frozen_layers_is_kept_on_a_cpu(plan_of: Any, train: list[To
     assert plan_of(tune=asked, hardware=GPU).estimate.memory["train"].kept == 0
 
 
+def test_a_share_of_the_layers_is_planned_as_so_many(plan_of: Any) -> None:
+    """A quarter of thirty, rounded up, is eight."""
+    share, number = (
+        plan_of(tune={"adapter": "top_layers"}),
+        plan_of(tune={"adapter": {"name": "full", "top_layers": 8}}),
+    )
+    assert share.num_trainable == number.num_trainable
+    assert share.estimate.memory["train"] == number.estimate.memory["train"]
+
+
 def test_threads_are_the_cores_of_the_machine(plan_of: Any) -> None:
     assert plan_of(hardware=MACHINE.model_copy(update={"num_cores": 7})).num_threads == 7
 

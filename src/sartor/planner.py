@@ -11,6 +11,7 @@ from typing import Any
 
 from sartor import quantisation, timing
 from sartor.adapters import family_of, preset_of, refuse_disguise
+from sartor.adapters.layers import top_layers
 from sartor.advice import advise
 from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
@@ -189,7 +190,7 @@ def settled_method(asked: Named, shape: Shape) -> Method:
     family = family_of(asked.name)
     refuse_disguise(asked.name, asked.settings)
     adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
-    targets = adapter.settings.get("targets", [])
+    targets, chosen = adapter.settings.get("targets", []), adapter.settings.get("top_layers", 0)
     return Method(
         adapter=adapter,
         family=family.__name__.rpartition(".")[2],
@@ -197,7 +198,7 @@ def settled_method(asked: Named, shape: Shape) -> Method:
         rank=adapter.settings.get("r", 0),
         num_adapted=len(shape.linear_sizes()) if targets == ["all-linear"] else len(targets),
         full=family.TRAINS == "model",
-        depth=adapter.settings.get("top_layers", 0),
+        depth=len(top_layers(chosen, shape.num_layers)) if chosen else 0,
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 
+from sartor.adapters import family_of
 from sartor.adapters.merging import merged_changes
+from sartor.artifact.updates import merged
+from sartor.base import quantise
 
-from ..adapting import load, logits, random_model, trainable, wake  # noqa: TID252
+from ..adapting import config_of, load, logits, random_model, trainable, wake  # noqa: TID252
 
 
 def test_layers_that_no_adapter_stands_at_are_those_of_the_base(tmp_path: Path) -> None:
@@ -30,6 +34,25 @@ def test_layers_that_no_adapter_stands_at_are_those_of_the_base(tmp_path: Path) 
     for name, each in changes.modules.items():
         base.get_submodule(name).weight.data = each[0].weight
     torch.testing.assert_close(logits(base), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_quantised_layer_is_merged_as_the_weight_that_it_computes_with(tmp_path: Path) -> None:
+    """PEFT would add the update to a copy of it, and lose it. Beside LoKr, methods that say their change themselves."""
+    for method in ("lokr", "oft", "ia3", "ln_tuning", "bitfit"):
+        folder, target = tmp_path / method, tmp_path / f"{method}-adapter"
+        random_model(folder, hidden_size=64)
+        base = load(folder)
+        quantise(base, "nf4", torch.float32)
+        plain = logits(base)
+        model = family_of(method).attach(copy.deepcopy(base), config_of(method))
+        torch.testing.assert_close(logits(model), plain)
+        expected = logits(wake(model))
+        family_of(method).export(model, target)
+        changes = family_of(method).changes(base, target)
+        torch.testing.assert_close(logits(base), plain)
+        dequantised = load(folder)
+        quantise(dequantised, "nf4", torch.float32, packed=False)
+        torch.testing.assert_close(logits(merged(dequantised, changes)), expected, rtol=1e-4, atol=1e-4)
 
 
 def named(model):

@@ -31,6 +31,7 @@ PRESETS = {
         paper="PEFT's TrainableTokens; the idea is Lester et al. 2021, arXiv 2104.08691, for tokens of the text itself",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
         learning_rate=10.0,  # a few rows of the width of the model, as with soft prompts
+        moves_base="rows of its embedding, which would be made anew as a whole in each forward",
     )
 }
 PEFT_TYPES = ("TRAINABLE_TOKENS",)
@@ -55,9 +56,9 @@ def attach(model: Any, config: Config) -> Any:
     """
     from peft import TrainableTokensConfig
 
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    untied = [] if head is None or head.weight is embedding.weight else [head]
-    paths = [path for path, part in model.named_modules() if part is embedding or part in untied]
+    tied = model.config.get_text_config().tie_word_embeddings  # PEFT then ties their rows too
+    ends = [model.get_input_embeddings(), *([] if tied else [model.get_output_embeddings()])]
+    paths = [path for path, part in model.named_modules() if part in ends]
     return peft_model(model, TrainableTokensConfig(token_indices=_numbers(model, config), target_modules=paths))
 
 
