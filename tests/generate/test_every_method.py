@@ -33,7 +33,7 @@ FOREIGN: dict[str, Any] = {
     "foreign_prefix": PrefixTuningConfig(num_virtual_tokens=7, task_type="CAUSAL_LM"),
 }
 NAMES = [*METHODS, *FOREIGN]
-LENGTH = 6
+LENGTH = 4
 
 
 def load(base: Path) -> Any:
@@ -127,7 +127,7 @@ def test_alone_it_gives_what_peft_gives(
 
 def test_mixed_in_one_batch_all_give_what_they_give_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Logits(monkeypatch)
-    rows = list(enumerate([None, *NAMES, None, *reversed(NAMES)]))
+    rows = list(enumerate([None, *NAMES, None]))
     alone = {number: answer(engine, [(number, name)])[number] for number, name in rows}
     logits, told.of = told.of, {}
     assert answer(engine, rows) == alone
