@@ -83,7 +83,7 @@ def live_rows(model: Any, config: Config) -> Rows:
 
 
 def rates(model: Any, config: Config) -> dict[str, float]:
-    """Rows of the head act on the answer at once: twice LoRA's rate, the paper's 0.001, where tokens want sixty times."""
+    """Rows of the head act on the answer at once: twice LoRA's rate, 0.001 in the paper, where tokens want 60 times."""
     return {f"prompt_encoder.default.{name}": 1 / 30 for name in ("rows_CD", "bias_C")}
 
 
