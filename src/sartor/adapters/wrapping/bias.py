@@ -88,8 +88,8 @@ class BiasLayer(Wrapping):
         return changed
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What is merged is in the base layer."""
-        if self.merged and self.disable_adapters:
+        """What is merged is in the base layer, until it is to be without it or in some rows only."""
+        if self.merged and (self.disable_adapters or kwargs.get("adapter_names") is not None):
             self.unmerge()
         if self.merged:
             y: torch.Tensor = self.base_layer(x)
@@ -115,9 +115,10 @@ class BiasLayer(Wrapping):
 
     @torch.no_grad()
     def _add(self, bias_N: torch.Tensor) -> None:
-        give_bias(self.base_layer)
-        own = self.base_layer.bias
-        own.data = (own + bias_N).to(own.dtype)
+        layer = self.base_layer
+        if layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(bias_N)), requires_grad=False)
+        layer.bias.data = (layer.bias + bias_N).to(layer.bias.dtype)
 
 
 def width_of(layer: Any) -> int:
@@ -125,12 +126,6 @@ def width_of(layer: Any) -> int:
     if isinstance(layer, nn.LayerNorm):
         return int(layer.normalized_shape[-1])
     return int(layer.nf if isinstance(layer, Conv1D) else layer.out_features)
-
-
-def give_bias(layer: Any) -> None:
-    """A bias of zeros, if it has none."""
-    if layer.bias is None:
-        layer.bias = nn.Parameter(layer.weight.new_zeros(width_of(layer)), requires_grad=False)
 
 
 class BiasTuner(WrappingTuner):
@@ -142,20 +137,11 @@ class BiasTuner(WrappingTuner):
     def parts(self, config: Any, adapter: str, width: int) -> list[nn.Module]:
         return [Bias(width)]
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        layer = target if isinstance(target, BiasLayer) else BiasLayer(target)
-        layer.add(adapter_name, peft_config, self.parts(peft_config, adapter_name, width_of(layer.base_layer)))
-        if layer is not target:
-            parent.add_module(target_name, layer)
+    def width_at(self, module: nn.Module) -> int:
+        return width_of(module)
+
+    def _around(self, target: nn.Module) -> BiasLayer:
+        return BiasLayer(target)
 
     def _check_new_adapter_config(self, config: Any) -> None:
         """Adapters of one model may stand in different places: none is inside of what another wraps."""

@@ -48,7 +48,7 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
 
     @abstractmethod
     def parts(self, config: Any, adapter: str, width: int) -> Sequence[nn.Module]:
-        """The parts of a new adapter at a stream of some width, in fp32 and in the order of the layer's containers."""
+        """The parts of a new adapter at a module of some width, in fp32 and in the order of the layer's containers."""
 
     def _create_and_replace(
         self,
@@ -64,12 +64,15 @@ class WrappingTuner(BaseTuner):  # type: ignore[misc]
         if isinstance(layer, TunedNorm):
             parts: Sequence[nn.Module] = layer.copied()
         else:
-            width = self.model.config.get_text_config().hidden_size
             with _device_of(layer.base_layer, self.model):
-                parts = self.parts(peft_config, adapter_name, width)
+                parts = self.parts(peft_config, adapter_name, self.width_at(layer.base_layer))
         layer.add(adapter_name, peft_config, parts)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+    def width_at(self, module: nn.Module) -> int:
+        """The width of what a module gives: that of the stream."""
+        return int(self.model.config.get_text_config().hidden_size)
 
     def _around(self, target: nn.Module) -> Wrapping:
         return TunedNorm(target) if type(target).__name__.endswith("Norm") else self.layer(target)
