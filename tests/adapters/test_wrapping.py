@@ -24,6 +24,7 @@ from transformers import (
     MixtralConfig,
     OPTConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -359,7 +360,14 @@ def test_the_heads_of_a_classifier_are_trained_and_exported(family: str, tmp_pat
     assert torch.allclose(logits(PeftModel.from_pretrained(base(), tmp_path)), wanted, atol=1e-5)
 
 
-def test_a_base_whose_sublayers_are_not_known_is_refused() -> None:
-    config = MixtralConfig(**SIZES, intermediate_size=48, num_key_value_heads=2, num_local_experts=2)
-    with torch.device("meta"), pytest.raises(RecipeError, match="MixtralForCausalLM end is not known"):
+@pytest.mark.parametrize(
+    "config",
+    [
+        MixtralConfig(**SIZES, intermediate_size=48, num_key_value_heads=2, num_local_experts=2),
+        Qwen3MoeConfig(**SIZES, intermediate_size=48, num_key_value_heads=2, num_experts=2, mlp_only_layers=[0]),
+    ],
+    ids=["experts", "experts in some layers"],
+)
+def test_a_base_whose_sublayers_are_not_all_known_is_refused(config: Any) -> None:
+    with torch.device("meta"), pytest.raises(RecipeError, match="ForCausalLM end is not known"):
         targets(AutoModelForCausalLM.from_config(config), "both", norms=False)

@@ -8,6 +8,7 @@ T5 (Mahabadi et al. 2021, arXiv 2106.04647, table 1).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,13 +61,8 @@ def targets(model: Any, place: Place, *, norms: bool) -> str:
     Raises:
         RecipeError: the model keeps its sublayers in a way that is not known, or has nothing to stand beside.
     """
-    paths = [path for path, _ in model.named_modules()]
-    for places in KNOWN:
-        if all(
-            any(re.fullmatch(_ending(end), path) for path in paths) for end in (places.attention, places.feed_forward)
-        ):
-            break
-    else:
+    places = _places_of([path for path, _ in model.named_modules()])
+    if places is None:
         raise RecipeError(
             f"`tune.adapter`: where the sublayers of {type(model).__name__} end is not known",
             hint="choose lora, or a model of the Llama, Qwen, Gemma, GPT-2, GPT-NeoX, T5, BERT or OPT families",
@@ -82,6 +78,18 @@ def targets(model: Any, place: Place, *, norms: bool) -> str:
         "beside": places.whole,
     }[place]
     return _ending(f"{ends}|{places.norms}" if norms else ends)
+
+
+def _places_of(paths: Sequence[str]) -> Places | None:
+    """Where there are other numbers of the two sublayers, some are of a kind that is not known, such as of experts."""
+    for places in KNOWN:
+        attention, feed_forward = (
+            sum(re.fullmatch(_ending(end), path) is not None for path in paths)
+            for end in (places.attention, places.feed_forward)
+        )
+        if attention == feed_forward > 0:
+            return places
+    return None
 
 
 def _ending(ends: str) -> str:
