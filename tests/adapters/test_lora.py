@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sartor.adapters import lora, refuse_disguise, starts
-from sartor.adapters.changes import LowRank, Weight
+from sartor.adapters.changes import LowRank, Scale, Weight
 from sartor.backends.torch import TorchBackend
 from sartor.base import load_base
 from sartor.data.pack import Segment, pack, segment
@@ -372,17 +373,32 @@ def test_loftq_in_the_top_layers_alone(tiny_folder: Path) -> None:
 # ---- what an engine reads --------------------------------------------------------------------------------------------
 
 
-def test_dora_is_other_weights(tiny_folder: Path, tmp_path: Path) -> None:
-    model = attached(tiny_folder, "dora", moved=True, r=4)
-    lora.export(model, tmp_path)
+@pytest.mark.parametrize("biased", [False, True])
+def test_dora_is_an_update_and_a_scale(tiny_folder: Path, tmp_path: Path, biased: bool) -> None:
+    """Where there is a bias, which is not scaled, another weight."""
     base = base_model(tiny_folder)
-    changes = lora.changes(base, tmp_path)
-    assert len(changes.modules) == 2 * 7
-    for layer, (change,) in changes.modules.items():
-        assert isinstance(change, Weight)
+    if biased:
+        base.get_submodule(LAYER).bias = torch.nn.Parameter(torch.ones(32))
+    model = lora.attach(copy.deepcopy(base), config_of("dora", r=4))
+    torch.manual_seed(4)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    lora.export(model, tmp_path)
+    modules = lora.changes(base, tmp_path).modules
+    assert len(modules) == 2 * 7
+    for name, own in modules.items():
+        layer = base.get_submodule(name)
+        x = torch.randn(3, layer.in_features)
         with torch.no_grad():
-            base.get_submodule(layer).weight.copy_(change.weight)
-    torch.testing.assert_close(logits(base), logits(model), rtol=1e-4, atol=1e-4)
+            match own:
+                case (LowRank() as low, Scale() as scale):
+                    y = (layer(x) + x @ low.down_RK.T @ low.up_NR.T) * scale.output_N
+                case (Weight() as other,):
+                    y = F.linear(x, other.weight, layer.bias)
+            theirs = model.eval().get_base_model().get_submodule(name)(x)
+        torch.testing.assert_close(y, theirs, rtol=1e-4, atol=1e-4)
+        assert isinstance(own[-1], Weight) == (biased and name == LAYER)
 
 
 def save_by_peft(base: Path, folder: Path, **settings: Any) -> Any:

@@ -84,6 +84,7 @@ def test_weights_that_are_no_lora_are_refused(tiny_folder: Path, tmp_path: Path)
 )
 def test_an_alpha_that_is_none_is_named(tmp_path: Path, config: dict[str, Any], says: str) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ModelError, match=rf"adapter_config\.json {says}") as caught:
         read_lora(tmp_path)
     assert "sartor package" in caught.value.hint

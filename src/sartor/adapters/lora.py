@@ -19,7 +19,7 @@ from sartor.adapters.changes import Changes
 from sartor.adapters.guards import peft_model
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.layers import top_layers
-from sartor.adapters.low_rank import PLAIN, beyond_plain, changes_of, read_lora
+from sartor.adapters.low_rank import PLAIN, beyond_plain, changes_of, dora_changes, read_lora
 from sartor.adapters.merging import merged_changes
 from sartor.adapters.method import Preset, Server, by_name
 from sartor.errors import ModelError, RecipeError
@@ -182,7 +182,7 @@ def export(model: Any, folder: Path) -> None:
 
 
 def changes(base: Any, folder: Path) -> Changes:
-    """Low-rank updates of linear layers, where the adapter is that and nothing else; else the weights that it gives.
+    """Low-rank updates of linear layers, with DoRA's scales; the weights that it gives, where the adapter is more.
 
     Raises:
         ModelError: it is no adapter of this base, or of a base that PEFT changed in a way which nobody can repeat.
@@ -194,9 +194,9 @@ def changes(base: Any, folder: Path) -> Changes:
             f"the adapter in {folder} changed its base before it was trained (init_lora_weights = {start!r})",
             hint="save it once more where it was trained, with PEFT's `path_initial_model_for_weight_conversion`",
         )
-    if beyond_plain(config):
+    if start in REMADE or beyond_plain(config | {"use_dora": False}):
         return merged_changes(base, folder)
-    return changes_of(base, read_lora(folder), folder)
+    return dora_changes(base, folder) if config.get("use_dora") else changes_of(base, read_lora(folder), folder)
 
 
 def register() -> None:

@@ -6,11 +6,11 @@ Shapes: R rank · K inputs · N outputs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sartor.adapters.changes import Changes, LowRank
+from sartor.adapters.changes import Change, Changes, LowRank, Scale, Weight
 from sartor.adapters.saving import CONFIG, DAMAGED, WEIGHTS, read_config, read_weights
 from sartor.errors import ModelError
 
@@ -36,6 +36,8 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),  # the others change the base as well
 }
 LORA_KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
+LENGTH = "magnitude_vector"
+DORA_KEY = re.compile(rf"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB]|{LENGTH})(\.weight)?")
 
 
 def beyond_plain(config: Mapping[str, Any]) -> str:
@@ -49,18 +51,34 @@ def read_lora(folder: Path) -> dict[str, LowRank]:
     Raises:
         ModelError: the folder holds no adapter, a damaged one, or one that is no LoRA on linear layers.
     """
-    config = read_config(folder)
-    alpha = alpha_of(config, folder)
-    parts = by_layer(read_weights(folder), LORA_KEY, "AB", folder)
-    return {
-        layer: LowRank(own["A"], own["B"] * _scale(config, alpha, layer, len(own["A"]))) for layer, own in parts.items()
-    }
+    return _updates(by_layer(read_weights(folder), LORA_KEY, "AB", folder), folder)
+
+
+def dora_changes(base: Any, folder: Path) -> Changes:
+    """DoRA, m ⊙ V / ‖V‖ with V = W + s B A and a length for each row: an update, and a scale of what comes out.
+
+    Where there is a bias, which is not scaled, it is another weight.
+
+    Raises:
+        ModelError: the folder holds no DoRA on linear layers of this base.
+    """
+    parts = by_layer(read_weights(folder), DORA_KEY, ("A", "B", LENGTH), folder)
+    updates = changes_of(base, _updates(parts, folder), folder).modules
+    modules = dict(base.named_modules())
+    found: dict[str, tuple[Change, ...]] = {}
+    for layer, (update,) in updates.items():
+        assert isinstance(update, LowRank)
+        weight_NK = modules[layer].weight.detach().float() + update.up_NR @ update.down_RK
+        scale_N = parts[layer][LENGTH] / weight_NK.norm(dim=1)
+        bare = modules[layer].bias is None
+        found[layer] = (update, Scale(output_N=scale_N)) if bare else (Weight(scale_N[:, None] * weight_NK),)
+    return Changes(found)
 
 
 def by_layer(
-    weights: Mapping[str, torch.Tensor], key: re.Pattern[str], parts: str, folder: Path
+    weights: Mapping[str, torch.Tensor], key: re.Pattern[str], parts: Sequence[str], folder: Path
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """The tensors of each layer in fp32, by their letters. `key` finds `layer` and `part` in the name of a tensor.
+    """The tensors of each layer in fp32, by their parts. `key` finds `layer` and `part` in the name of a tensor.
 
     Raises:
         ModelError: there is another tensor, or a layer lacks a part.
@@ -111,6 +129,14 @@ def alpha_of(config: Mapping[str, Any], folder: Path) -> float:
         raise ModelError(f"{folder / CONFIG} lacks {error}", hint=DAMAGED) from error
     except (TypeError, ValueError) as error:
         raise ModelError(f"{folder / CONFIG} cannot be read: {error}", hint=DAMAGED) from error
+
+
+def _updates(parts: Mapping[str, Mapping[str, torch.Tensor]], folder: Path) -> dict[str, LowRank]:
+    config = read_config(folder)
+    alpha = alpha_of(config, folder)
+    return {
+        layer: LowRank(own["A"], own["B"] * _scale(config, alpha, layer, len(own["A"]))) for layer, own in parts.items()
+    }
 
 
 def _scale(config: Mapping[str, Any], alpha: float, layer: str, rank: int) -> float:
