@@ -260,6 +260,31 @@ def test_an_unknown_metric_is_named(tmp_path: Path, renderer: Renderer) -> None:
     assert "did you mean 'exact'" in caught.value.hint
 
 
+def labelled(folder: Path, renderer: Renderer, rows: list[Any], **files: Any) -> Check:
+    """The check of rows for an encoder."""
+    for name, lines in {"train": rows, **files}.items():
+        write_rows(folder / f"{name}.jsonl", lines)
+    data = {name: f"{name}.jsonl" for name in ("train", *files)}
+    recipe = Recipe.model_validate({"model": "m", "data": data, "task": "choice"})
+    found = prepare(recipe, folder, renderer, context=CONTEXT)
+    return check(recipe, found, renderer, context=CONTEXT, form="classifier")
+
+
+def test_an_encoder_needs_labels(tmp_path: Path, renderer: Renderer) -> None:
+    good = [row(f"question {number}", "ab"[number % 2]) for number in range(ENOUGH)]
+    found = labelled(tmp_path, renderer, good)
+    assert (found.problems, found.served) == ((), "Sartor's engine")
+    for bad in (rows(), [row(f"question {number}", "a") for number in range(ENOUGH)]):
+        assert only(labelled(tmp_path, renderer, bad), "no_labels").severity == "error"
+
+
+def test_a_label_that_only_held_out_items_have_is_named(tmp_path: Path, renderer: Renderer) -> None:
+    good = [row(f"question {number}", "ab"[number % 2]) for number in range(ENOUGH)]
+    test = [row(f"other {number}", "abc"[number % 3]) for number in range(60)]
+    problem = only(labelled(tmp_path, renderer, good, test=test), "unseen_label")
+    assert (problem.severity, problem.count, problem.where[0]) == ("warning", 20, "test.jsonl:3")
+
+
 # ---- all together ----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +293,7 @@ def test_every_code_is_provoked_by_a_test_of_this_file() -> None:
     assert codes == {
         *("nothing_trained", "stop_token_untrained", "too_long", "leak", "prompt_differs", "unreadable"),
         *("few_examples", "few_test_items", "duplicates", "no_target"),
+        *("no_labels", "unseen_label", "served_after_conversion"),
     }
 
 

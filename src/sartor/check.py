@@ -94,9 +94,8 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int,
             _few_held_out(counts),
             _duplicates(counts, prepared),
             _no_targets(recipe, prepared),
-            _no_labels(prepared, form),
-            _unseen_labels(prepared, form),
-            _not_served(recipe),
+            _no_labels(prepared, form) or _unseen_labels(prepared, form),
+            _not_served(recipe, form),
         )
         if problem is not None
     ]
@@ -107,7 +106,7 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int,
     return Check(
         ok=all(problem.severity != "error" for problem in problems),
         format=prepared.format,
-        served=", ".join(preset_of(recipe.tune.adapter.name).served_by),
+        served=", ".join(_servers(recipe, form)),
         problems=tuple(problems),
         counts=counts,
         samples=tuple(samples),
@@ -306,10 +305,15 @@ def _rows_problem(
     )
 
 
-def _not_served(recipe: Recipe) -> Problem | None:
+def _servers(recipe: Recipe, form: Form) -> tuple[Server, ...]:
+    """Who can answer with what the method makes; beside decoders only our own engine does."""
+    return preset_of(recipe.tune.adapter.name).served_by if form == "decoder" else _AS_IT_IS["sartor"]
+
+
+def _not_served(recipe: Recipe, form: Form) -> Problem | None:
     """Whether the engine that the recipe names can serve what the method makes, and by which detour."""
     method, engine = recipe.tune.adapter.name, recipe.serve.engine or "sartor"
-    servers = preset_of(method).served_by
+    servers = _servers(recipe, form)
     if any(server in servers for server in _AS_IT_IS[engine]):
         return None
     detour = next((words for server, words in _DETOURS if server in servers), "")
