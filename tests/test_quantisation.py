@@ -78,8 +78,9 @@ def test_a_quantised_checkpoint_is_taken_as_it_is(tmp_path: Path, stored: str) -
         ("qlora", "none", "qlora is a method for a base in four bits"),
         ("qlora", "int8", "qlora is a method for a base in four bits"),
         ("full", "nf4", "full trains the weights themselves"),
-        ("pissa", "nf4", "pissa changes the base"),
-        ("olora", "fp4", "olora changes the base"),
+        ("pissa", "nf4", "pissa cannot be trained on such a base"),
+        ("lst", "nf4", "pruned by the gradients"),
+        ("olora", "fp4", "olora cannot be trained on such a base"),
     ],
 )
 def test_contradictions(adapter: str, asked: str, message: str) -> None:

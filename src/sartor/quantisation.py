@@ -97,7 +97,7 @@ def _require_method(method: str, quantize: Quantized) -> None:
     if family_of(method).TRAINS == "model":
         why, instead = f"{method} trains the weights themselves, which are then too coarse to move", "lora"
     elif preset.moves_base:
-        why, instead = f"{method} changes the base: {preset.moves_base}", "lora"
+        why, instead = f"{method} cannot be trained on such a base: {preset.moves_base}", "lora"
     else:
         return
     raise RecipeError(

@@ -42,6 +42,7 @@ PRESETS = {
         mergeable=False,
         mixable=False,
         learning_rate=2.0,
+        moves_base="its branches change single weights of attention",
     )
 }
 PEFT_TYPES = ("SARTOR_LETS",)

@@ -39,6 +39,7 @@ PRESETS = {
         mergeable=False,
         mixable=False,
         learning_rate=6.0,  # 3e-3, the paper's
+        moves_base="its side network begins as the base pruned by the gradients of its weights",
     )
 }
 PEFT_TYPES = ("SARTOR_LST",)

@@ -20,8 +20,8 @@ class Preset(Frozen):
     one flat forward; else one by one. `mixable`: Sartor's engine answers with it beside others in one batch.
     `learning_rate`: the usual one, as a multiple of LoRA's on the same base. `not_identity`: why an adapter
     that was not trained yet answers otherwise than its base; "" where it does not. `quantize`: the kind of base that it
-    wants where the recipe names none ("" is any). `moves_base`: what of the base's own weights it changes, so that it
-    cannot have a quantised one; "" where it changes none.
+    wants where the recipe names none ("" is any). `moves_base`: what it does with the base's own weights beside
+    computing with them, so that it cannot have a quantised one; "" where it does nothing.
     """
 
     summary: str

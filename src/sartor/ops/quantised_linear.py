@@ -80,6 +80,10 @@ class QuantisedEmbedding(nn.Embedding):
         self.num_embeddings, self.embedding_dim = packed.shape
         self.packed, self.computes_in = packed, computes_in
         self.register_buffer("scale", scale, persistent=False)
+        # PEFT finds the embedding by a parameter that is as long as the vocabulary: here is one, without columns.
+        self._parameters["weight"] = nn.Parameter(
+            torch.empty(packed.shape[0], 0, dtype=computes_in), requires_grad=False
+        )
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
