@@ -39,7 +39,7 @@ PRESETS = {
         served_by=("Sartor's engine",),
         mergeable=False,
         mixable=False,
-        learning_rate=10.0,  # as prompt tuning: so few numbers of about 1 must each go a long way
+        learning_rate=100.0,  # so few numbers of about 1 must each go a long way, as in prompt tuning
     )
 }
 PEFT_TYPES = ("SARTOR_ATTENTION_FUSION",)
