@@ -28,7 +28,7 @@ TRAINS = "adapter"
 PRESETS = {
     "new_tokens": Preset(
         summary="the embedding rows of new or named tokens",
-        paper="PEFT's TrainableTokens; the idea is Lester et al. 2021, arXiv 2104.08691, for tokens of the text itself",
+        paper="none: PEFT's TrainableTokens",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
         learning_rate=10.0,  # a few rows of the width of the model, as with soft prompts
         moves_base="rows of its embedding, which would be made anew as a whole in each forward",
@@ -36,6 +36,7 @@ PRESETS = {
 }
 PEFT_TYPES = ("TRAINABLE_TOKENS",)
 
+NAMES = "name each token once, as a number or as a word that the tokenizer has as one token"
 #: Words for tokens that the model's own configuration names.
 ENDS = {"<bos>": "bos_token_id", "<eos>": "eos_token_id"}
 
@@ -71,9 +72,6 @@ def _numbers(model: Any, config: Config) -> list[int]:
         if numbers.count(number) > 1:
             raise RecipeError(f"`tune.adapter.tokens` names token {number} twice, as {token!r} too", hint=NAMES)
     return numbers
-
-
-NAMES = "name each token once, as a number or as a word that the tokenizer has as one token"
 
 
 def _number(model: Any, word: str) -> int:
