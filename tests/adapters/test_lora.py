@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from sartor.adapters import lora, refuse_disguise, starts
 from sartor.adapters.changes import LowRank, Scale, Weight
+from sartor.backends.fsdp import Together, leave
 from sartor.backends.torch import TorchBackend
 from sartor.base import load_base
 from sartor.data.pack import Segment, pack, segment
@@ -223,6 +224,21 @@ def test_a_checkpoint_of_another_decomposition_is_taken_up(tiny_folder: Path, dt
     assert all(torch.equal(theirs[name], item) for name, item in bits.items()), "the same start moves nothing"
 
 
+def test_a_sharded_base_takes_up_another_start(tiny_folder: Path, make_plan: MakePlan) -> None:
+    plan = plan_of(make_plan, tiny_folder, "pissa")
+    try:
+        backend = TorchBackend(plan, Together(shard=True))
+        (name, layer) = next(iter(starts.moved(backend._model).items()))
+        before, (down, up) = layer.base_layer.weight.full_tensor().clone(), layer.start
+        state = dict(lora.HOOKS.state(backend._model, config_of("pissa")))
+        state[f"{name}.start_A"] = 1.5 * down
+        lora.HOOKS.restore(backend._model, config_of("pissa"), state)
+        taken = before - layer.base_layer.weight.full_tensor()
+    finally:
+        leave()
+    torch.testing.assert_close(taken, 2.0 * up @ (0.5 * down), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["pissa", "olora", "eva", "dora", "lora_plus", "loftq"])
 def test_going_on_from_a_checkpoint_is_the_same_run(
     tiny_folder: Path, tmp_path: Path, make_plan: MakePlan, method: str
@@ -311,6 +327,17 @@ def test_eva_begins_at_the_directions_of_the_inputs(tiny_folder: Path) -> None:
     best = torch.linalg.svdvals(centred).square()
     assert captured > 0.95 * best[:4].sum() / best.sum()
     assert torch.allclose(logits(model), logits(base_model(tiny_folder)), atol=1e-5)
+
+
+def test_eva_looks_at_encoders_and_decoders(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 2000, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    torch.manual_seed(3)
+    model = lora.attach(T5ForConditionalGeneration(T5Config(**sizes)), config_of("eva", r=4))
+    before = {name: item.clone() for name, item in model.named_parameters() if "lora_A" in name}
+    lora.HOOKS.calibrate(model, config_of("eva", r=4), pack(segments(24), micro_tokens=200))
+    after = dict(model.named_parameters())
+    assert len(before) == 2 * (4 + 2) + 2 * (4 + 4 + 2)
+    assert not any(torch.equal(after[name], item) for name, item in before.items())
 
 
 def test_eva_needs_as_many_tokens_as_directions(tiny_folder: Path) -> None:

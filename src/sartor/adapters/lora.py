@@ -164,7 +164,7 @@ def attach(model: Any, config: Config) -> Any:
         init_lora_weights=INIT[config.init],
         eva_config=EvaConfig(rho=1.0) if config.init == "eva" else None,  # the same rank for all layers
     )
-    moves_base = config.init in MOVING and not starts.holds_four_bits(model)
+    moves_base = config.init in MOVING and not starts.is_packed(model)
     peft_config._register_custom_module({nn.Linear: starts.MovedLoraLinear if moves_base else AugmentedLoraLinear})
     found = {}
     if config.init == "loftq":
@@ -229,7 +229,7 @@ def _calibrate(model: Any, config: Config, batches: Sequence[Batch]) -> None:
 
 
 def _rates(model: Any, config: Config) -> dict[str, float]:
-    """LoRA+: B learns faster (Hayou et al. 2024, §4); so does DoRA's length not."""
+    """LoRA+: B learns faster (Hayou et al. 2024, §4)."""
     if config.lr_ratio == 1:
         return {}
     return {name: config.lr_ratio for name, weight in model.named_parameters() if ".lora_B." in name}

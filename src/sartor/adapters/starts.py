@@ -19,12 +19,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sartor.adapters.saving import ADAPTER
 from sartor.adapters.targets import ALL
 from sartor.base import remainders
 from sartor.errors import ModelError, RecipeError
+from sartor.ops import attention
 from sartor.ops.lora_linear import AugmentedLoraLinear
 from sartor.ops.quantised import pack
 from sartor.ops.quantised_linear import QuantisedLinear
@@ -87,9 +89,11 @@ class MovedLoraLinear(AugmentedLoraLinear):
         return weight
 
     def _add(self, update_NK: torch.Tensor) -> None:
-        """Add s times this to the base, in place: it may be a view of weights that are laid out for speed."""
+        """Add s times this to the base, in place: it may be a view of weights laid out for speed, or a rank's part."""
         weight_NK = self.base_layer.weight
         update_NK = update_NK.to(weight_NK.device) * self.scaling[ADAPTER]
+        if isinstance(weight_NK, DTensor):
+            update_NK = distribute_tensor(update_NK, weight_NK.device_mesh, weight_NK.placements, src_data_rank=None)
         weight_NK.copy_(weight_NK.float() + update_NK)
 
 
@@ -145,14 +149,14 @@ def four_bit_starts(model: Any, targets: tuple[str, ...], rank: int, scale: floa
 
     if next(model.parameters()).is_meta:
         return {}  # its sizes alone are asked for
-    if holds_four_bits(model):
+    if is_packed(model):
         return {name: _principal(lost_NK, rank, scale) for name, lost_NK in remainders(model) if is_target(name)}
     head = model.get_output_embeddings()
     layers = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head}
     return {name: _searched(part.weight.detach(), rank, scale) for name, part in layers.items() if is_target(name)}
 
 
-def holds_four_bits(model: Any) -> bool:
+def is_packed(model: Any) -> bool:
     """Whether its linear layers are packed: nothing can be taken out of those."""
     return any(isinstance(part, QuantisedLinear) for part in model.modules())
 
@@ -216,15 +220,17 @@ def look_at_data(model: Any, batches: Sequence[Batch]) -> None:
             raise ModelError(
                 f"eva: the directions of the inputs do not settle in {MOST_FORWARDS} forwards", hint="choose lora"
             )
-        model(**inputs)
+        model(**inputs, **({"decoder_input_ids": inputs["input_ids"]} if inner.config.is_encoder_decoder else {}))
 
     inner = model.get_base_model()
-    attention = inner.config._attn_implementation
-    inner.set_attn_implementation("sdpa")  # ours is of flat batches, and may be of another device
+    is_flat = inner.config._attn_implementation == attention.NAME  # of flat batches, and maybe of another device
+    if is_flat:
+        inner.set_attn_implementation("sdpa")
     try:
         initialize_lora_eva_weights(model, loader, forward_fn=forward, show_progress_bar=False)
     finally:
-        inner.set_attn_implementation(attention)
+        if is_flat:
+            inner.set_attn_implementation(attention.NAME)
 
 
 def _padded(batch: Batch) -> dict[str, torch.Tensor]:
