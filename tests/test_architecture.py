@@ -37,6 +37,7 @@ LONGEST_FUNCTION, LONGEST_FILE, SMALL = 60, 500, 30
 WRITERS = frozenset({"durable.py", "store.py", "hardware.py"})
 #: Parts that are tested through what they serve.
 TESTED_BY = {
+    "ops.prompt_space": "adapters.virtual.intrinsic",
     "data.array": "read",
     "data.rows": "read",
     "stages": "cli",

@@ -125,10 +125,8 @@ def decide(
     room = room_of(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
     job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kept_tokens=_kept_tokens(job, work, hardware))
-    quantize, reason = quantize_of(recipe, base.folder, shape.kind)
-    reasons.because("model.quantize", quantize, quantisation.words(quantize, reason, shape, job.item_bytes))
+    job = replace(job, quantize=_quantize(recipe, base, shape, job, reasons))
     reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
-    job = replace(job, quantize=quantize)
     most = _most(job, work, hardware)
     sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
@@ -151,15 +149,23 @@ def decide(
         data=data,
         estimate=_estimate(work, sized, train, tune.seed, proof, hardware, save_every, reasons),
         reasons=dict(reasons),
-        advice=advise(
-            with_lora(job, shape),
-            room,
-            num_train=len(train),
-            most=most,
-            mean_length=work.num_tokens / len(train),
-            context=shape.context,
-        ),
+        advice=_advice(job, shape, room, work, len(train), most),
         **course,
+    )
+
+
+def _quantize(recipe: Recipe, base: Base, shape: Shape, job: Job, reasons: Reasons) -> Quantized:
+    """How the base's weights are held."""
+    quantize, reason = quantize_of(recipe, base.folder, shape.kind)
+    words = quantisation.words(quantize, reason, shape, job.item_bytes)
+    return reasons.because("model.quantize", quantize, words)  # type: ignore[no-any-return]
+
+
+def _advice(job: Job, shape: Shape, room: Room, work: Work, num_train: int, most: int) -> tuple[str, ...]:
+    """What the other methods would need and bring."""
+    mean_length = work.num_tokens / num_train
+    return advise(
+        with_lora(job, shape), room, num_train=num_train, most=most, mean_length=mean_length, context=shape.context
     )
 
 

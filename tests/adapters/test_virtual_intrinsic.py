@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from sartor.adapters import prompt_tuning
-from sartor.adapters.virtual.intrinsic import Autoencoder, fit, without_corpus
+from sartor.adapters.virtual.intrinsic import without_corpus
+from sartor.ops.prompt_space import Autoencoder, fit
 from sartor.errors import RecipeError
 
 

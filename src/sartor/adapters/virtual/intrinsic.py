@@ -3,7 +3,7 @@
 Qin et al. 2021 (arXiv 2110.07867), §3.2: an auto-encoder of many tasks' trained prompts finds the space; its decoder
 is frozen, and of a new task only the coordinates are trained.
 
-Shapes: B prompts of the corpus · P virtual tokens · D hidden size · I intrinsic dimensions.
+Shapes: P virtual tokens · D hidden size · I intrinsic dimensions.
 """
 
 from __future__ import annotations
@@ -18,41 +18,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sartor.errors import RecipeError
+from sartor.ops.prompt_space import decoder_of
 
-WIDTH = 768  # of the decoder's hidden layer, whatever the model (the authors' code)
 START = 0.02  # standard deviation of the coordinates at the start (the authors' code)
-
-
-class Autoencoder(nn.Module):
-    """Linear to I dimensions, and back by linear, tanh, linear: the form of the authors' code."""
-
-    def __init__(self, num_floats: int, dimensions: int) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(num_floats, dimensions)
-        self.decoder = _decoder(dimensions, num_floats)
-
-    def forward(self, prompts_BF: torch.Tensor) -> torch.Tensor:
-        decoded_BF: torch.Tensor = self.decoder(self.encoder(prompts_BF))
-        return decoded_BF
-
-
-def fit(
-    prompts_BPD: torch.Tensor, dimensions: int, *, steps: int = 2000, rate: float = 1e-3, seed: int = 0
-) -> Autoencoder:
-    """An auto-encoder of trained prompts, by the mean squared error of what it gives back.
-
-    That is the paper's first loss. Its second, the tasks' own loss through the decoded prompts, needs all their data.
-    Save `.decoder.state_dict()` as safetensors: that is the file which `decoder` names.
-    """
-    torch.manual_seed(seed)
-    prompts_BF = prompts_BPD.flatten(1).float()
-    coder = Autoencoder(prompts_BF.shape[1], dimensions)
-    optimizer = torch.optim.Adam(coder.parameters(), lr=rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (coder(prompts_BF) - prompts_BF).square().mean().backward()
-        optimizer.step()
-    return coder.requires_grad_(False)
 
 
 class IntrinsicPrompt(BasePromptEncoder):  # type: ignore[misc] # PEFT has no types
@@ -85,13 +53,13 @@ def without_corpus(start_PD: torch.Tensor, dimensions: int) -> IntrinsicPrompt:
 
 
 def from_file(path: Path, start_PD: torch.Tensor, dimensions: int) -> IntrinsicPrompt:
-    """The decoder of an auto-encoder that `fit` made.
+    """The decoder of an auto-encoder that `ops.prompt_space.fit` made.
 
     Raises:
         RecipeError: there is no such file, or it is a decoder of another size.
     """
-    decoder = _decoder(dimensions, start_PD.numel())
-    hint = "name a safetensors file with the decoder of `fit`, for as many tokens and dimensions, or leave it out"
+    decoder = decoder_of(dimensions, start_PD.numel())
+    hint = "name a safetensors file with the decoder of `ops.prompt_space.fit`, for as many tokens and dimensions, or leave it out"
     try:
         decoder.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
@@ -100,7 +68,3 @@ def from_file(path: Path, start_PD: torch.Tensor, dimensions: int) -> IntrinsicP
         wanted = f"{start_PD.shape[0]} tokens of {start_PD.shape[1]} numbers in {dimensions} dimensions"
         raise RecipeError(f"`tune.adapter.decoder`: {path} is no decoder to {wanted}", hint=hint) from error
     return IntrinsicPrompt(torch.zeros_like(start_PD), decoder, dimensions)
-
-
-def _decoder(dimensions: int, num_floats: int) -> Any:
-    return nn.Sequential(nn.Linear(dimensions, WIDTH), nn.Tanh(), nn.Linear(WIDTH, num_floats))
