@@ -140,7 +140,6 @@ def facts_of(run: Run) -> Json:
         "trainable": plan["num_trainable"],
         "foretold_bytes": plan["estimate"]["peak_bytes"],
         "peak_bytes": max(event["peak_bytes"] for event in stepped),
-        "seconds": sum(event["seconds"] for event in stepped),
         "loss": stepped[-1]["loss"],
         "disk_bytes": sum(file.stat().st_size for file in weights),
     }

@@ -91,7 +91,7 @@ def _accuracy(result: Json) -> Iterator[str]:
         "examples a step for all; each method with its own defaults. Accuracy on the held-out items; p against the "
         "untuned base on the same items."
     )
-    rows = header("method", "accuracy", "seeds", "p", "trainable", "weights", "peak", "seconds", "forgetting")
+    rows = header("method", "accuracy", "seeds", "p", "trainable", "weights", "peak", "forgetting")
     ranked = sorted(_by_method(runs).items(), key=lambda pair: -statistics.mean(run["tuned"] for run in pair[1]))
     for method, members in ranked:
         mean = statistics.mean(run["tuned"] for run in members)
@@ -107,7 +107,6 @@ def _accuracy(result: Json) -> Iterator[str]:
                     f"{first['trainable']:,}",
                     f"{first['disk_bytes'] / MIB:.2f} MiB",
                     f"{first['peak_bytes'] / GIB:.2f} GiB",
-                    f"{statistics.median(run['seconds'] for run in members):.0f}",
                     f"{100 * statistics.mean(run['forgetting'] for run in members):+.1f} %",
                 ]
             )
