@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sartor import hub
+from sartor.asked import ASKED
 from sartor.backends import estimate
 from sartor.catalogue import CATALOGUE
 from sartor.chat import Renderer
@@ -18,7 +19,6 @@ from sartor.errors import MachineError, RecipeError
 from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.plan import Plan
-from sartor.asked import ASKED
 from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
 from sartor.recipe import Recipe
 from sartor.sizing import shape_of, smallest
@@ -52,7 +52,7 @@ MACHINE = Hardware(
     flops=1e11,
 )
 #: What the plan takes over as a fact: nothing was decided there.
-MODEL_FACTS = ("name", "path", "revision", "digest", "template", "context")
+MODEL_FACTS = ("name", "path", "revision", "digest", "template", "context", "form", "labels")
 FACTS = {"schema_", "data", "advice", *(f"model.{key}" for key in MODEL_FACTS)}
 
 

@@ -45,7 +45,7 @@ def arms_of(asked: Sequence[str], form: Form) -> tuple[str, ...]:
         if form not in resolve("arms", arm).FORMS:
             raise RecipeError(f"the arm {arm!r} is not for a {form}", hint=f"name {', '.join(DEFAULT_ARMS[form])}")
     if all(resolve("arms", arm).TUNED for arm in asked):
-        untuned = [arm for arm in DEFAULT_ARMS[form] if not resolve("arms", arm).TUNED]
+        untuned = sorted(arm for arm in DEFAULT_ARMS[form] if not resolve("arms", arm).TUNED)
         raise RecipeError(
             f"`prove.arms` names no untuned arm, only {', '.join(asked)}",
             hint=f"tuning is proved against one of {', '.join(untuned)}",

@@ -52,7 +52,9 @@ def baseline(
         records += answered
         results.append(_result(arm, answered, metric, chosen))
     if not results:
-        raise DataError("no untuned arm could be measured", hint="`prove.arms` must name one that fits the data")
+        raise DataError(
+            "no untuned arm could be measured", hint="`prove.arms` must name one, such as zero_shot, that fits the data"
+        )
     proof = _proof(plan, results, records, forgetting=None, num_train=len(train))
     return proof, records
 
