@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from sartor.adapters import prompt_tuning
 from sartor.adapters.virtual.intrinsic import without_corpus
-from sartor.ops.prompt_space import Autoencoder, fit
 from sartor.errors import RecipeError
+from sartor.ops.prompt_space import Autoencoder, fit
 
 
 def test_the_papers_autoencoder_has_as_many_parameters() -> None:

@@ -9,7 +9,6 @@ Shapes: P virtual tokens · D hidden size · I intrinsic dimensions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BasePromptEncoder
@@ -59,7 +58,7 @@ def from_file(path: Path, start_PD: torch.Tensor, dimensions: int) -> IntrinsicP
         RecipeError: there is no such file, or it is a decoder of another size.
     """
     decoder = decoder_of(dimensions, start_PD.numel())
-    hint = "name a safetensors file with the decoder of `ops.prompt_space.fit`, for as many tokens and dimensions, or leave it out"
+    hint = "name the safetensors file of a decoder that `fit` made for as many tokens and dimensions, or leave it out"
     try:
         decoder.load_state_dict(load_file(path))
     except (OSError, SafetensorError) as error:
