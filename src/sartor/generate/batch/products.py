@@ -61,21 +61,21 @@ class Own:
         self.product = _own_product(layers, changes)
         self.input_K: torch.Tensor | None = None
         self.after: list[tuple[slice, After]] = []
-        self._downs: list[torch.Tensor] = []
+        downs: list[torch.Tensor] = []
         self._ups: list[tuple[slice, slice, torch.Tensor]] = []
         num_outputs = 0
         for name, layer in layers.items():
             columns = slice(num_outputs, num_outputs + layer.out_features)
             for change in changes.get(name, ()):
-                self._take(change, columns, layer.weight.dtype)
+                self._take(change, columns, layer.weight.dtype, downs)
             num_outputs = columns.stop
-        self._down_KR = torch.cat(self._downs).t() if self._downs else None
+        self._down_KR = torch.cat(downs).t() if downs else None
 
-    def _take(self, change: Change, columns: slice, dtype: torch.dtype) -> None:
-        """A change of the layer whose outputs stand in these columns."""
+    def _take(self, change: Change, columns: slice, dtype: torch.dtype, downs: list[torch.Tensor]) -> None:
+        """A change of the layer whose outputs stand in these columns; what low ranks read goes into `downs`."""
         if isinstance(change, LowRank):
-            before = sum(map(len, self._downs))
-            self._downs.append(change.down_RK.detach().to(dtype))
+            before = sum(map(len, downs))
+            downs.append(change.down_RK.detach().to(dtype))
             ranks = slice(before, before + len(change.down_RK))
             self._ups.append((ranks, columns, change.up_NR.detach().to(dtype).t()))
             return
