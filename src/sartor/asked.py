@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sartor.adapters import family_of
 from sartor.data.split import labels
 from sartor.errors import RecipeError
 from sartor.metrics.load import Metric, Reads
@@ -87,6 +88,13 @@ def settled(module: Any, asked: Named, preset: dict[str, Any], path: str) -> Cho
     """
     config = _validated(module.Config, {**preset, **asked.settings}, path)
     return Choice(name=asked.name, settings=config.model_dump(mode="json"))
+
+
+def num_virtual(asked: Named) -> int:
+    """Places of the context that a tuning method takes from the text of every example."""
+    family = family_of(asked.name)
+    config = _validated(family.Config, {**family.PRESETS[asked.name].settings, **asked.settings}, "tune.adapter")
+    return int(family.HOOKS.num_virtual(config))
 
 
 def _validated(config_type: Any, settings: dict[str, Any], path: str) -> Any:

@@ -116,7 +116,9 @@ def decide(
     reasons = Reasons()
     tune = recipe.tune
     method = settled_method(tune.adapter, shape)
-    adapter = reasons.because("adapter", method.adapter, RECIPE_SAYS)
+    preset = preset_of(tune.adapter.name)
+    words = f"{RECIPE_SAYS}: {preset.summary}; served by {', '.join(preset.served_by)}"
+    adapter = reasons.because("adapter", method.adapter, words)
     objective = resolve("objectives", tune.objective.name)
     dtype = reasons.because("model.dtype", *number_format(hardware))
     course = course_of(tune, shape, len(train), reasons)
@@ -224,6 +226,7 @@ def job_of(
         low_rank=method.rank * method.num_adapted,
         full=method.full,
         depth=method.depth,
+        layers=preset_of(method.adapter.name).layers,
         answer_rows=proof.batch_size,
         answer_tokens=round(proof.batch_size * min(answer, shape.context)),
     )
@@ -415,13 +418,14 @@ def speed_words(hardware: Hardware, calibration: Calibration) -> str:
 
 
 def with_lora(job: Job, shape: Shape) -> Job:
-    """The same work with the default adapter, where the whole model was asked for."""
-    if not job.full:
+    """The same work with the default adapter, where another method was asked for."""
+    if not job.full and job.low_rank and job.layers == "hand-written":
         return job
     lora = settled_method(Named(name="lora"), shape)
     return replace(
         job,
         full=False,
+        layers="hand-written",
         depth=0,
         kept_tokens=0,
         num_trainable=lora.num_trainable,

@@ -18,7 +18,7 @@ from typing import Any
 from sartor import __version__, durable
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
-from sartor.asked import fitting_metric
+from sartor.asked import fitting_metric, num_virtual
 from sartor.backends import estimate
 from sartor.backends.ranks import here
 from sartor.chat import Speech, open_renderer
@@ -182,9 +182,10 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
 
 def _check(bench: Bench) -> Events:
     fitting_metric(bench.recipe.task.metric.name, bench.form)
-    prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=bench.shape.context)
+    context = bench.shape.context - num_virtual(bench.recipe.tune.adapter)
+    prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=context)
     write(bench.run, prepared)
-    found = judge(bench.recipe, prepared, bench.renderer, context=bench.shape.context, form=bench.form)
+    found = judge(bench.recipe, prepared, bench.renderer, context=context, form=bench.form)
     durable.write_json(bench.run.path("check.json"), found.model_dump(mode="json", by_alias=True))
     bench.check = found
     yield from ()

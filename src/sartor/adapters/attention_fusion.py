@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TRAINS = "adapter"
 PRESETS = {
     "attention_fusion": Preset(
+        layers="without backward",
         summary="a learned mixture of the outputs of all layers, per token; a thousand parameters or so",
         paper="doi 10.18653/v1/2022.findings-naacl.64",
         served_by=("Sartor's engine",),

@@ -30,6 +30,7 @@ TRAINS = "model"
 SERVED_BY: tuple[Server, ...] = ("vLLM as is", "llama.cpp", "Sartor's engine")
 PRESETS = {
     "full": Preset(
+        layers="hand-written",
         summary="all weights of the model, or those of its topmost layers, or those of certain names",
         paper="arXiv 1801.06146",
         served_by=SERVED_BY,
@@ -38,6 +39,7 @@ PRESETS = {
         moves_base="every weight",
     ),
     "top_layers": Preset(
+        layers="hand-written",
         summary="all weights of the topmost quarter of the layers",
         paper="arXiv 1801.06146",
         served_by=SERVED_BY,

@@ -36,6 +36,7 @@ SERVED_BY: tuple[Server, ...] = ("vLLM as is", "llama.cpp", "Sartor's engine")
 MOVED = "its linear layers lose the update that the adapter begins with"
 PRESETS = {
     "lora": Preset(
+        layers="hand-written",
         summary="low-rank updates of the linear layers",
         paper="arXiv 2106.09685",
         served_by=SERVED_BY,
@@ -43,18 +44,21 @@ PRESETS = {
     # Rank and scale are LoRA's: with all layers adapted the rank hardly matters (QLoRA, fig. 4), and on a small base
     # r 64 takes more memory for Adam than four bits save (docs/why/quantisation.md). The paper: r 64, alpha 16.
     "qlora": Preset(
+        layers="hand-written",
         summary="LoRA on a base whose weights have four bits",
         paper="arXiv 2305.14314",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
         quantize="nf4",
     ),
     "rslora": Preset(
+        layers="hand-written",
         summary="LoRA with a scale that lets high ranks learn: alpha over the root of the rank",
         paper="arXiv 2312.03732",
         served_by=SERVED_BY,
         settings={"use_rslora": True},
     ),
     "lora_plus": Preset(
+        layers="hand-written",
         summary="LoRA whose B learns 16 times as fast as its A",
         paper="arXiv 2402.12354",
         served_by=SERVED_BY,
@@ -68,6 +72,7 @@ PRESETS = {
         settings={"use_dora": True},
     ),
     "pissa": Preset(
+        layers="hand-written",
         summary="LoRA that begins at the principal components of the weights",
         paper="arXiv 2404.02948",
         served_by=SERVED_BY,
@@ -75,6 +80,7 @@ PRESETS = {
         moves_base=MOVED,
     ),
     "olora": Preset(
+        layers="hand-written",
         summary="LoRA that begins at an orthonormal basis of the weights' columns",
         paper="arXiv 2406.01775",
         served_by=SERVED_BY,
@@ -82,12 +88,14 @@ PRESETS = {
         moves_base=MOVED,
     ),
     "eva": Preset(
+        layers="hand-written",
         summary="LoRA whose A begins at the directions in which the layers' inputs vary most",
         paper="arXiv 2410.07170",
         served_by=SERVED_BY,
         settings={"init": "eva"},
     ),
     "loftq": Preset(
+        layers="hand-written",
         summary="LoRA that begins at what four bits lose of the weights",
         paper="arXiv 2310.08659",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 TRAINS = "adapter"
 PRESETS = {
     "lst": Preset(
+        layers="without backward",
         summary="a narrow network beside the frozen one: nothing of the base is kept for the backward",
         paper="arXiv 2206.06522",
         served_by=("Sartor's engine",),

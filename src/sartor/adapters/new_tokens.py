@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TRAINS = "adapter"
 PRESETS = {
     "new_tokens": Preset(
+        layers="hand-written",
         summary="the embedding rows of new or named tokens",
         paper="none: PEFT's TrainableTokens",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),

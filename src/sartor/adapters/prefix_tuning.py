@@ -35,12 +35,14 @@ PRESETS = {
     "prefix_tuning": preset(
         summary="keys and values before the text in every layer, made by a small network",
         paper="arXiv 2101.00190",
+        prefix=True,
     ),
     "p_tuning_v2": preset(
         summary="keys and values before the text in every layer, trained themselves",
         paper="arXiv 2110.07602",
         settings={"network": False},
         learning_rate=10.0,
+        prefix=True,
     ),
 }
 PEFT_TYPES = ("PREFIX_TUNING",)

@@ -106,7 +106,8 @@ class Job:
 
     `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r). `depth` is how many
     layers the backward passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch.
-    `quantize` is how the base's weights are held, `moment_bytes` what the optimizer keeps of a trained parameter.
+    `quantize` is how the base's weights are held, `layers` who computes its layers (`adapters.method.Preset`),
+    `moment_bytes` what the optimizer keeps of a trained parameter.
     `devices` share the work; `shards` of them hold the weights together, 1: each holds all of them. `answer_tokens` is
     what generation holds in its cache at most.
     """
@@ -124,6 +125,7 @@ class Job:
     kept_tokens: int = 0
     moment_bytes: int = MOMENTS["adamw"]
     quantize: Quantized = "none"
+    layers: str = "hand-written"
     devices: int = 1
     shards: int = 1
     answer_rows: int = 1
@@ -176,7 +178,15 @@ def kept_tokens(shape: Shape, depth: int, *, num_tokens: int, memory_bytes: int)
 def saved_parts(job: Job) -> dict[str, int]:
     """What one layer keeps of one token for the backward, in bytes by what it is."""
     shape, item = job.shape, job.item_bytes
+    if job.layers == "without backward":
+        return {"what leaves the layer": STREAM * shape.hidden}
     parts = {"residual stream, before attention and before the MLP": 2 * STREAM * shape.hidden}
+    if job.layers == "transformers" and job.recompute != "layer":
+        parts |= {
+            "what the norms read and give": 4 * STREAM * shape.hidden,
+            "activated gate, and what the MLP's last product reads": item * 2 * shape.inner,
+            "what adapters read": item * 3 * shape.hidden,
+        }
     if job.recompute != "layer":
         parts |= {
             "rotated queries, keys, values": item * (query_width(shape) + 2 * key_width(shape)),

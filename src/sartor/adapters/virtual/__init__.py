@@ -24,8 +24,13 @@ NOT_IDENTITY = "the text stands after virtual tokens, and sees them from the fir
 SAVED = "prompt_embeddings"  # PEFT's name for what any encoder gives
 
 
-def preset(summary: str, paper: str, *, learning_rate: float = 1.0, settings: Json | None = None) -> Preset:
-    """What all their methods have in common. Other engines take the embeddings of a prompt, but load no adapter."""
+def preset(
+    summary: str, paper: str, *, learning_rate: float = 1.0, settings: Json | None = None, prefix: bool = False
+) -> Preset:
+    """What all their methods have in common. Other engines take the embeddings of a prompt, but load no adapter.
+
+    The hand-written layers take virtual tokens, but no `prefix` of keys and values.
+    """
     return Preset(
         summary=summary,
         paper=paper,
@@ -34,6 +39,7 @@ def preset(summary: str, paper: str, *, learning_rate: float = 1.0, settings: Js
         mergeable=False,
         learning_rate=learning_rate,
         not_identity=NOT_IDENTITY,
+        layers="transformers" if prefix else "hand-written",
     )
 
 
