@@ -51,8 +51,7 @@ def test_from_the_recipe_to_an_answer(tmp_path: Path, tiny_folder: Path) -> None
 def answers(folder: Path, name: str) -> str:
     """What is served under the name of the run."""
     desk = open_desk([folder])
-    (model,) = desk.models
-    assert model.name == name
+    model = next(model for model in desk.models if model.name == name)
     ids = model.renderer.prompt((Message(role="user", content="Add 7 and 10."),))
     tokens = model.turns.engine.stream([ids], Sampling(20, model.renderer.stop_ids), model.adapter)
     text = model.renderer.decode([token.id for token in tokens if token.finish != "stop"])

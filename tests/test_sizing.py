@@ -84,6 +84,16 @@ def test_there_is_no_way_below_the_smallest() -> None:
     assert choose(SMALL, Room(least - 1, CPU), most=1024) is None
 
 
+def test_four_bits_are_named_where_they_fit_and_the_method_can_have_them() -> None:
+    eight = job_of("llama-3.1-8b-instruct")
+    room = Room(peak(smallest(replace(eight, quantize="nf4"))), CPU)
+    assert nearest(eight, room, replace(way(), quantisable=True))[0] == "set `model.quantize` to nf4"
+    assert not any("quantize" in line for line in nearest(eight, room, way()))
+    assert not any(
+        "quantize" in sentence for sentence in nearest(eight, Room(GIB, CPU), replace(way(), quantisable=True))
+    )
+
+
 def test_a_rank_that_fits_is_named() -> None:
     large = job_of("smollm2-135m-instruct", rank=1024)
     room = Room(peak(smallest(job_of("smollm2-135m-instruct", rank=256))), CPU)

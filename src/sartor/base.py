@@ -29,6 +29,8 @@ from sartor.plan import Quantized
 MOST_LEFT = 0.2
 #: Of an embedding's numbers, the most by which eight bits may change them; that of a normal distribution is 0.006.
 TOLERANCE = 0.02
+#: Rows of a head that are made at once: as many as fit where gate and up of a layer do together, but no fewer.
+SMALLEST_TILE = 1024
 OTHERWISE = "leave `model.quantize` out, or choose a model of the Llama, Qwen, Gemma, SmolLM or Mistral families"
 OURS: tuple[Kind, ...] = ("nf4", "fp4", "int8")
 
@@ -103,7 +105,7 @@ def quantise(model: Any, kind: Kind, dtype: torch.dtype, *, packed: bool = True)
         if not packed:
             source.data = made.whole(dtype)
         elif isinstance(layer, nn.Linear):
-            tile = largest // layer.in_features if layer in ends else 0  # rows that fit where a layer's weight does
+            tile = max(SMALLEST_TILE, 2 * largest // layer.in_features) if layer in ends else 0
             parent.register_module(name, QuantisedLinear(made, layer.bias, dtype, room, tile))
         else:
             parent.register_module(name, _embedding(layer, made, dtype))

@@ -97,6 +97,21 @@ def test_it_shrinks_with_what_is_not_kept(change: dict[str, object]) -> None:
     assert of(replace(JOB, **change)).total < of().total
 
 
+def test_a_quantised_base_by_hand() -> None:
+    """Four bits, their scales and the scales of those; embedding and head in eight bits; norms as they are."""
+    linear, ends = 106_168_320, 28_311_552
+    rest = 134_515_008 - linear - ends
+    job = replace(JOB, quantize="nf4")
+    assert of(job).weights == int(linear * 4.127 / 8 + ends * 8.25 / 8 + rest * 2)
+    assert of(job).weights < 0.35 * of().weights
+    assert of(job).layer - of().layer == 3072 * 576 * 2, "gate and up, made into numbers"
+    assert of(job, "generate").weights == of(JOB, "generate").weights, "an engine holds the numbers"
+    gptq = replace(JOB, quantize="gptq")
+    assert of(gptq).weights == int(linear * 4.25 / 8 + (ends + rest) * 2) == of(gptq, "generate").weights
+    shared = estimate.memory(replace(job, devices=8, shards=8), CPU)["train"]
+    assert shared.weights == of(job).weights, "each device holds all of them"
+
+
 def test_full_tuning_by_the_arithmetic_people_know() -> None:
     """bf16: 2 + 4 + 4 + 8 bytes a parameter; fp32: the weights are the masters, 4 + 4 + 8."""
     parameters = SMOLLM2.num_parameters

@@ -21,8 +21,8 @@ from sartor.plan import Adam, Choice, Plan
 
 MakePlan = Callable[..., Plan]
 IDS = torch.tensor([[1, 5, 9, 60, 33, 7, 7, 101]])
-#: Those that can be trained on a quantised base; the planner refuses the others, with the reason they give. LoftQ begins
-#: at what four bits lost, which these numbers do not know.
+#: Those that can be trained on a quantised base; the planner refuses the others, with the reason that they give. LoftQ
+#: begins at what four bits lost, which these numbers do not know.
 METHODS = [
     method
     for method in sorted(methods())

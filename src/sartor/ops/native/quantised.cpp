@@ -11,7 +11,9 @@ constexpr long BLOCK = 64, GROUP = 256;
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef int8_t SignedBytes __attribute__((vector_size(16)));
 
-#define EACH_ROW _Pragma("omp parallel for schedule(static)") for (long place = 0; place < num_rows; place++)
+// Few rows, as of a short prompt, are not worth waking other threads for.
+#define EACH_ROW                                                          \
+    _Pragma("omp parallel for schedule(static) if (num_rows * width > 65536)") for (long place = 0; place < num_rows; place++)
 
 // Whole vectors of AVX2 have half of our lanes, and gcc 12 splits what it does not know into single lanes.
 #if defined(__AVX2__) && !defined(__AVX512F__)
