@@ -296,6 +296,7 @@ def test_the_frozen_layers_are_those_below_the_lowest_trained_one(settings: dict
 
 def test_nothing_is_frozen_when_what_feeds_the_layers_is_trained() -> None:
     """And never the last layer, where no other is trained: it picks the supervised rows."""
+
     def frozen_in(model: Any) -> int:
         return num_frozen(model, model.model, model.lm_head)
 

@@ -1,7 +1,7 @@
 """The contract of an engine, over all of them, on one tiny model in fp32 that plain transformers runs too.
 
-`OPENERS` says how each is opened: sartor and peft on the folder, llamacpp on the same weights as a GGUF, vllm on a server
-that speaks as vLLM does and has plain transformers behind it. Another engine joins by its line there.
+`OPENERS` says how each is opened: sartor and peft on the folder, llamacpp on the same weights as a GGUF, vllm on a
+server that speaks as vLLM does and has plain transformers behind it. Another engine joins by its line there.
 """
 
 from __future__ import annotations
