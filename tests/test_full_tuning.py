@@ -18,17 +18,22 @@ from sartor.types import Message
 ANSWER = "The sum is odd."
 
 
-def test_from_the_recipe_to_an_answer(tmp_path: Path, tiny_folder: Path) -> None:
+def bench_of(folder: Path, base: Path, method: str) -> Bench:
+    """A run that is to learn one answer, in a folder of its own."""
     rows = [{"prompt": f"Add {number} and {number + 3}.", "completion": ANSWER} for number in range(80)]
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = tmp_path / "sartor.yaml"
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = folder / "sartor.yaml"
     recipe.write_text(
-        f"model: {tiny_folder}\ndata: sums.jsonl\ntask: exact\n"
-        "tune: {steps: 40, batch_size: 8, learning_rate: 1e-2, save_every: 40, adapter: full}\n"
+        f"model: {base}\ndata: sums.jsonl\ntask: exact\n"
+        f"tune: {{steps: 40, batch_size: 8, learning_rate: 1e-2, save_every: 40, adapter: {method}}}\n"
         "prove: {items: 10, arms: [zero_shot, tuned], max_forgetting: 1e6}\n"
     )
-    run = open_run(recipe, load(recipe))
-    bench = Bench(run, anyway=True)
+    return Bench(open_run(recipe, load(recipe)), anyway=True)
+
+
+def test_from_the_recipe_to_an_answer(tmp_path: Path, tiny_folder: Path) -> None:
+    bench = bench_of(tmp_path, tiny_folder, "full")
+    run = bench.run
     events = list(run_until(bench, "package"))
     assert [event.stage for event in events if event.type == "entered"][-1] == "package"
     assert {event.type for event in run_until(Bench(run, anyway=True), "package")} == {"skipped"}, "all is done"

@@ -8,22 +8,13 @@ from typing import Any
 
 import pytest
 
+from sartor.catalogue import CATALOGUE
 from sartor.errors import ModelError, RecipeError
-from sartor.hub import Shape
 from sartor.quantisation import by_recipe, optimizer_words, quantize_of, words
 from sartor.recipe import Recipe
+from sartor.sizing import shape_of
 
-SMOLLM2 = Shape(
-    num_layers=30,
-    hidden=576,
-    inner=1536,
-    num_heads=9,
-    num_kv_heads=3,
-    head_dim=64,
-    vocab=49152,
-    tied=True,
-    context=8192,
-)
+SMOLLM2 = shape_of(next(card for card in CATALOGUE if card.name == "smollm2-135m-instruct"))
 
 
 def recipe(adapter: Any = "lora", quantize: str | None = None) -> Recipe:

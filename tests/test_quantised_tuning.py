@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,16 @@ from sartor.convert import convert
 from sartor.errors import ModelError
 from sartor.generate.sartor import open_engine
 from sartor.proof import Proof
-from sartor.recipe import load
 from sartor.serve.desk import open_desk
-from sartor.stages import Bench, run_until
-from sartor.store import open_run, read_json
+from sartor.stages import run_until
+from sartor.store import read_json
 
-from .test_full_tuning import ANSWER, answers
+from .test_full_tuning import ANSWER, answers, bench_of
 
 
 def test_from_the_recipe_to_an_answer(tmp_path: Path, tiny_folder: Path) -> None:
-    rows = [{"prompt": f"Add {number} and {number + 3}.", "completion": ANSWER} for number in range(80)]
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = tmp_path / "sartor.yaml"
-    recipe.write_text(
-        f"model: {tiny_folder}\ndata: sums.jsonl\ntask: exact\n"
-        "tune: {steps: 40, batch_size: 8, learning_rate: 1e-2, save_every: 40, adapter: qlora}\n"
-        "prove: {items: 10, arms: [zero_shot, tuned], max_forgetting: 1e6}\n"
-    )
-    run = open_run(recipe, load(recipe))
-    bench = Bench(run, anyway=True)
+    bench = bench_of(tmp_path, tiny_folder, "qlora")
+    run = bench.run
     list(run_until(bench, "package"))
 
     assert bench.plan.model.quantize == "nf4"

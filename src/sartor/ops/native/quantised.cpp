@@ -1,7 +1,7 @@
 // Rows of packed weights made into numbers again. Plain twins, with the same meaning: ops/quantised.py.
 //
-// Rows are either `rows`, by their numbers, or (where that is null) those from `first` on. `ld` is the distance from one
-// row of the result to the next, in elements.
+// Rows are either `rows`, by their numbers, or (where that is null) those from `first` on. `ld` is the distance from
+// one row of the result to the next, in elements.
 #include "numbers.hpp"
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -12,8 +12,9 @@ typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef int8_t SignedBytes __attribute__((vector_size(16)));
 
 // Few rows, as of a short prompt, are not worth waking other threads for.
-#define EACH_ROW                                                          \
-    _Pragma("omp parallel for schedule(static) if (num_rows * width > 65536)") for (long place = 0; place < num_rows; place++)
+#define EACH_ROW                                                                    \
+    _Pragma("omp parallel for schedule(static) if (num_rows * width > 65536)")      \
+    for (long place = 0; place < num_rows; place++)
 
 // Whole vectors of AVX2 have half of our lanes, and gcc 12 splits what it does not know into single lanes.
 #if defined(__AVX2__) && !defined(__AVX512F__)
