@@ -30,11 +30,11 @@ def test_a_name_gives_its_module() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "message", "hint"),
     [
-        ("objectives", "stf", "unknown objective 'stf'", "did you mean 'sft'? Known: sft"),
+        ("objectives", "stf", "unknown objective 'stf'", "did you mean 'sft'? Known: contrastive, sft"),
         ("metrics", "exakt", "unknown metric 'exakt'", "did you mean 'exact'?"),
         ("arms", "zzz", "unknown arm 'zzz'", "known: few_shot"),
         ("metrics", "load", "unknown metric 'load'", "nown: "),
-        ("objectives", "os:path", "unknown objective 'os:path'", "known: sft"),
+        ("objectives", "os:path", "unknown objective 'os:path'", "known: contrastive, sft"),
         ("adapters", "../lora", "unknown adapter '../lora'", "did you mean 'lora'"),
     ],
 )
