@@ -54,7 +54,9 @@ def test_several_devices_hold_together_what_one_cannot() -> None:
 
 
 def test_by_serving() -> None:
-    assert "beside others on one base" in advice(76)[-1]
+    *_, serving, others = advice(76)
+    assert "beside others on one base" in serving
+    assert "`sartor methods` lists all" in others
 
 
 def test_a_quantised_base_is_little_more_than_a_quarter() -> None:

@@ -18,6 +18,7 @@ from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
+from sartor.names import resolve
 from sartor.plan import Plan
 from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
 from sartor.recipe import Recipe
@@ -157,8 +158,8 @@ def test_what_has_a_value_in_every_recipe_is_taken_from_it(plan_of: Any) -> None
     asked = {"seed": 99, "adapter": {"name": "lora", "r": 4, "targets": ["q_proj"]}}
     plan = plan_of(tune=asked, prove={"max_forgetting": 0.3}, model={"name": "m", "template": {"x": 1}})
     assert (plan.seed, plan.proof.seed, plan.proof.max_forgetting, plan.model.template) == (99, 99, 0.3, {"x": 1})
-    asked_and_default = {"r": 4, "alpha": 0.0, "dropout": 0.0, "targets": ["q_proj"], "top_layers": 0}
-    assert plan.adapter.settings == asked_and_default
+    own = resolve("adapters", "lora").Config(r=4, targets=("q_proj",))
+    assert plan.adapter.settings == own.model_dump(mode="json")
     assert plan.num_trainable == 30 * 4 * (576 + 576)
 
 
