@@ -106,19 +106,19 @@ def plan_of_runs(chosen: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 
 def trained(method: str, seed: int) -> Json:
-    """One run of one method, made now unless it is there.
+    """One run of one method, made now unless it is proved already.
 
     Raises:
         MachineError: it failed.
     """
     sets = [f"tune.adapter={method}", f"tune.seed={seed}"]
-    command = [sys.executable, "-m", "sartor.cli", "run", str(FOLDER / "sartor.yaml"), "--anyway", "--json"]
-    done = subprocess.run(
-        [*command, *(part for item in sets for part in ("--set", item))], capture_output=True, text=True, check=False
-    )
     run = open_run(FOLDER / "sartor.yaml", load(FOLDER / "sartor.yaml", sets))
     if not run.path("proof.json").is_file():
-        raise MachineError(harness.reason(done.stderr), hint=f"sartor run {FOLDER}/sartor.yaml --set {sets[0]}")
+        command = [sys.executable, "-m", "sartor.cli", "run", str(FOLDER / "sartor.yaml"), "--anyway", "--json"]
+        command += [part for item in sets for part in ("--set", item)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not run.path("proof.json").is_file():
+            raise MachineError(harness.reason(done.stderr), hint=f"sartor run {FOLDER}/sartor.yaml --set {sets[0]}")
     result = {"method": method, "seed": seed, **facts_of(run)}
     say(f"{method} (seed {seed}): {result['tuned']:.1%} for {result['untuned']:.1%}")
     return result
