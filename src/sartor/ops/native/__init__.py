@@ -26,7 +26,11 @@ Element = Literal["bfloat16", "float32"]
 HERE = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
 #: `native` is this machine and no other, so the cache is keyed by the processor as well.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fvisibility=hidden")
+#: Without exceptions nothing of the C++ library is needed, whichever driver links.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-exceptions"),
+    *("-shared", "-fPIC", "-fvisibility=hidden"),
+)
 COMPILE_SECONDS = 120
 LIBRARY = "kernel.so"
 OFF = "SARTOR_NATIVE"
