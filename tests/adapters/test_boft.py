@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_more_factors_than_peft_can_have_here_are_refused(tiny_folder: Path, mon
     with pytest.raises(RecipeError, match=r"`tune\.adapter\.factors` is 2") as caught:
         family_of("boft").attach(load(tiny_folder), config_of("boft", factors=2))
     assert "oft" in caught.value.hint
+
+
+@pytest.mark.parametrize("before", [None, "clang++"])
+def test_the_compiler_of_others_stays(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    """PEFT leaves `CXX=gcc` behind where its own kernel cannot be compiled, and ours would be compiled with that."""
+    monkeypatch.delenv("CXX", raising=False)
+    if before:
+        monkeypatch.setenv("CXX", before)
+    family_of("boft").attach(load(tiny_folder), config_of("boft"))
+    assert os.environ.get("CXX") == before
 
 
 def test_a_layer_is_turned_and_stretched(tiny_folder: Path) -> None:

@@ -141,6 +141,16 @@ def test_a_compiler_may_have_arguments_and_is_asked_for_its_version_once(
     assert "CXX='c++" in native.problem()
 
 
+@pytest.mark.skipif(not shutil.which("gcc"), reason="there is no gcc")
+def test_a_c_compiler_links_what_cpp_needs(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (sources / "small.cpp").write_text(
+        f"#include <vector>\n{SOURCE}int* kept() {{ return new int[9]; }}", encoding="utf-8"
+    )
+    monkeypatch.setenv("CXX", "gcc")
+    forget_kernels()
+    assert native.refusal("small", "float32") == ""
+
+
 def test_processes_that_start_at_once_compile_once(sources: Path) -> None:
     code = (
         "import pathlib, sys; from sartor.ops import native; native.HERE = pathlib.Path(sys.argv[1]);"

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from sartor.adapters import targets as layers
 from sartor.adapters.changes import Changes
-from sartor.adapters.guards import peft_model
+from sartor.adapters.guards import compilers_kept, peft_model
 from sartor.adapters.hooks import Hooks
 from sartor.adapters.merging import merged_changes
 from sartor.adapters.method import Preset
@@ -57,7 +57,7 @@ def attach(model: Any, config: Config) -> Any:
     from peft import BOFTConfig
     from peft.tuners.boft.layer import get_fbd_cuda
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), compilers_kept():
         warnings.simplefilter("ignore")  # once a layer: that the kernel cannot be compiled, which is asked here
         if config.factors > 1 and get_fbd_cuda() is None:
             raise RecipeError(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sartor.errors import Unsupported
+
+COMPILERS = ("CC", "CXX")
 
 
 def peft_model(model: Any, config: Any) -> Any:
@@ -16,9 +22,32 @@ def peft_model(model: Any, config: Any) -> Any:
     from peft import get_peft_model
 
     config.task_type, config.modules_to_save = task_of(model), heads_of(model)
-    made: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
+    with compilers_kept():
+        made: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     made.register_forward_pre_hook(_refuse_mixed_rows, with_kwargs=True)
     return made
+
+
+def loaded(model: Any, folder: Path) -> Any:
+    """The model as a PEFT model with the adapter in a folder."""
+    from peft import PeftModel
+
+    with compilers_kept():
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+@contextmanager
+def compilers_kept() -> Iterator[None]:
+    """Leave `CC` and `CXX` as they were: where PEFT's BOFT kernel cannot be compiled, both stay "gcc" afterwards."""
+    before = {name: os.environ.get(name) for name in COMPILERS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def task_of(model: Any) -> str:

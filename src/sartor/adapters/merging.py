@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sartor.adapters.changes import Changes, Weight
+from sartor.adapters.guards import loaded
 from sartor.adapters.saving import read_weights
 
 
@@ -18,10 +19,8 @@ def merged_changes(base: Any, folder: Path) -> Changes:
         base: a loaded transformers model; merging is done in the number format in which it computes.
         folder: an adapter as PEFT writes it.
     """
-    from peft import PeftModel
-
     touched = _touched(base, read_weights(folder))
-    merged = PeftModel.from_pretrained(_twin(base, touched), str(folder)).merge_and_unload()
+    merged = loaded(_twin(base, touched), folder).merge_and_unload()
     changed = {}
     for name in touched:
         after = dict(merged.get_submodule(name).named_parameters(recurse=False))

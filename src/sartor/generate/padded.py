@@ -20,6 +20,7 @@ import torch
 from peft import PeftModel
 
 import sartor.peft  # noqa: F401 - PEFT then knows the methods of ours
+from sartor.adapters.guards import loaded
 from sartor.backends import forms
 from sartor.errors import UserError
 from sartor.generate import protocol
@@ -175,7 +176,7 @@ def open_engine(
     models: dict[str | None, Any] = {None: _open(base, form, chosen)}
     for name, folder in adapters.items():
         labels = tuple(read_json(folder / "sartor.json")["labels"])
-        models[name] = PeftModel.from_pretrained(forms.open_model(base, form, labels, chosen), str(folder)).eval()
+        models[name] = loaded(forms.open_model(base, form, labels, chosen), folder).eval()
     return PaddedEngine(models, form, context=shape(base).context, max_rows=max_rows)
 
 

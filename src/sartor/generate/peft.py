@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sartor.adapters.guards import loaded
 from sartor.errors import ModelError, UserError
 from sartor.generate import protocol
 from sartor.generate.batch.choose import Ask, choose
@@ -239,11 +240,9 @@ def twin_of(model: Any) -> Any:
 
 
 def _with_adapter(model: Any, folder: Path, options: Mapping[str, Any]) -> _Model:
-    from peft import PeftModel  # a second that only adapters need
-
     family_in(folder).register()
     try:
-        tuned = PeftModel.from_pretrained(twin_of(model), str(folder)).eval()
+        tuned = loaded(twin_of(model), folder).eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"PEFT cannot load the adapter in {folder}: {error}", hint="use it with the base that it was trained on"

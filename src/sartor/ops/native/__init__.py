@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
@@ -26,11 +27,9 @@ Element = Literal["bfloat16", "float32"]
 HERE = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
 #: `native` is this machine and no other, so the cache is keyed by the processor as well.
-#: Without exceptions nothing of the C++ library is needed, whichever driver links.
-FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-exceptions"),
-    *("-shared", "-fPIC", "-fvisibility=hidden"),
-)
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fvisibility=hidden")
+#: `CXX=gcc` compiles C++ and would link without its library.
+LIBRARIES = ("-lstdc++",) if sys.platform == "linux" else ()
 COMPILE_SECONDS = 120
 LIBRARY = "kernel.so"
 OFF = "SARTOR_NATIVE"
@@ -131,6 +130,7 @@ def _compile(name: str, element: Element, target: Path) -> None:
     MachineError: the compiler refused, or took too long.
     """
     command = [*compiler(), *FLAGS, f"-DELEMENT_{element.upper()}", "-o", str(target), str(HERE / f"{name}.cpp")]
+    command += LIBRARIES
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -142,7 +142,7 @@ def _compile(name: str, element: Element, target: Path) -> None:
 
 def _digest(name: str, element: Element) -> str:
     sources = [(HERE / file).read_text(encoding="utf-8") for file in (f"{name}.cpp", "numbers.hpp")]
-    return digest_of(sources, element, FLAGS, _words_of(compiler()), _processor())
+    return digest_of(sources, element, FLAGS, LIBRARIES, _words_of(compiler()), _processor())
 
 
 @cache
