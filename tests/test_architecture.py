@@ -20,7 +20,7 @@ ORDER = (
     *("errors", "names", "types", "recipe", "plan", "proof", "events", "durable", "store"),
     *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "texts"),
     *("formats", "data", "objectives", "stats", "metrics"),
-    *("ops", "base", "adapters", "peft", "backends", "generate", "check", "sizing", "timing", "advice"),
+    *("ops", "base", "adapters", "peft", "backends", "generate", "ask", "check", "sizing", "timing", "advice"),
     *("asked", "quantisation", "planner", "planner_padded", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
     *("artifact", "serve", "report", "sinks", "stages"),

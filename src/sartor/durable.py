@@ -137,6 +137,12 @@ def _manifest_text(files: Json) -> str:
     return json.dumps({"schema": 1, "files": files}, indent=2) + "\n"
 
 
+def opened(path: Path) -> IO[str]:
+    """A new file inside a folder that `atomic_dir` makes, to be written piece by piece: sealing puts it on disk."""
+    _operation()
+    return path.open("w", encoding="utf-8")
+
+
 def append(path: Path, line: str) -> None:
     """Append one line. A line torn by a power cut is skipped by `read_lines`, and never swallows the next one.
 

@@ -13,7 +13,7 @@ from sartor.data.split import labels
 from sartor.errors import RecipeError
 from sartor.hub import kind_of, read_config
 from sartor.recipe import parse_yaml
-from sartor.types import Chat, Kind, Text
+from sartor.types import Chat, Example, Kind
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 SHORT_ANSWER = 200  # characters: up to here, one right answer can usually be given word for word
@@ -78,7 +78,7 @@ def _kind(model: str, root: Path) -> Kind:
     return kind_of(read_config(folder)) if (folder / "config.json").is_file() else "decoder"
 
 
-def propose_metric(examples: Sequence[Chat | Text]) -> tuple[str, str]:
+def propose_metric(examples: Sequence[Example]) -> tuple[str, str]:
     """The metric that fits the answers, and why."""
     targets = [example.target for example in examples if isinstance(example, Chat)]
     if not targets:

@@ -64,10 +64,17 @@ class Source(Frozen):
     """Where a row came from: the file as its user named it, and the 1-based line on which the row starts.
 
     Where rows of a JSON array share a line, the whole file counts 1-based elements instead, so that ids stay different.
+    `origin` is the id of what it was made from, an example or a document: a family never stands on both sides of a
+    split.
     """
 
     file: str
     line: int
+    origin: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
 class Chat(Frozen):
@@ -80,7 +87,7 @@ class Chat(Frozen):
 
     @property
     def id(self) -> str:
-        return f"{self.source.file}:{self.source.line}"
+        return self.source.id
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -110,7 +117,7 @@ class Text(Frozen):
 
     @property
     def id(self) -> str:
-        return f"{self.source.file}:{self.source.line}"
+        return self.source.id
 
     @property
     def digest(self) -> str:
@@ -121,14 +128,85 @@ class Text(Frozen):
         return self.digest
 
 
-Example = Annotated[Chat | Text, Field(discriminator="kind")]
-EXAMPLE: TypeAdapter[Chat | Text] = TypeAdapter(Example)
+class Pair(Frozen):
+    """Two answers to one prompt, of which `chosen` is the better one."""
+
+    kind: Literal["pair"] = "pair"
+    source: Source
+    prompt: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
+    tools: tuple[Json, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.source.id
+
+    @property
+    def digest(self) -> str:
+        return digest_of([*self.prompt, self.chosen, self.rejected], list(self.tools))
+
+    @property
+    def prompt_digest(self) -> str:
+        return digest_of([message.model_dump() for message in self.prompt], list(self.tools))
+
+
+class Unpaired(Frozen):
+    """One answer that somebody liked, or did not."""
+
+    kind: Literal["unpaired"] = "unpaired"
+    source: Source
+    prompt: tuple[Message, ...]
+    answer: Message
+    good: bool
+    tools: tuple[Json, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return self.source.id
+
+    @property
+    def digest(self) -> str:
+        return digest_of([*self.prompt, self.answer], self.good, list(self.tools))
+
+    @property
+    def prompt_digest(self) -> str:
+        return digest_of([message.model_dump() for message in self.prompt], list(self.tools))
+
+
+Example = Chat | Text | Pair | Unpaired
+EXAMPLE: TypeAdapter[Example] = TypeAdapter(Annotated[Example, Field(discriminator="kind")])
+
+
+class Document(Frozen):
+    """A text that somebody wrote for readers: what examples are built from.
+
+    `place` is where it was found: a path, an archive and a path in it (`a.zip!docs/b.md`), or a URL; `digest` SHA-256
+    of its bytes there; `time` when it was fetched, ISO 8601 in UTC; `licence` and `about` (title, headers, revision …)
+    what the place says of it.
+    """
+
+    place: str
+    text: str
+    title: str = ""
+    media_type: str = "text/plain"
+    digest: str
+    time: str
+    licence: str = ""
+    about: Json = Field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return self.place
 
 
 class LedgerEntry(Frozen):
-    """What happened to one row that is not used as it came. Rows in = kept + dropped, each with its line and reason."""
+    """What happened to one row that is not used as it came. Rows in = kept + dropped, each with its line and reason.
 
-    action: Literal["dropped", "changed"]
+    `flagged`: it is kept as it is, and somebody should look at it.
+    """
+
+    action: Literal["dropped", "changed", "flagged"]
     file: str
     line: int
     field: str = ""

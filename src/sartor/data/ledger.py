@@ -51,7 +51,7 @@ class Ledger:
     def dropped(self) -> int:
         return sum(entry.action == "dropped" for entry in self.entries)
 
-    def counts(self, action: Literal["dropped", "changed"] = "dropped") -> dict[str, int]:
+    def counts(self, action: Literal["dropped", "changed", "flagged"] = "dropped") -> dict[str, int]:
         """Entries by reason, the most frequent first."""
         return dict(Counter(entry.reason for entry in self.entries if entry.action == action).most_common())
 

@@ -13,6 +13,7 @@ from sartor.data.pack import Segment, segment
 from sartor.data.read import Read, read
 from sartor.data.split import Split, distinct, leaks, split
 from sartor.errors import DataError, Where
+from sartor.names import resolve
 from sartor.recipe import Recipe
 from sartor.store import Run
 from sartor.types import EXAMPLE, Chat, LedgerEntry, Text
@@ -72,7 +73,7 @@ def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Pr
     kept: dict[str, list[Tokenised]] = {}
     too_long: list[Tokenised] = []
     for role, found in files.items():
-        fitting, long, dropped = _tokenise(found.examples if found else (), renderer, limit)
+        fitting, long, dropped = _tokenise(_trainable(found, recipe), renderer, limit)
         drop = recipe.data.too_long == "drop"
         kept[role] = fitting if drop else fitting + long
         too_long += [] if drop else long
@@ -108,7 +109,8 @@ def write(run: Run, prepared: Prepared) -> None:
 
 def examples_of(run: Run, role: str) -> tuple[Chat | Text, ...]:
     """One part of a run's prepared examples."""
-    return tuple(EXAMPLE.validate_python(line) for line in durable.read_lines(run.path(f"data/{role}.jsonl")))
+    found = (EXAMPLE.validate_python(line) for line in durable.read_lines(run.path(f"data/{role}.jsonl")))
+    return tuple(example for example in found if isinstance(example, Chat | Text))
 
 
 def tokenise(example: Chat | Text, renderer: Speech) -> Tokenised:
@@ -133,6 +135,25 @@ def _read(recipe: Recipe, root: Path, role: str) -> Read | None:
     return found
 
 
+def _trainable(found: Read | None, recipe: Recipe) -> tuple[Chat | Text, ...]:
+    """The examples of a file, all of a kind that the objective learns from.
+
+    Raises:
+        DataError: one is of another kind.
+    """
+    objective = recipe.tune.objective.name
+    eaten = resolve("objectives", objective).EXAMPLE
+    examples = found.examples if found else ()
+    stranger = next((example for example in examples if example.kind not in eaten), None)
+    if stranger:
+        raise DataError(
+            f"these examples are of the kind {stranger.kind!r}, and {objective} learns from {', '.join(sorted(eaten))}",
+            hint="`sartor data convert --to openai` takes the better answers alone; or choose another `tune.objective`",
+            where=Where(stranger.source.file, line=stranger.source.line),
+        )
+    return tuple(example for example in examples if isinstance(example, Chat | Text))
+
+
 def _tokenise(
     examples: Iterable[Chat | Text], renderer: Speech, limit: int
 ) -> tuple[list[Tokenised], list[Tokenised], list[LedgerEntry]]:
@@ -155,7 +176,7 @@ def _tokenise(
     return fitting, long, dropped
 
 
-def _split(recipe: Recipe, kept: dict[str, list[Tokenised]]) -> Split:
+def _split(recipe: Recipe, kept: dict[str, list[Tokenised]]) -> Split[Chat | Text]:
     """Hold out what the user did not bring; what the user brought is taken as it is, each item once."""
     with_dev, with_test = recipe.data.dev is None, recipe.data.test is None
     train = [item.example for item in kept["train"]]

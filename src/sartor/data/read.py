@@ -17,7 +17,7 @@ from sartor.data.rows import LONGEST, Bad, Progress, Row, rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
 from sartor.formats.fields import seen
 from sartor.names import suggest
-from sartor.types import Chat, Json, LedgerEntry, Source, Text
+from sartor.types import Example, Json, LedgerEntry, Source
 
 #: Readable rows that vote on the format.
 _SNIFFED = 1000
@@ -27,7 +27,7 @@ _SNIFFED = 1000
 class Read:
     """What a file gave: `rows` came in, `examples` are kept, `entries` tell of the others and of what was changed."""
 
-    examples: tuple[Chat | Text, ...]
+    examples: tuple[Example, ...]
     entries: tuple[LedgerEntry, ...]
     format: str
     rows: int
@@ -69,7 +69,7 @@ def read(
     name = candidates[0]
     reader = _Reader(name, formats.named(name), fields, label, chosen=bool(format or fields))
     _check_fields(reader)
-    examples: list[Chat | Text] = []
+    examples: list[Example] = []
     elements: list[int] = []
     entries: list[LedgerEntry] = []
     num_rows = 0
@@ -92,7 +92,7 @@ class _Reader:
     label: str
     chosen: bool
 
-    def take(self, row: Row | Bad) -> tuple[tuple[Chat | Text, ...], tuple[LedgerEntry, ...]]:
+    def take(self, row: Row | Bad) -> tuple[tuple[Example, ...], tuple[LedgerEntry, ...]]:
         """The example of a row, if it gives one, and what the ledger has to say of it."""
         if isinstance(row, Bad):
             return (), (_entry(row, self.label),)
@@ -123,7 +123,7 @@ class _Reader:
         return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
 
 
-def _told_apart(examples: list[Chat | Text], elements: list[int]) -> tuple[Chat | Text, ...]:
+def _told_apart(examples: list[Example], elements: list[int]) -> tuple[Example, ...]:
     """Where two elements of an array start on one line (json.dump writes all of them on one), a line names neither, and
     example ids must be unique: there the 1-based number of the element takes the line's place, for the whole file.
     """

@@ -11,9 +11,10 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from sartor.errors import DataError
-from sartor.types import Chat, LedgerEntry, Text
+from sartor.types import Chat, Example, LedgerEntry
 
 TEST_SHARE, DEV_SHARE = 0.15, 0.06
 MOST_TEST, MOST_DEV = 500, 100
@@ -21,23 +22,26 @@ FEWEST = 12  # below this no split of three parts means anything
 LONGEST_LABEL = 64  # characters
 
 
+Some = TypeVar("Some", bound=Example)
+
+
 @dataclass(frozen=True, slots=True)
-class Split:
+class Split(Generic[Some]):
     """The three parts, and what was dropped from dev and test because it stood there twice."""
 
-    train: tuple[Chat | Text, ...]
-    dev: tuple[Chat | Text, ...]
-    test: tuple[Chat | Text, ...]
+    train: tuple[Some, ...]
+    dev: tuple[Some, ...]
+    test: tuple[Some, ...]
     dropped: tuple[LedgerEntry, ...]
 
 
-def split(examples: Sequence[Chat | Text], *, seed: int, with_dev: bool = True, with_test: bool = True) -> Split:
+def split(examples: Sequence[Some], *, seed: int, with_dev: bool = True, with_test: bool = True) -> Split[Some]:
     """Split examples by what they ask. A part that the user brings is not taken from here.
 
     Raises:
         DataError: too few examples to hold any out.
     """
-    groups: dict[str, list[Chat | Text]] = defaultdict(list)
+    groups: dict[str, list[Some]] = defaultdict(list)
     for example in examples:
         groups[example.prompt_digest].append(example)
     if len(groups) < FEWEST and (with_dev or with_test):
@@ -60,9 +64,9 @@ def split(examples: Sequence[Chat | Text], *, seed: int, with_dev: bool = True, 
     )
 
 
-def distinct(examples: Sequence[Chat | Text]) -> tuple[tuple[Chat | Text, ...], tuple[LedgerEntry, ...]]:
+def distinct(examples: Sequence[Some]) -> tuple[tuple[Some, ...], tuple[LedgerEntry, ...]]:
     """The first of each set of exact duplicates: an item answered twice would count twice in the proof."""
-    first: dict[str, Chat | Text] = {}
+    first: dict[str, Some] = {}
     dropped = []
     for example in examples:
         if example.digest in first:
@@ -73,13 +77,13 @@ def distinct(examples: Sequence[Chat | Text]) -> tuple[tuple[Chat | Text, ...], 
     return tuple(first.values()), tuple(dropped)
 
 
-def leaks(train: Sequence[Chat | Text], held_out: Sequence[Chat | Text]) -> list[tuple[str, str]]:
+def leaks(train: Sequence[Example], held_out: Sequence[Example]) -> list[tuple[str, str]]:
     """(held-out id, training id) of items that ask the same thing as a training example."""
     seen = {example.prompt_digest: example.id for example in train}
     return [(item.id, seen[item.prompt_digest]) for item in held_out if item.prompt_digest in seen]
 
 
-def labels(examples: Sequence[Chat | Text]) -> tuple[str, ...]:
+def labels(examples: Sequence[Example]) -> tuple[str, ...]:
     """The set of answers, most frequent first, if this is a choice among few short ones; else empty."""
     targets = Counter(example.target.strip() for example in examples if isinstance(example, Chat))
     few = len(targets) <= min(200, max(2, len(examples) // 5))
@@ -89,7 +93,7 @@ def labels(examples: Sequence[Chat | Text]) -> tuple[str, ...]:
     return tuple(sorted(targets, key=lambda target: (-targets[target], target)))
 
 
-def _stratified_order(groups: dict[str, list[Chat | Text]], seed: int) -> list[str]:
+def _stratified_order(groups: dict[str, list[Some]], seed: int) -> list[str]:
     """Group keys such that every prefix holds each label in proportion."""
     classes = labels([members[0] for members in groups.values()])
     strata: dict[str, list[str]] = defaultdict(list)
@@ -113,11 +117,11 @@ def _share(total: int, share: float, most: int) -> int:
     return min(most, max(round(total * share), min(4, total // 4)))
 
 
-def _members(groups: dict[str, list[Chat | Text]], keys: Sequence[str]) -> list[Chat | Text]:
+def _members(groups: dict[str, list[Some]], keys: Sequence[str]) -> list[Some]:
     return [member for key in keys for member in groups[key]]
 
 
-def _duplicate(example: Chat | Text, detail: str) -> LedgerEntry:
+def _duplicate(example: Example, detail: str) -> LedgerEntry:
     return LedgerEntry(
         action="dropped", file=example.source.file, line=example.source.line, reason="duplicate", detail=detail
     )

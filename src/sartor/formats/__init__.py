@@ -23,7 +23,7 @@ from typing import Protocol, cast
 from sartor import names
 from sartor.errors import DataError, RecipeError, Where
 from sartor.formats.fields import shorten
-from sartor.types import Chat, Json, Source, Text
+from sartor.types import Example, Json, Source
 
 NOT_MEMBERS: frozenset[str] = frozenset({"calls", "fields", "strict", "turns"})
 
@@ -46,7 +46,7 @@ class Change:
 class Parsed:
     """One example, and what was changed to get it (almost always nothing)."""
 
-    example: Chat | Text
+    example: Example
     changes: tuple[Change, ...] = ()
 
 

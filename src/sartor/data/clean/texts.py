@@ -1,0 +1,86 @@
+"""The texts of an example, whatever its kind: to look at, and to edit with the field named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sartor.types import Chat, Example, Message, Pair, Text, Unpaired
+
+#: What is edited in a message. Arguments of tool calls and schemas are data, not prose.
+PARTS = ("content", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One text: `field` is its path, such as `messages[2].content`; `answer`: the model shall learn to write it."""
+
+    field: str
+    text: str
+    answer: bool
+
+
+def texts_of(example: Example) -> Iterator[Found]:
+    """Every text that is not empty, in reading order."""
+    if isinstance(example, Text):
+        yield Found("text", example.text, answer=True)
+        return
+    last = len(example.messages) - 1 if isinstance(example, Chat) else -1
+    for place, message in _messages(example):
+        answer = place in ("chosen", "rejected", "answer") or place == f"messages[{last}]"
+        for part in PARTS:
+            if text := vars(message)[part]:
+                yield Found(f"{place}.{part}", text, answer)
+
+
+def question_of(example: Example) -> str:
+    """All that the model is asked, as one text; empty for running text."""
+    return "\n".join(found.text for found in texts_of(example) if not found.answer)
+
+
+def answer_of(example: Example) -> str:
+    """What the model shall answer, the better one of two; a running text as a whole."""
+    if isinstance(example, Chat):
+        return example.target
+    if isinstance(example, Text):
+        return example.text
+    return (example.chosen if isinstance(example, Pair) else example.answer).content
+
+
+def whole_of(example: Example) -> str:
+    """All texts as one."""
+    return "\n".join(found.text for found in texts_of(example))
+
+
+def edited(example: Example, edit: Callable[[str], str]) -> tuple[Example, tuple[str, ...]]:
+    """The example with each text replaced by what `edit` makes of it, and the fields that are other now."""
+    changed = tuple(found.field for found in texts_of(example) if edit(found.text) != found.text)
+    if not changed:
+        return example, ()
+
+    def over(message: Message) -> Message:
+        return message.model_copy(update={part: edit(vars(message)[part]) for part in PARTS if vars(message)[part]})
+
+    if isinstance(example, Text):
+        update: dict[str, object] = {"text": edit(example.text)}
+    elif isinstance(example, Chat):
+        update = {"messages": tuple(map(over, example.messages))}
+    elif isinstance(example, Pair):
+        update = {"chosen": over(example.chosen), "rejected": over(example.rejected)}
+    else:
+        update = {"answer": over(example.answer)}
+    if isinstance(example, Pair | Unpaired):
+        update["prompt"] = tuple(map(over, example.prompt))
+    return example.model_copy(update=update), changed
+
+
+def _messages(example: Chat | Pair | Unpaired) -> Iterator[tuple[str, Message]]:
+    if isinstance(example, Chat):
+        yield from ((f"messages[{index}]", message) for index, message in enumerate(example.messages))
+        return
+    yield from ((f"prompt[{index}]", message) for index, message in enumerate(example.prompt))
+    if isinstance(example, Pair):
+        yield "chosen", example.chosen
+        yield "rejected", example.rejected
+    else:
+        yield "answer", example.answer
