@@ -15,6 +15,7 @@ from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
 from sartor.errors import Where
 from sartor.metrics.load import load as load_metric
+from sartor.readiness import Finding, readiness
 from sartor.recipe import Recipe
 from sartor.texts import labels_of
 from sartor.types import Chat, Form, Frozen
@@ -74,7 +75,13 @@ class Check(Frozen):
     served: str = ""
     problems: tuple[Problem, ...]
     counts: Counts
+    readiness: tuple[Finding, ...] = ()
     samples: tuple[Sample, ...]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether anything is less than well: a problem of any severity, or a poor grade."""
+        return bool(self.problems) or any(finding.grade == "poor" for finding in self.readiness)
 
 
 def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int, form: Form = "decoder") -> Check:
@@ -109,6 +116,7 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int,
         served=", ".join(_servers(recipe, form)),
         problems=tuple(problems),
         counts=counts,
+        readiness=readiness(prepared, context=context),
         samples=tuple(samples),
     )
 

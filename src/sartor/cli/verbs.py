@@ -53,14 +53,23 @@ def new(
 
 
 @app.command()
-def check(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
-    """Say what would go wrong, with line numbers, before anything expensive. Exit code 1 when something would."""
+def check(
+    recipe: RecipePath = DEFAULT,
+    sets: Overrides = None,
+    run: RunName = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for warnings and poor grades too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would go wrong, with line numbers, before anything expensive, and if the data is ready.
+
+    Exit code 1 when something would go wrong.
+    """
     from sartor.sinks.tables import show_check
 
     bench = work("check", recipe, sets, run)
     found = bench.check
     put(found.model_dump(mode="json", by_alias=True), show_check(found), as_json)
-    if not found.ok:
+    if not found.ok or (strict and found.doubtful):
         raise typer.Exit(1)
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from sartor.methods import Method
     from sartor.plan import Plan
     from sartor.proof import Item, Proof
+    from sartor.readiness import Finding
     from sartor.store import Run
+
+_GRADES = {"good": "green", "fair": "yellow", "poor": "red", "unknown": "dim"}
 
 
 def show_check(found: Check) -> RenderableType:
@@ -38,6 +41,7 @@ def show_check(found: Check) -> RenderableType:
         for place in problem.where:
             text.append(visible(f"\n    {place}"), style="dim")
         lines.append(text)
+    lines += [_finding(finding) for finding in found.readiness]
     lines += [_sample(sample) for sample in found.samples]
     lines.append(Text("trained tokens are underlined", style="dim"))
     if found.served:
@@ -45,6 +49,16 @@ def show_check(found: Check) -> RenderableType:
     verdict = ("ok: ready to train", "green") if found.ok else ("not ok: correct the errors above", "red")
     lines.append(Text(*verdict))
     return Group(*lines)
+
+
+def _finding(finding: Finding) -> RenderableType:
+    """A question of readiness, its answer, and what to do about it."""
+    text = Text.assemble(
+        (f"{finding.grade:7} ", _GRADES[finding.grade]), visible(f"{finding.question} {finding.answer}")
+    )
+    if finding.advice:
+        text.append(visible(f"\n        → {finding.advice}"))
+    return text
 
 
 def show_plan(plan: Plan) -> RenderableType:
