@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from sartor.adapters import family_of
 from sartor.data.split import labels
 from sartor.errors import RecipeError
@@ -14,7 +12,7 @@ from sartor.metrics.load import Metric, Reads
 from sartor.metrics.load import load as load_metric
 from sartor.names import known, resolve, suggest
 from sartor.plan import Choice
-from sartor.recipe import Named, Recipe
+from sartor.recipe import Named, Recipe, validated
 from sartor.types import Form
 
 ASKED = "asked for in the recipe"
@@ -76,7 +74,7 @@ def metric_of(recipe: Recipe, examples: Sequence[Any], form: Form = "decoder") -
     if asked.name == "choice" and "options" not in settings:
         settings["options"] = labels(examples)
         reason = f"{ASKED}; the training split has {len(settings['options'])} labels, which are its options"
-    _validated(metric.config_type, settings, "task.metric")
+    validated(metric.config_type, settings, "task.metric")
     return Choice(name=asked.name, settings=settings), reason
 
 
@@ -86,23 +84,12 @@ def settled(module: Any, asked: Named, preset: dict[str, Any], path: str) -> Cho
     Raises:
         RecipeError: a setting is not known, or not of its type. `path` is where they stand in the recipe.
     """
-    config = _validated(module.Config, {**preset, **asked.settings}, path)
+    config = validated(module.Config, {**preset, **asked.settings}, path)
     return Choice(name=asked.name, settings=config.model_dump(mode="json"))
 
 
 def num_virtual(asked: Named) -> int:
     """Places of the context that a tuning method takes from the text of every example."""
     family = family_of(asked.name)
-    config = _validated(family.Config, {**family.PRESETS[asked.name].settings, **asked.settings}, "tune.adapter")
+    config = validated(family.Config, {**family.PRESETS[asked.name].settings, **asked.settings}, "tune.adapter")
     return int(family.HOOKS.num_virtual(config))
-
-
-def _validated(config_type: Any, settings: dict[str, Any], path: str) -> Any:
-    try:
-        return config_type(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
-        hint = suggest(key, tuple(config_type.model_fields)) if unknown else f"correct `{key}`, or leave it out"
-        raise RecipeError(f"`{path}.{key}` is {first['input']!r}: {first['msg'].lower()}", hint=hint) from error

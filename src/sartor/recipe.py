@@ -105,6 +105,11 @@ class DataSpec(Frozen):
     fields: dict[str, str] = _field(
         {}, "Our field name -> your column, for example {prompt: question}.", when="Your columns have other names."
     )
+    clean: tuple[Named, ...] = _field(
+        (),
+        "Cleaners in order, each a word or a mapping with settings: [near_duplicates, {name: pii, action: mask}].",
+        when="`sartor check` or `sartor data inspect` showed rows that should not be learned; nothing goes silently.",
+    )
     max_bad_rows: float = _field(
         0.01,
         "The share of unreadable rows that is tolerated; each one is in the ledger either way.",
@@ -265,6 +270,23 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(_plain(tree, Where(str(path))))
     except ValidationError as error:
         raise _located(error, tree, path) from error
+
+
+def validated(config_type: Any, settings: Mapping[str, Any], path: str) -> Any:
+    """The settings of a member as its config. `path` is where they stand in the recipe.
+
+    Raises:
+        RecipeError: one is not known, or not of its type.
+    """
+    try:
+        return config_type(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        unknown = first["type"] == "extra_forbidden"
+        hint = suggest(key, tuple(config_type.model_fields)) if unknown else f"correct `{key}`, or leave it out"
+        seen = "missing" if first["type"] == "missing" else repr(first["input"])
+        raise RecipeError(f"`{path}.{key}` is {seen}: {first['msg'].lower()}", hint=hint) from error
 
 
 def parse_yaml(text: str, file: str) -> CommentedMap:

@@ -1,13 +1,19 @@
-"""Prepare: the recipe's files to examples with their tokens, split, and a ledger that accounts for every row."""
+"""Prepare: the recipe's files to examples with their tokens, cleaned, split, and a ledger that accounts for every row.
+
+Cleaners that repair or drop what is bad in itself see every file before the split; those that choose among good rows
+see the training split alone, and know what is held out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sartor import durable
 from sartor.chat import Speech
+from sartor.data.clean import Context
+from sartor.data.cleaning import Chosen, chosen, cleaned
 from sartor.data.ledger import Ledger, listed, refuse_if_many
 from sartor.data.pack import Segment, segment
 from sartor.data.read import Read, read
@@ -16,7 +22,7 @@ from sartor.errors import DataError, Where
 from sartor.names import resolve
 from sartor.recipe import Recipe
 from sartor.store import Run
-from sartor.types import EXAMPLE, Chat, LedgerEntry, Text
+from sartor.types import EXAMPLE, Chat, Example, LedgerEntry, Text
 
 PARTS = ("train", "dev", "test")
 
@@ -68,34 +74,46 @@ def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Pr
         DataError: a file cannot be read, or too many rows of it, or no row of it is left.
     """
     limit = min(recipe.data.max_length or context, context)
+    steps = chosen(recipe.data.clean)
+    knowing = Context(count_tokens=lambda example: _num_tokens(example, renderer), seed=recipe.tune.seed)
     files = {role: _read(recipe, root, role) for role in PARTS}
-    entries: list[LedgerEntry] = [entry for found in files.values() if found for entry in found.entries]
+    entries: list[LedgerEntry] = []
     kept: dict[str, list[Tokenised]] = {}
     too_long: list[Tokenised] = []
     for role, found in files.items():
-        fitting, long, dropped = _tokenise(_trainable(found, recipe), renderer, limit)
-        drop = recipe.data.too_long == "drop"
-        kept[role] = fitting if drop else fitting + long
-        too_long += [] if drop else long
-        lost = dropped + ([_too_long(item, limit) for item in long] if drop else [])
+        told: list[LedgerEntry] = [*found.entries] if found else []
+        repaired = cleaned(
+            _trainable(found, recipe), [step for step in steps if not step.selects], knowing, told.append
+        )
+        fitting, long, refused = _tokenise(repaired, renderer, limit)
+        told += refused
+        if recipe.data.too_long == "drop":
+            told += [_too_long(item, limit) for item in long]
+            long = []
+        kept[role] = fitting + long
+        too_long += long
         if found and not kept[role]:
-            raise _nothing_left(role, (*found.entries, *lost))
-        entries += lost
-    by_id = {item.example.id: item for items in kept.values() for item in items}
+            raise _nothing_left(role, told)
+        entries += told
     parts = _split(recipe, kept)
     entries += parts.dropped
-    num_kept = len(parts.train) + len(parts.dev) + len(parts.test)
+    train = _selected(parts, [step for step in steps if step.selects], knowing, entries)
+    by_id = {item.example.id: item for items in kept.values() for item in items}
+    prepared = {
+        role: tuple(_again(by_id[example.id], example, renderer) for example in examples)
+        for role, examples in (("train", train), ("dev", parts.dev), ("test", parts.test))
+    }
     train_read = files["train"]
     return Prepared(
-        train=tuple(by_id[example.id] for example in parts.train),
-        dev=tuple(by_id[example.id] for example in parts.dev),
-        test=tuple(by_id[example.id] for example in parts.test),
+        **prepared,
         ledger=Ledger(
-            rows_in=sum(found.rows for found in files.values() if found), kept=num_kept, entries=tuple(entries)
+            rows_in=sum(found.rows for found in files.values() if found),
+            kept=sum(map(len, prepared.values())),
+            entries=tuple(entries),
         ),
         format=train_read.format if train_read else "",
         too_long=tuple(too_long),
-        leaks=tuple(leaks(parts.train, parts.test + parts.dev)),
+        leaks=tuple(leaks(train, parts.test + parts.dev)),
     )
 
 
@@ -154,14 +172,47 @@ def _trainable(found: Read | None, recipe: Recipe) -> tuple[Chat | Text, ...]:
     return tuple(example for example in examples if isinstance(example, Chat | Text))
 
 
+def _selected(
+    parts: Split[Chat | Text], steps: Sequence[Chosen], knowing: Context, entries: list[LedgerEntry]
+) -> tuple[Chat | Text, ...]:
+    """The training split after the cleaners that choose; nothing is chosen among what is held out.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    told: list[LedgerEntry] = []
+    left = cleaned(parts.train, steps, replace(knowing, held_out=(*parts.dev, *parts.test)), told.append)
+    train = tuple(example for example in left if isinstance(example, Chat | Text))
+    if parts.train and not train:
+        raise _nothing_left("train", told)
+    entries += told
+    return train
+
+
+def _again(item: Tokenised, example: Chat | Text, renderer: Speech) -> Tokenised:
+    """An example with its tokens, made anew where it was changed since."""
+    return item if item.example == example else tokenise(example, renderer)
+
+
+def _num_tokens(example: Example, renderer: Speech) -> int:
+    """Tokens of an example as the base sees it; 0 for what it refuses, which is told later."""
+    if not isinstance(example, Chat | Text):
+        return 0
+    try:
+        return tokenise(example, renderer).num_tokens
+    except DataError:
+        return 0
+
+
 def _tokenise(
-    examples: Iterable[Chat | Text], renderer: Speech, limit: int
+    examples: Iterable[Example], renderer: Speech, limit: int
 ) -> tuple[list[Tokenised], list[Tokenised], list[LedgerEntry]]:
     """Examples that fit, examples that are too long, and entries for those that the template refuses."""
     fitting: list[Tokenised] = []
     long: list[Tokenised] = []
     dropped: list[LedgerEntry] = []
     for example in examples:
+        assert isinstance(example, Chat | Text)  # so they were read, and no cleaner makes another kind
         try:
             item = tokenise(example, renderer)
         except DataError as error:

@@ -1,0 +1,134 @@
+"""Two versions of a data set: what was removed, changed and added, each with the reason that the ledger gives.
+
+Rows are the same row if they came from the same place. Nothing that a cleaner removed is lost: `restored` puts rows
+back as they were before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sartor.data.clean.texts import texts_of
+from sartor.errors import DataError
+from sartor.types import Example, LedgerEntry
+
+RESTORED = "restored"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One text before and after; empty where there was none."""
+
+    field: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One row that is not the same in both. `entries` are what the ledger says of it."""
+
+    what: Literal["removed", "changed", "added"]
+    id: str
+    example: Example
+    edits: tuple[Edit, ...] = ()
+    entries: tuple[LedgerEntry, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.reason for entry in self.entries)) or ("not in the ledger",)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many rows there were before and after, and how many differ, by what and why."""
+
+    before: int = 0
+    after: int = 0
+    differences: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+
+def differences(
+    before: Iterable[Example], after: Iterable[Example], ledger: Iterable[LedgerEntry], tally: Tally
+) -> Iterator[Difference]:
+    """Every row that differs: first those of `before` in their order, then what is new. `tally` counts on the way.
+
+    `after` is held in memory, `before` passes by.
+    """
+    later = _by_id(after)
+    told = _by_place(ledger)
+    tally.after = len(later)
+    for example in before:
+        tally.before += 1
+        now = later.pop(example.id, None)
+        if now == example:
+            continue
+        entries = told.get(example.id, ())
+        found = (
+            Difference("removed", example.id, example, entries=entries)
+            if now is None
+            else Difference("changed", example.id, now, _edits(example, now), entries)
+        )
+        yield _counted(found, tally)
+    for example in later.values():
+        yield _counted(Difference("added", example.id, example, entries=told.get(example.id, ())), tally)
+
+
+def restored(
+    before: Iterable[Example], after: Iterable[Example], ids: Collection[str]
+) -> Iterator[tuple[Example, LedgerEntry | None]]:
+    """`after` with some rows as they were before, in the order of `before`; what was new comes last.
+
+    A row that is put back comes with its entry.
+
+    Raises:
+        DataError: `before` has no such row; known only at the end.
+    """
+    later, waiting = _by_id(after), set(ids)
+    for example in before:
+        now = later.pop(example.id, None)
+        if example.id in waiting:
+            waiting.discard(example.id)
+            yield example, _put_back(example)
+        elif now is not None:
+            yield now, None
+    if waiting:
+        raise DataError(f"there was no row {min(waiting)!r} before", hint="`sartor data diff` lists the rows by name")
+    for example in later.values():
+        yield example, None
+
+
+def _put_back(example: Example) -> LedgerEntry:
+    source = example.source
+    return LedgerEntry(
+        action="changed", file=source.file, line=source.line, reason=RESTORED, detail="put back as it was before"
+    )
+
+
+def _by_id(examples: Iterable[Example]) -> dict[str, Example]:
+    return {example.id: example for example in examples}
+
+
+def _by_place(ledger: Iterable[LedgerEntry]) -> Mapping[str, tuple[LedgerEntry, ...]]:
+    told: dict[str, tuple[LedgerEntry, ...]] = {}
+    for entry in ledger:
+        place = f"{entry.file}:{entry.line}"
+        told[place] = (*told.get(place, ()), entry)
+    return told
+
+
+def _edits(before: Example, after: Example) -> tuple[Edit, ...]:
+    """The texts that are other now."""
+    old = {found.field: found.text for found in texts_of(before)}
+    new = {found.field: found.text for found in texts_of(after)}
+    names = dict.fromkeys((*old, *new))
+    return tuple(Edit(name, old.get(name, ""), new.get(name, "")) for name in names if old.get(name) != new.get(name))
+
+
+def _counted(found: Difference, tally: Tally) -> Difference:
+    for reason in found.reasons:
+        tally.differences[found.what, reason] += 1
+    return found
