@@ -9,8 +9,21 @@ import pytest
 
 from sartor import formats
 from sartor.errors import DataError, FieldError, RecipeError, Where
-from sartor.formats import alpaca, chat, completion, fields, strict, text
-from sartor.types import Chat, Source, ToolCall
+from sartor.formats import (
+    alpaca,
+    chat,
+    completion,
+    example,
+    fields,
+    oasst,
+    preference,
+    sharegpt,
+    steps,
+    strict,
+    text,
+    unpaired,
+)
+from sartor.types import Chat, Pair, Source, ToolCall
 
 SOURCE = Source(file="rows.jsonl", line=3)
 USER = {"role": "user", "content": "hi"}
@@ -308,6 +321,286 @@ def test_turns_after_the_last_answer_are_cut_and_told():
     assert "left out 2" in change.detail
 
 
+# --- sharegpt ---
+
+HUMAN = {"from": "human", "value": "hi"}
+GPT = {"from": "gpt", "value": "hello"}
+ASKS = {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'}
+COMES_BACK = {"from": "observation", "value": "42"}
+
+
+def test_sharegpt_reads_calls_observations_and_bare_tools():
+    example = parsed(sharegpt, sharegpt.SAMPLE)
+    assert [message.role for message in example.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert example.messages[2].tool_calls == (ToolCall(name="forecast", arguments={"city": "Rome"}),)
+    assert example.tools[0]["type"] == "function"
+    assert example.tools[0]["function"]["name"] == "forecast"
+
+
+@pytest.mark.parametrize("tools", [None, "", "[]", " ", []])
+def test_sharegpt_needs_no_tools(tools: Any):
+    assert parsed(sharegpt, {"conversations": [HUMAN, GPT], "tools": tools}).tools == ()
+
+
+def test_sharegpt_reads_the_words_of_other_data_sets():
+    said_so = [{"from": "User", "value": "a"}, {"from": "model", "value": "b", "weight": 0}]
+    written = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+    assert said(parsed(sharegpt, {"conversations": [*said_so, *written]})) == [
+        ("user", "a", 1),
+        ("assistant", "b", 0),
+        ("user", "c", 1),
+        ("assistant", "d", 1),
+    ]
+
+
+def test_several_calls_in_one_turn_are_one_turn():
+    calls = ASKS | {"value": json.dumps([{"name": "f", "arguments": {}}, {"name": "g", "arguments": "{}"}])}
+    example = parsed(sharegpt, {"conversations": [HUMAN, calls, COMES_BACK, COMES_BACK, GPT]})
+    assert [call.name for call in example.messages[1].tool_calls] == ["f", "g"]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"conversations": None}, "conversations"),
+        ({"conversations": []}, "conversations"),
+        ({"conversations": [HUMAN]}, "conversations"),
+        ({"conversations": [3, GPT]}, "conversations[0]"),
+        ({"conversations": [{"from": "alien", "value": "x"}, GPT]}, "conversations[0].from"),
+        ({"conversations": [{"from": "human"}, GPT]}, "conversations[0].value"),
+        ({"conversations": [{"from": "human", "values": "x"}, GPT]}, "conversations[0].values"),
+        ({"conversations": [HUMAN, {"from": "gpt", "value": ""}]}, "conversations[1].value"),
+        ({"conversations": [HUMAN, GPT, GPT]}, "conversations[2].role"),
+        ({"conversations": [HUMAN, ASKS | {"value": "{"}]}, "conversations[1].value"),
+        ({"conversations": [HUMAN, ASKS | {"value": "[]"}]}, "conversations[1].value"),
+        ({"conversations": [HUMAN, ASKS | {"value": '[{"name": "f"}]'}]}, "conversations[1].value[0].arguments"),
+        ({"conversations": [HUMAN, COMES_BACK, GPT]}, "conversations[1].role"),
+        ({"conversations": [{"from": "system", "value": "s"}, HUMAN, GPT], "system": "t"}, "system"),
+        ({"conversations": [HUMAN, GPT], "tools": "{"}, "tools"),
+        ({"conversations": [HUMAN, GPT], "tools": "3"}, "tools"),
+        ({"conversations": [HUMAN, GPT], "tools": [{"name": ""}]}, "tools[0].function.name"),
+    ],
+)
+def test_sharegpt_names_the_bad_field(row: dict[str, Any], field: str):
+    assert refusal(sharegpt, row).field == field
+
+
+# --- preference ---
+
+
+def pair(row: dict[str, Any]) -> Pair:
+    made = preference.parse(row, SOURCE)
+    assert made.changes == ()
+    assert isinstance(made.example, Pair)
+    return made.example
+
+
+BETTER, WORSE = {"role": "assistant", "content": "better"}, {"role": "assistant", "content": "worse"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "chosen": "better", "rejected": "worse"},
+        {"prompt": [USER], "chosen": [BETTER], "rejected": [WORSE]},
+        {"prompt": "hi", "chosen": [USER, BETTER], "rejected": [USER, WORSE]},
+        {"chosen": [USER, BETTER], "rejected": [USER, WORSE]},
+        {"chosen": "\n\nHuman: hi\n\nAssistant: better", "rejected": "\n\nHuman: hi\n\nAssistant: worse"},
+        {
+            "conversations": [HUMAN],
+            "chosen": {"from": "gpt", "value": "better"},
+            "rejected": {"from": "gpt", "value": "worse"},
+        },
+        {"messages": [USER], "chosen": BETTER, "rejected": WORSE},
+        {"instruction": "hi", "input": "", "chosen": "better", "rejected": "worse"},
+    ],
+)
+def test_preferences_come_in_many_shapes(row: dict[str, Any]):
+    assert formats.sniff([row]) == "preference"
+    made = pair(row)
+    assert [message.content for message in made.prompt] == ["hi"]
+    assert (made.chosen.content, made.rejected.content) == ("better", "worse")
+
+
+def test_a_dialogue_of_anthropic_keeps_its_turns():
+    head = "\n\nHuman: a\n\nAssistant: b\nc\n\nHuman: d\n\nAssistant:"
+    made = pair({"chosen": head + " x", "rejected": head + " y"})
+    assert [(message.role, message.content) for message in made.prompt] == [
+        ("user", "a"),
+        ("assistant", "b\nc"),
+        ("user", "d"),
+    ]
+    assert (made.chosen.content, made.rejected.content) == ("x", "y")
+
+
+def test_answers_of_several_turns_share_all_but_the_last():
+    made = pair({"prompt": [USER], "chosen": [ASSISTANT, USER, BETTER], "rejected": [ASSISTANT, USER, WORSE]})
+    assert [message.content for message in made.prompt] == ["hi", "hello", "hi"]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "q", "chosen": "a"}, "rejected"),
+        ({"prompt": "q", "rejected": "a"}, "chosen"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "rejected"),
+        ({"prompt": "q", "chosen": "", "rejected": "a"}, "chosen"),
+        ({"prompt": "q", "chosen": 3, "rejected": "a"}, "chosen"),
+        ({"prompt": "", "chosen": "a", "rejected": "b"}, "prompt"),
+        ({"prompt": [], "chosen": "a", "rejected": "b"}, "chosen"),
+        ({"chosen": "a", "rejected": "b"}, "chosen"),
+        ({"prompt": [USER, ASSISTANT], "chosen": "a", "rejected": "b"}, "prompt[1]"),
+        ({"prompt": "q", "messages": [USER], "chosen": "a", "rejected": "b"}, "messages"),
+        ({"prompt": "q", "chosen": [USER], "rejected": "b"}, "chosen[0]"),
+        ({"prompt": "q", "chosen": [], "rejected": "b"}, "chosen"),
+        ({"chosen": [USER, BETTER], "rejected": [USER, ASSISTANT, USER, WORSE]}, "rejected"),
+        ({"chosen": "\n\nHuman: hi\n\nAssistant:", "rejected": "x"}, "chosen"),
+    ],
+)
+def test_preference_names_the_bad_field(row: dict[str, Any], field: str):
+    assert refusal(preference, row).field == field
+
+
+# --- unpaired ---
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "completion": "hello", "label": False},
+        {"prompt": [USER], "completion": [ASSISTANT], "label": False},
+        {"messages": [USER, ASSISTANT], "label": "False"},
+        {"messages": [USER, ASSISTANT], "kto_tag": False},
+        {"conversations": [HUMAN, GPT], "kto_tag": "false"},
+        {"instruction": "hi", "output": "hello", "kto_tag": False},
+    ],
+)
+def test_rated_answers_come_in_many_shapes(row: dict[str, Any]):
+    assert formats.sniff([row]) == "unpaired"
+    made = unpaired.parse(row, SOURCE).example
+    assert ([message.content for message in made.prompt], made.answer.content, made.good) == (["hi"], "hello", False)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "q", "completion": "a"}, "label"),
+        ({"prompt": "q", "completion": "a", "label": 1}, "label"),
+        ({"prompt": "q", "completion": "a", "label": None}, "label"),
+        ({"prompt": "q", "completion": "a", "label": True, "kto_tag": True}, "kto_tag"),
+        ({"prompt": "q", "label": True}, "completion"),
+        ({"prompt": "q", "completion": "", "label": True}, "completion"),
+        ({"completion": "a", "label": True}, "completion"),
+        ({"messages": [USER], "label": True}, "messages"),
+        ({"messages": [USER, ASSISTANT], "prompt": "q", "label": True}, "messages"),
+    ],
+)
+def test_unpaired_names_the_bad_field(row: dict[str, Any], field: str):
+    assert refusal(unpaired, row).field == field
+
+
+# --- oasst ---
+
+
+def reply(text: str, *replies: dict[str, Any], role: str = "assistant", **more: Any) -> dict[str, Any]:
+    return {"text": text, "role": role, "replies": list(replies), **more}
+
+
+def test_the_best_replies_are_the_conversation_and_the_others_are_counted():
+    worse = reply("worse", reply("what?", role="prompter"), rank=1)
+    better = reply("better", reply("and?", reply("so."), reply("gone", deleted=True), role="prompter"), rank=0)
+    made = oasst.parse({"prompt": reply("hi", worse, reply("unranked"), better, role="prompter")}, SOURCE)
+    assert [message.content for message in made.example.messages] == ["hi", "better", "and?", "so."]
+    (change,) = made.changes
+    assert (change.reason, change.detail) == ("branches_left_out", "4 messages in other branches of the tree")
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": "text"}, "prompt"),
+        ({"prompt": reply("hi", role="human")}, "prompt.role"),
+        ({"prompt": reply("hi", role="prompter")}, "prompt"),
+        ({"prompt": reply("", role="prompter")}, "prompt.text"),
+        ({"prompt": reply("hi", role="prompter") | {"replies": 3}}, "prompt.replies"),
+        ({"prompt": reply("hi", reply("a", rank="x"), role="prompter")}, "prompt.replies[0].rank"),
+        ({"prompt": reply("hi", reply("a"), 3, role="prompter")}, "prompt.replies[1]"),  # type: ignore[arg-type]
+    ],
+)
+def test_oasst_names_the_bad_field(row: dict[str, Any], field: str):
+    assert refusal(oasst, row).field == field
+
+
+# --- steps ---
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"question": "q", "answer": "one\n#### 3"}, "one\n#### 3"),
+        ({"question": "q", "answer": "plain"}, "plain"),
+        ({"problem": "q", "solution": "one", "answer": "3"}, "one\n#### 3"),
+        ({"problem": "q", "solution": "one\n#### 3", "answer": 3}, "one\n#### 3"),
+        ({"problem": "q", "solution": "one"}, "one"),
+        ({"question": "q", "steps": ["one", "two"], "final_answer": 3}, "one\ntwo\n#### 3"),
+    ],
+)
+def test_steps_end_with_the_final_answer(row: dict[str, Any], answer: str):
+    assert said(parsed(steps, row)) == [("user", "q", 1), ("assistant", answer, 1)]
+
+
+def test_calculator_marks_are_taken_out_and_told():
+    made = steps.parse({"question": "q", "answer": "48/2 = <<48/2=24>>24, a << b\n#### 24"}, SOURCE)
+    assert made.example.target == "48/2 = 24, a << b\n#### 24"
+    assert [(change.field, change.reason) for change in made.changes] == [("answer", "calculator_marks")]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"question": "q"}, "final_answer"),
+        ({"question": "q", "answer": "<<1+1=2>>"}, "answer"),
+        ({"question": "q", "answer": None}, "answer"),
+        ({"question": "q", "answer": ["a"]}, "answer"),
+        ({"question": "q", "problem": "p", "answer": "a"}, "problem"),
+        ({"question": "q", "answer": "a", "final_answer": "b"}, "answer"),
+        ({"question": "q", "steps": []}, "steps"),
+        ({"question": "q", "steps": ["a", ""], "answer": "b"}, "steps[1]"),
+        ({"question": "q", "steps": ["a"]}, "final_answer"),
+        ({"answer": "a"}, "question"),
+    ],
+)
+def test_steps_names_the_bad_field(row: dict[str, Any], field: str):
+    assert refusal(steps, row).field == field
+
+
+# --- our own examples ---
+
+
+def test_prepared_examples_keep_their_source():
+    for form in (chat, text, preference, unpaired):
+        made = form.parse(form.SAMPLE, Source(file="first.jsonl", line=9, origin="a.pdf")).example
+        assert example.parse(json.loads(made.model_dump_json()), SOURCE).example == made
+
+
+@pytest.mark.parametrize(
+    ("damage", "field"),
+    [
+        ({"kind": "poem"}, "kind"),
+        ({"source": 3}, "source"),
+        ({"messages": [USER]}, "messages"),
+        ({"messages": [USER, ASSISTANT | {"weight": "nan"}]}, "messages.weight"),
+        ({"messages": [USER, ASSISTANT | {"content": "a\0"}]}, "messages[1].content"),
+        ({"messages": [USER, ASSISTANT, ASSISTANT]}, "messages.role"),
+        ({"messages": [USER, ASSISTANT | {"content": 3}]}, "messages[1].content"),
+        ({"strange": 1}, "strange"),
+    ],
+)
+def test_a_damaged_example_names_the_bad_field(damage: dict[str, Any], field: str):
+    assert refusal(example, example.SAMPLE | damage).field == field
+
+
 # --- sniffing ---
 
 
@@ -333,15 +626,21 @@ def test_no_match_lists_keys_and_the_nearest_fields():
 
 
 @pytest.mark.parametrize(
-    "row",
+    ("row", "name"),
     [
-        {"prompt": "q", "completion": "a", "label": False},
-        {"messages": [USER, ASSISTANT], "label": True},
-        {"prompt": "q", "chosen": "a", "rejected": "b"},
-        {"text": "great film", "label": 1},
+        ({"prompt": "q", "completion": "a", "label": False}, "unpaired"),
+        ({"messages": [USER, ASSISTANT], "label": True}, "unpaired"),
+        ({"instruction": "q", "output": "a", "kto_tag": True}, "unpaired"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "preference"),
+        ({"conversations": [], "chosen": {}, "rejected": {}}, "preference"),
     ],
 )
-def test_rated_rows_are_not_imitated_unasked(row: dict[str, Any]):
+def test_rated_rows_are_taken_for_what_they_are(row: dict[str, Any], name: str):
+    assert formats.sniff([row]) == name
+
+
+@pytest.mark.parametrize("row", [{"text": "great film", "label": 1}, {"answer": "a", "label": True}])
+def test_labelled_rows_are_not_imitated_unasked(row: dict[str, Any]):
     with pytest.raises(DataError) as caught:
         formats.sniff([row])
     assert "rate answers" in caught.value.hint
@@ -352,7 +651,9 @@ def test_the_rendered_copy_of_an_alpaca_row_does_not_confuse():
 
 
 def test_the_field_map_tells_the_format():
-    assert formats.reading({"prompt", "completion"}) == ("completion",)
+    assert formats.reading({"prompt", "completion"}) == ("completion", "unpaired")
+    assert formats.reading({"instruction", "output", "history"}) == ("alpaca", "unpaired")
+    assert formats.reading({"completion", "label"}) == ("unpaired",)
     assert set(formats.reading(())) >= {"alpaca", "chat", "completion", "text"}
 
 

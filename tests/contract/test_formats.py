@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sartor import formats, names
 from sartor.errors import FieldError
-from sartor.types import EXAMPLE, Chat, Source
+from sartor.types import EXAMPLE, Chat, Example, Pair, Source, Text, Unpaired
 
 SOURCE = Source(file="rows.jsonl", line=7)
 FORMATS = names.known("formats")
@@ -62,10 +62,23 @@ def check_outcome(form: formats.Format, row: dict[str, Any]) -> None:
         assert "\0" not in str(error) + error.field
     else:
         assert EXAMPLE.validate_json(parsed.example.model_dump_json()) == parsed.example
-        if isinstance(parsed.example, Chat):
-            assert parsed.example.messages[-1].role == "assistant"
-            assert parsed.example.prompt
+        check_answers(parsed.example)
     assert repr(row) == repr(before), "parsing must not change the row"
+
+
+def check_answers(example: Example) -> None:
+    """Whatever shall be learned from is an answer to something."""
+    if isinstance(example, Text):
+        assert example.text.strip()
+        return
+    answers = {
+        Chat: lambda: example.messages[-1:],
+        Pair: lambda: (example.chosen, example.rejected),
+        Unpaired: lambda: (example.answer,),
+    }[type(example)]()
+    assert example.prompt
+    assert example.prompt[-1].role != "assistant"
+    assert {answer.role for answer in answers} == {"assistant"}
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -23,14 +23,15 @@ from typing import Protocol, cast
 from sartor import names
 from sartor.errors import DataError, RecipeError, Where
 from sartor.formats.fields import shorten
+from sartor.formats.keys import RATING
 from sartor.types import Example, Json, Source
 
-NOT_MEMBERS: frozenset[str] = frozenset({"calls", "fields", "strict", "turns"})
+NOT_MEMBERS: frozenset[str] = frozenset(
+    {"answers", "calls", "fields", "instructions", "keys", "speakers", "strict", "turns"}
+)
 
 #: How alike a key must be to a field: `promt` and `prompt` have 0.91, `conversations` and `completion` 0.70.
 _NEAR = 0.75
-#: Keys of rows that rate or rank answers, which must not be imitated unasked.
-_RATING = ("label", "kto_tag", "chosen", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _unmatched(rows: Sequence[Json], among: Collection[str], where: Where | None
         for match in difflib.get_close_matches(key, known_fields, n=1, cutoff=_NEAR)
         if match != key
     ]
-    rating = [f"`{key}`" for key in _RATING if key in counts]
+    rating = [f"`{key}`" for key in RATING if key in counts]
     if rating:
         near.append(f"rows with {', '.join(rating)} rate answers: they are imitated only if `data.format` says so")
     texts = [shorten(key) for key in common if all(isinstance(row.get(key), str) for row in rows)]

@@ -60,6 +60,24 @@ def read_calls(message: Json, path: str) -> tuple[ToolCall, ...]:
     return made
 
 
+def parse_calls(text: str, place: str) -> tuple[ToolCall, ...]:
+    """The calls in a text: the JSON of one `{"name": …, "arguments": …}`, or of a list of them.
+
+    Raises:
+        FieldError: it is not that.
+    """
+    expected = "the JSON of a call with `name` and `arguments`"
+    try:
+        value = strict.loads(text.encode("utf-8"))
+    except strict.Malformed as error:
+        raise FieldError(place, seen=error.seen, expected=f"{expected}: {error.expected}") from error
+    if value == []:
+        raise FieldError(place, seen="an empty list", expected=expected)
+    if not isinstance(value, list):
+        return (_function(value, place, id=""),)
+    return tuple(_function(call, f"{place}[{index}]", id="") for index, call in enumerate(value))
+
+
 def _call(call: Any, place: str) -> ToolCall:
     fields.mapping(call, place, what="a tool call with `id` and `function`")
     fields.refuse_typos(call, _CALL_KEYS, place)

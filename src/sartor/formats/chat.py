@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sartor.formats import Parsed
 from sartor.formats.calls import read_tools
+from sartor.formats.keys import RATING, lacks
 from sartor.formats.turns import conversation, read_turns
 from sartor.types import Json, Source
 
@@ -44,7 +45,7 @@ SAMPLE: Json = {
 
 def matches(row: Json) -> bool:
     """A row that is rated, or that has a better and a worse answer, is for preferences: it must not be imitated."""
-    return "messages" in row and not {"chosen", "rejected", "label"} & row.keys()
+    return "messages" in row and lacks(row, *RATING)
 
 
 def parse(row: Json, source: Source) -> Parsed:

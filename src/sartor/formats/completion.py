@@ -5,6 +5,7 @@ from __future__ import annotations
 from sartor.errors import FieldError
 from sartor.formats import Parsed, fields
 from sartor.formats.calls import read_tools
+from sartor.formats.keys import RATING, lacks
 from sartor.formats.turns import Turn, conversation, read_turns
 from sartor.types import Json, Message, Source
 
@@ -15,8 +16,7 @@ SAMPLE: Json = {"prompt": "The capital of France is", "completion": " Paris."}
 
 def matches(row: Json) -> bool:
     """TRL's rows with a `label` say whether the completion was good: they must not be imitated unseen."""
-    others = {"messages", "instruction", "chosen", "rejected", "label"}
-    return "prompt" in row and "completion" in row and not others & row.keys()
+    return "prompt" in row and "completion" in row and lacks(row, "messages", "instruction", *RATING)
 
 
 def parse(row: Json, source: Source) -> Parsed:

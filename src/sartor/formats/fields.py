@@ -78,6 +78,22 @@ def optional(row: Json, key: str, path: str = "") -> str:
     return "" if value is None else clean(value, path or key)
 
 
+def flag(row: Json, key: str) -> bool:
+    """The truth value under `key`; tables write it as a text, in small or capital letters.
+
+    Raises:
+        FieldError: the key is missing, or its value is neither true nor false.
+    """
+    if key not in row:
+        raise FieldError(key, seen=seen(row), expected=f"`{key}`, true or false")
+    value = row[key]
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise FieldError(key, seen=seen(value), expected="true or false")
+    return value
+
+
 def clean(value: Any, path: str) -> str:
     """The value, if it is a text that every tokenizer and every file can hold.
 

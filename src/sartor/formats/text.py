@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from sartor.formats import Parsed, fields
+from sartor.formats.keys import TALK, lacks
 from sartor.types import Json, Source, Text
 
 SUMMARY = "text: running text, to go on learning a language or a field from"
 FIELDS: tuple[str, ...] = ("text",)
 SAMPLE: Json = {"text": "A tailor measures twice and cuts once."}
 
-#: Beside one of these, `text` is the whole row rendered once more (as in tatsu-lab/alpaca), or the input of a label.
-_OTHERS = frozenset(
-    {"instruction", "output", "messages", "prompt", "completion", "chosen", "rejected", "label", "labels"}
-)
-
 
 def matches(row: Json) -> bool:
-    return "text" in row and not _OTHERS & row.keys()
+    """Beside a label, `text` is what is labelled, and not the running text to learn."""
+    return "text" in row and lacks(row, "labels", *TALK)
 
 
 def parse(row: Json, source: Source) -> Parsed:

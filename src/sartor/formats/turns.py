@@ -49,7 +49,7 @@ def read_turns(row: Json, key: str) -> tuple[Turn, ...]:
     messages = fields.items(row, key, of="messages")
     if not messages:
         raise FieldError(key, seen=fields.seen(row[key]), expected="a list of messages")
-    return tuple(_turn(message, f"{key}[{index}]") for index, message in enumerate(messages))
+    return tuple(read_turn(message, f"{key}[{index}]") for index, message in enumerate(messages))
 
 
 def conversation(turns: tuple[Turn, ...], tools: tuple[Json, ...], source: Source) -> Parsed:
@@ -58,7 +58,7 @@ def conversation(turns: tuple[Turn, ...], tools: tuple[Json, ...], source: Sourc
     Raises:
         FieldError: the turns are in an order that no conversation has, or nobody answers.
     """
-    _check_order(turns)
+    check_order(turns)
     answers = [index for index, turn in enumerate(turns) if turn.message.role == "assistant"]
     root = turns[0].place.partition("[")[0]
     if not answers:
@@ -76,7 +76,12 @@ def _cut(rest: tuple[Turn, ...]) -> Change:
     return Change(rest[0].place, "cut_after_answer", f"left out {len(rest)} after the last assistant turn: {roles}")
 
 
-def _turn(message: Any, place: str) -> Turn:
+def read_turn(message: Any, place: str) -> Turn:
+    """One message.
+
+    Raises:
+        FieldError: it is not one.
+    """
     fields.mapping(message, place, what="a message with `role` and `content`")
     fields.refuse_typos(message, _KEYS, place)
     role = _role(message, place)
@@ -91,7 +96,7 @@ def _turn(message: Any, place: str) -> Turn:
         name=fields.optional(message, "name", f"{place}.name"),
         tool_calls=calls,
         tool_call_id=fields.optional(message, "tool_call_id", f"{place}.tool_call_id"),
-        weight=_weight(message, place),
+        weight=read_weight(message, place),
     )
     return Turn(place, made)
 
@@ -136,7 +141,12 @@ def _reasoning(message: Json, place: str) -> str:
     return found[0] or found[1]
 
 
-def _weight(message: Json, place: str) -> Literal[0, 1]:
+def read_weight(message: Json, place: str) -> Literal[0, 1]:
+    """1, or 0 for a turn that is context only.
+
+    Raises:
+        FieldError: it is neither.
+    """
     value = message.get("weight")
     if value is None:
         return 1
@@ -145,7 +155,12 @@ def _weight(message: Json, place: str) -> Literal[0, 1]:
     return 1 if value else 0
 
 
-def _check_order(turns: tuple[Turn, ...]) -> None:
+def check_order(turns: tuple[Turn, ...]) -> None:
+    """Is this an order that a conversation can have?
+
+    Raises:
+        FieldError: it is not, with the turn that stands where it cannot.
+    """
     before = ""
     waiting: list[str] = []  # the ids of the calls that no tool turn has answered yet
     for turn in turns:

@@ -1,0 +1,49 @@
+"""Rated answers, one a row, for KTO: TRL's `completion` with a `label`, LLaMA-Factory's turns with `kto_tag`."""
+
+from __future__ import annotations
+
+from sartor.errors import FieldError
+from sartor.formats import Parsed, answers, fields
+from sartor.formats.answers import read_asked, read_said
+from sartor.formats.keys import lacks
+from sartor.formats.speakers import read_tools
+from sartor.formats.turns import conversation
+from sartor.types import Chat, Json, Source, Unpaired
+
+SUMMARY = "an answer with label (or kto_tag) true or false: one that somebody liked, or did not"
+FIELDS: tuple[str, ...] = (*answers.FIELDS, "completion", "output", "label", "kto_tag")
+SAMPLE: Json = {"prompt": "Name the capital of France.", "completion": "France is a country.", "label": False}
+
+_RATINGS = ("label", "kto_tag")
+_ANSWERS = ("completion", "output")
+
+
+def matches(row: Json) -> bool:
+    rated = any(key in row for key in _RATINGS)
+    return rated and _answers(row) and lacks(row, "chosen", "rejected")
+
+
+def _answers(row: Json) -> bool:
+    return "messages" in row or "conversations" in row or any(key in row for key in _ANSWERS)
+
+
+def parse(row: Json, source: Source) -> Parsed:
+    """One rated answer.
+
+    Raises:
+        FieldError: the answer, what it answers or its rating is missing or malformed.
+    """
+    rating, *more = [key for key in _RATINGS if key in row] or ["label"]
+    if more:
+        raise FieldError(more[0], seen=f"both `{rating}` and `{more[0]}`", expected="one of them")
+    good = fields.flag(row, rating)
+    turns = read_asked(row)
+    tools = read_tools(row)
+    if row.get("messages") is None and row.get("conversations") is None:
+        turns = read_said(row, "output" if row.get("instruction") is not None else "completion", turns)
+    if not turns:
+        raise FieldError("prompt", seen=fields.seen(row), expected="what was asked")
+    talk = conversation(turns, tools, source)
+    assert isinstance(talk.example, Chat)
+    prompt, answer = talk.example.prompt, talk.example.messages[-1]
+    return Parsed(Unpaired(source=source, prompt=prompt, answer=answer, good=good, tools=tools), talk.changes)
