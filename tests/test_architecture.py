@@ -36,7 +36,7 @@ ORDER = (
     ),
     *("asked", "quantisation", "planner", "planner_padded", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
-    *("artifact", "serve", "report", "sinks", "stages"),
+    *("artifact", "serve", "report", "sinks", "workshop", "stages"),
     *("convert", "launch", "new", "explain", "doctor", "schemas", "cli"),
 )
 #: What every command loads before it knows what to do: no heavy library at import.

@@ -84,10 +84,10 @@ class ModelSpec(Frozen):
 class DataSpec(Frozen):
     """Where the examples come from. Paths are relative to the recipe's folder."""
 
-    train: str = _field(
-        ...,
-        "The file with your examples: JSONL, a JSON array, or text.",
-        when="This is the one thing only you can give.",
+    train: str | None = _field(
+        None,
+        "Your examples: a file (JSONL, JSON, CSV, TSV, Parquet, text) or a folder that `sartor data` made.",
+        when="This is the one thing only you can give; it may be left out where `data.make` collects it.",
     )
     test: str | None = _field(
         None,
@@ -104,6 +104,11 @@ class DataSpec(Frozen):
     )
     fields: dict[str, str] = _field(
         {}, "Our field name -> your column, for example {prompt: question}.", when="Your columns have other names."
+    )
+    make: tuple[Named, ...] = _field(
+        (),
+        "Steps that make the training examples, in order: collect, build, clean, augment. Each is made once.",
+        when="Your examples have to be made of documents, or be more than you have.",
     )
     clean: tuple[Named, ...] = _field(
         (),
@@ -128,6 +133,12 @@ class DataSpec(Frozen):
         "What to do with examples longer than `max_length`: refuse to go on, or drop them into the ledger.",
         when="You have seen which rows they are and can do without them.",
     )
+
+    @model_validator(mode="after")
+    def _has_examples(self) -> DataSpec:
+        if self.train is None and not self.make:
+            raise ValueError("there are no examples: name a file in `data.train`, or steps in `data.make`")
+        return self
 
 
 class TaskSpec(Frozen):

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sartor import __version__, durable
+from sartor import __version__, durable, workshop
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
 from sartor.asked import fitting_metric, num_virtual
@@ -39,7 +39,7 @@ from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
 from sartor.quantisation import quantize_of
 from sartor.recipe import Recipe
-from sartor.store import STAGES, Run, read_json
+from sartor.store import STAGES, Run, data_digests, read_json
 from sartor.texts import Texts, form_of, labels_of, open_texts
 from sartor.train import train
 from sartor.types import Form, digest_of
@@ -58,7 +58,8 @@ class Bench:
 
     @cached_property
     def recipe(self) -> Recipe:
-        return self.run.recipe
+        """What was asked, with `data.train` naming what `data.make` makes."""
+        return workshop.resolved(self.run.recipe, self.run.root)
 
     @cached_property
     def base(self) -> Base:
@@ -182,6 +183,8 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
 
 def _check(bench: Bench) -> Events:
     fitting_metric(bench.recipe.task.metric.name, bench.form)
+    for name in workshop.made(workshop.planned(bench.run.recipe, bench.run.root)):
+        yield Entered(stage=name, number=1, of=1)
     context = bench.shape.context - num_virtual(bench.recipe.tune.adapter)
     prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=context)
     write(bench.run, prepared)
@@ -357,8 +360,7 @@ def _write_proof(run: Run, proof_name: str, items_name: str, proof: Proof, items
 
 def _check_inputs(bench: Bench) -> str:
     recipe = bench.recipe
-    files = [name for name in (recipe.data.train, recipe.data.dev, recipe.data.test) if name]
-    data = [durable.sha256(Path(name)) for name in files]
+    data = recipe.data.train if recipe.data.make else "", data_digests(bench.run.root, bench.run.recipe)
     asked = [recipe.model, recipe.data, recipe.task, recipe.tune.seed, recipe.tune.adapter, recipe.serve]
     return digest_of(__version__, asked, bench.form, data, bench.base.digest)
 

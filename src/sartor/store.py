@@ -236,15 +236,17 @@ def open_run(recipe_path: Path, recipe: Recipe) -> Run:
 
 
 def data_digests(root: Path, recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each data file that the recipe names."""
+    """SHA-256 of each data file that the recipe names; of a data folder, that of its manifest."""
     digests = {}
     for role in ("train", "test", "dev"):
         name = getattr(recipe.data, role)
         if name is None:
             continue
-        if not (root / name).is_file():
-            raise RecipeError(f"`data.{role}` is {name!r}: there is no such file", hint=f"paths are relative to {root}")
-        digests[role] = durable.sha256(root / name)
+        path = root / name / durable.MANIFEST if (root / name).is_dir() else root / name
+        if not path.is_file():
+            what = "no data folder" if (root / name).is_dir() else "no such file"
+            raise RecipeError(f"`data.{role}` is {name!r}: there is {what}", hint=f"paths are relative to {root}")
+        digests[role] = durable.sha256(path)
     return digests
 
 
@@ -293,7 +295,8 @@ def _state_of(file: Path) -> str:
 
 
 def _name_of(recipe: Recipe) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", Path(recipe.data.train).stem.lower()).strip("-")[:40] or "run"
+    made = recipe.data.make[-1].name if recipe.data.make else "run"
+    return re.sub(r"[^a-z0-9]+", "-", Path(recipe.data.train or made).stem.lower()).strip("-")[:40] or "run"
 
 
 def _absolute(recipe: Recipe, root: Path) -> Recipe:

@@ -1,0 +1,164 @@
+"""Making a data set, step by step: `data.make` in a recipe, and the commands of `sartor data`. One step a file.
+
+A file `workshop/x.py` holds
+
+- `SUMMARY`: one line for people;
+- `TAKES`: what the step before it, or `data.train`, must give: "nothing", "documents", "examples" or "anything";
+- `Config`: its settings;
+- `inputs(config, root)`: what decides the result beside its settings and what it takes, such as digests of files;
+- `run(job, config)`: make the data folder `job.to`; a step that was stopped goes on where it stopped.
+
+Each step's folder is named after the digest of all that decides it, so a step whose inputs are unchanged is not run
+again, and a recipe's folder is known before it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from sartor import __version__, durable, names
+from sartor.data.folder import DataFolder, is_data_folder, open_folder
+from sartor.errors import RecipeError
+from sartor.recipe import Recipe, validated
+from sartor.store import RUNS
+from sartor.types import Frozen, digest_of
+
+KIND = "workshop"
+NOT_MEMBERS: frozenset[str] = frozenset()
+#: Where the folders of steps lie, beside the runs.
+MADE = f"{RUNS}/data"
+
+Takes = Literal["nothing", "documents", "examples", "anything"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One step to be done: `source` is the file or data folder that it takes, None where it takes nothing.
+
+    `root`: the folder that paths are relative to. `progress` is told how much is done, and of how much (0: not known).
+    """
+
+    to: Path
+    root: Path
+    source: Path | None = None
+    seed: int = 17
+    progress: Progress | None = None
+
+
+class Step(Protocol):
+    """What a file of this folder contains."""
+
+    SUMMARY: str
+    TAKES: Takes
+    Config: type[Frozen]
+
+    def inputs(self, config: Any, root: Path) -> Any: ...
+
+    def run(self, job: Job, config: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step of a recipe, with the folder that it makes or has made."""
+
+    name: str
+    step: Step
+    config: Any
+    job: Job
+
+
+def step(name: str) -> Step:
+    """The step of that name.
+
+    Raises:
+        RecipeError: there is none; the hint offers the nearest.
+    """
+    return cast("Step", names.resolve(KIND, name))
+
+
+def planned(recipe: Recipe, root: Path) -> tuple[Planned, ...]:
+    """The steps of `data.make` in their order. Nothing is made yet.
+
+    Raises:
+        RecipeError: a step is not known, has a wrong setting, or does not fit to what stands before it.
+    """
+    source, seed = (root / recipe.data.train if recipe.data.train else None), recipe.tune.seed
+    digest = _digest(source) if source else ""
+    found = []
+    for number, one in enumerate(recipe.data.make):
+        member = step(one.name)
+        _refuse_misfit(one.name, member, source)
+        config = validated(member.Config, one.settings, f"data.make.{one.name}")
+        digest = digest_of(__version__, one.name, config, digest, member.inputs(config, root), seed)
+        to = root / MADE / f"{number + 1}-{one.name}-{digest[:8]}"
+        found.append(Planned(one.name, member, config, Job(to, root, source, seed)))
+        source = to
+    return tuple(found)
+
+
+def made(steps: Sequence[Planned], progress: Callable[[str], Progress | None] = lambda name: None) -> Iterator[str]:
+    """Make what is not there yet, step by step; the name of each step that has to run, before it does.
+
+    Args:
+        progress: gives, for a step's name, what is told how far it is.
+    """
+    for one in steps:
+        durable.clear_staging(one.job.to.parent)
+        if is_data_folder(one.job.to) and not durable.verify(one.job.to):
+            continue
+        if one.job.source is not None and is_data_folder(one.job.source):
+            _refuse_wrong_kind(one)
+        yield one.name
+        one.step.run(replace(one.job, progress=progress(one.name)), one.config)
+
+
+def resolved(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe with `data.train` naming the folder that `data.make` makes, where it has steps."""
+    steps = planned(recipe, root)
+    if not steps:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": str(steps[-1].job.to)})})
+
+
+def _digest(source: Path) -> str:
+    """Of a file, or of a data folder's manifest."""
+    return durable.sha256(source / durable.MANIFEST if source.is_dir() else source) if source.exists() else ""
+
+
+def _refuse_misfit(name: str, member: Step, source: Path | None) -> None:
+    if member.TAKES == "nothing" and source is not None:
+        raise RecipeError(
+            f"`data.make`: {name} begins with nothing, and something stands before it",
+            hint="let it be the first step, and leave `data.train` out",
+        )
+    if member.TAKES != "nothing" and source is None:
+        raise RecipeError(
+            f"`data.make`: {name} needs {member.TAKES}, and nothing stands before it",
+            hint="name a file or data folder in `data.train`, or let `collect` be the first step",
+        )
+
+
+def _refuse_wrong_kind(one: Planned) -> None:
+    assert one.job.source is not None
+    holds = "documents" if DataFolder(one.job.source).holds_documents else "examples"
+    if one.step.TAKES not in (holds, "anything"):
+        raise RecipeError(
+            f"{one.name} needs {one.step.TAKES}, and {one.job.source.name} holds {holds}",
+            hint="`build` makes examples of documents"
+            if holds == "documents"
+            else "name documents: `sartor data collect`",
+        )
+
+
+def opened(job: Job) -> DataFolder:
+    """The data folder that a step takes.
+
+    Raises:
+        DataError: it is none, or it is damaged.
+    """
+    assert job.source is not None
+    return open_folder(job.source, str(job.source))
