@@ -38,7 +38,14 @@ def write(folder: Path) -> None:
 
 
 def packages() -> Iterator[Row]:
-    """(description, section) of each package in one of the sections.
+    """(description, section) of each package in one of the sections."""
+    for facts in available():
+        if facts.get("Section") in SECTIONS and 20 <= len(facts["Description"]) <= 80:
+            yield facts["Description"], facts["Section"]
+
+
+def available() -> Iterator[dict[str, str]]:
+    """What apt knows of each package, its one-line description in English under `Description`.
 
     Raises:
         DataError: apt knows no packages.
@@ -48,6 +55,4 @@ def packages() -> Iterator[Row]:
         raise DataError("apt-cache lists no packages", hint="apt-get update, on Debian or one of its kin")
     for stanza in done.stdout.split("\n\n"):
         facts = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[0] != " ")
-        text = facts.get("Description", facts.get("Description-en", ""))
-        if facts.get("Section") in SECTIONS and 20 <= len(text) <= 80:
-            yield text, facts["Section"]
+        yield {"Description": facts.get("Description-en", ""), **facts}
