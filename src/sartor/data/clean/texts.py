@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from sartor.types import Chat, Example, Message, Pair, Text, Unpaired
 
 #: What is edited in a message. Arguments of tool calls and schemas are data, not prose.
 PARTS = ("content", "reasoning")
+
+#: Which part of an example counts.
+Part = Literal["question", "answer", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,11 @@ def answer_of(example: Example) -> str:
 def whole_of(example: Example) -> str:
     """All texts as one."""
     return "\n".join(found.text for found in texts_of(example))
+
+
+def part_of(example: Example, part: Part) -> str:
+    """One part of an example as a text. A running text has no question: there it is all answer."""
+    return {"question": question_of, "answer": answer_of, "whole": whole_of}[part](example)
 
 
 def edited(example: Example, edit: Callable[[str], str]) -> tuple[Example, tuple[str, ...]]:
