@@ -327,13 +327,13 @@ def test_unknown_names_are_recipe_errors(write: Write, settings: dict[str, Any])
 
 
 def test_an_array_is_read_element_by_element(write: Write):
-    path = write(BOM + b' [\n{"text": "a]\\"}"},\n\n  {"text":\n"b"}, 3, {"text": NaN},\n{"text": 5} ]\n', "rows.json")
+    path = write(BOM + b' [\n{"text": "a]\\"}"},\n\n  {"text":\n"b"}, 3,\n{"text": NaN},\n{"text": 5} ]\n', "rows.json")
     result = taken(path)
     assert [(example.source.line, example.text) for example in result.examples if isinstance(example, Text)] == [
         (2, 'a]"}'),
         (4, "b"),
     ]
-    assert told(result) == [(5, "not_an_object"), (5, "not_a_number"), (6, "field")]
+    assert told(result) == [(5, "not_an_object"), (6, "not_a_number"), (7, "field")]
     assert [entry.detail.partition(":")[0] for entry in result.entries] == ["element 3", "element 4", "element 5"]
 
 
@@ -454,7 +454,7 @@ def test_jsonl_whose_first_row_is_a_list_is_no_array(write: Write):
         ('{"a": 1}'.encode("utf-16"), "rows.jsonl", "UTF-16"),
         (b"\x7fELF\0\0\0", "rows.jsonl", "binary"),
         (b"prose with a \0 in it", "book.txt", "binary"),
-        (b"a,b\n1,2\n", "rows.csv", "cannot tell"),
+        (b"a,b\n1,2\n", "rows.dat", "cannot tell"),
         (b"no\njson\n", "rows.jsonl", "none of 2 rows can be read\n  data/rows.jsonl:1: saw `no`"),
     ],
 )

@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from sartor.data.row import BOM
 from sartor.errors import DataError, Where
 from sartor.formats import strict
 from sartor.formats.fields import shorten
 
-BOM = b"\xef\xbb\xbf"
 _CHUNK = 2**20
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _SCALAR = re.compile(rb"[^\s,\[\]{}\"]*")
@@ -79,6 +79,26 @@ def elements(file: BinaryIO, label: str, longest: int) -> Iterator[tuple[int, An
         DataError: the array breaks, with the line, the column, and the number of elements before the break.
     """
     window = _Window(file, label, longest)
+    for size in _sizes(window):
+        yield window.line, _loaded(window, size)
+
+
+def share_lines(file: BinaryIO, label: str, longest: int) -> bool:
+    """Do two elements start on one line, so that a line does not name them? `json.dump` writes all of them on one."""
+    window = _Window(file, label, longest)
+    last = 0
+    try:
+        for _ in _sizes(window):
+            if window.line == last:
+                return True
+            last = window.line
+    except DataError:  # the array breaks there: who reads the elements says so
+        pass
+    return False
+
+
+def _sizes(window: _Window) -> Iterator[int]:
+    """The length in bytes of each element, which stands at the window's front for as long as it is looked at."""
     window.skip_space()
     if window.data.startswith(BOM):
         window.start = len(BOM)
@@ -92,17 +112,15 @@ def elements(file: BinaryIO, label: str, longest: int) -> Iterator[tuple[int, An
         raise window.broken("nothing after the closing bracket")
 
 
-def _until_closed(window: _Window) -> Iterator[tuple[int, Any | strict.Malformed]]:
+def _until_closed(window: _Window) -> Iterator[int]:
     while True:
         window.skip_space()
-        line = window.line
         size = _measure(window)
         if size > window.longest:
             raise _overlong(window)
-        value = _loaded(window, size)
+        yield size
         window.take(size)
         window.num_given += 1
-        yield line, value
         separator = window.skip_space()
         if separator == b"]":
             window.take(1)

@@ -2,18 +2,23 @@
 
 read = data.read.read(path, format=None, fields={"prompt": "question"}, label="tickets.jsonl")
 ledger.refuse_if_many(read.ledger)
+
+for outcome in stream(path, …):     # the same in constant memory, one row at a time
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sartor import formats
 from sartor.data import ledger
-from sartor.data.rows import LONGEST, Bad, Progress, Row, rows
+from sartor.data.clean import Outcome
+from sartor.data.folder import EXAMPLES, is_data_folder, open_folder
+from sartor.data.row import Bad, Progress, Row
+from sartor.data.rows import LONGEST, rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
 from sartor.formats.fields import seen
 from sartor.names import suggest
@@ -21,6 +26,8 @@ from sartor.types import Example, Json, LedgerEntry, Source
 
 #: Readable rows that vote on the format.
 _SNIFFED = 1000
+#: How a data folder keeps its examples.
+_PREPARED = "example"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,23 @@ class Read:
         return ledger.Ledger(rows_in=self.rows, kept=len(self.examples), entries=self.entries)
 
 
+class Stream:
+    """The rows of a file, to be gone through once: an `Outcome` for each. `rows` counts those that were given so far;
+    `format` is known from the start.
+    """
+
+    def __init__(self, reader: _Reader, found: Iterable[Row | Bad]) -> None:
+        self.format = reader.name
+        self.rows = 0
+        self._reader = reader
+        self._found = found
+
+    def __iter__(self) -> Iterator[Outcome]:
+        for row in self._found:
+            self.rows += 1
+            yield self._reader.take(row)
+
+
 def read(
     path: Path,
     *,
@@ -46,40 +70,61 @@ def read(
     progress: Progress | None = None,
     longest: int = LONGEST,
 ) -> Read:
-    """Read every row of a file.
+    """Read every row of a file into memory. Arguments and errors are those of `stream`."""
+    found = stream(path, format=format, fields=fields, label=label, progress=progress, longest=longest)
+    examples: list[Example] = []
+    entries: list[LedgerEntry] = []
+    for outcome in found:
+        if outcome.example is not None:
+            examples.append(outcome.example)
+        entries.extend(outcome.entries)
+    return Read(tuple(examples), tuple(entries), found.format, found.rows)
+
+
+def stream(
+    path: Path,
+    *,
+    format: str | None,
+    fields: Mapping[str, str],
+    label: str,
+    progress: Progress | None = None,
+    longest: int = LONGEST,
+) -> Stream:
+    """Read a file row by row: no more of it is held than the rows that vote on its format.
 
     Args:
-        path: the file: JSONL, a JSON array, or text.
+        path: the file: JSONL, a JSON array, CSV, TSV, Parquet or text, perhaps packed with gzip; or a data folder.
         format: a name of `formats/`; None sniffs it from the first 1,000 readable rows.
         fields: our field name -> the user's column, which may be a dotted path such as `data.question`.
         label: the file's name as the user wrote it: it stands in every source, entry and error.
-        progress: told the bytes read and the bytes in all.
-        longest: the longest line, array element or block of text, in bytes.
+        progress: told the bytes read and the bytes in all (of Parquet: the rows).
+        longest: the longest line, array element, cell or block of text, in bytes.
 
-    Raises:
+    Raises (here or while it is gone through):
         DataError: there is no such file, it is empty or binary, its JSON array breaks off, or no format fits it.
         RecipeError: `format` or a name in `fields` is not known.
     """
-    stream = (_mapped(row, fields) for row in rows(path, label, longest=longest, progress=progress))
+    if is_data_folder(path):
+        path, format = _examples_of(path, label), format or _PREPARED
+    found = rows(path, label, longest=longest, progress=progress)
+    mapped = (_mapped(row, fields) for row in found) if fields else found
     candidates = (format,) if format else formats.reading(fields)
     head: list[Row | Bad] = []
     if len(candidates) > 1:
-        head = _until_sniffable(stream)
+        head = _until_sniffable(mapped)
         candidates = (_sniffed(head, candidates, label),)
     name = candidates[0]
     reader = _Reader(name, formats.named(name), fields, label, chosen=bool(format or fields))
     _check_fields(reader)
-    examples: list[Example] = []
-    elements: list[int] = []
-    entries: list[LedgerEntry] = []
-    num_rows = 0
-    for row in itertools.chain(head, stream):
-        num_rows += 1
-        taken, told = reader.take(row)
-        examples.extend(taken)
-        elements.extend(row.element for _ in taken)
-        entries.extend(told)
-    return Read(_told_apart(examples, elements), tuple(entries), name, num_rows)
+    return Stream(reader, itertools.chain(head, mapped))
+
+
+def _examples_of(path: Path, label: str) -> Path:
+    folder = open_folder(path, label)
+    if folder.holds_documents:
+        hint = "build examples from it first: sartor data build"
+        raise DataError(f"the data folder {label} holds documents, not examples", hint=hint)
+    return path / EXAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,47 +137,37 @@ class _Reader:
     label: str
     chosen: bool
 
-    def take(self, row: Row | Bad) -> tuple[tuple[Example, ...], tuple[LedgerEntry, ...]]:
+    def take(self, row: Row | Bad) -> Outcome:
         """The example of a row, if it gives one, and what the ledger has to say of it."""
         if isinstance(row, Bad):
-            return (), (_entry(row, self.label),)
+            return Outcome(None, (_entry(row, self.label),))
         try:
-            parsed = self.form.parse(row.value, Source(file=self.label, line=row.line))
+            parsed = self.form.parse(row.value, Source(file=self.label, line=row.place))
         except FieldError as error:
             if not set(self.form.FIELDS) & row.value.keys():
-                return (), (self._stranger(row),)
+                return Outcome(None, (self._stranger(row),))
             field = _users_name(error.field, self.fields)
-            return (), (_entry(Bad(row.line, "field", error.seen, error.expected, field, row.element), self.label),)
+            bad = Bad(row.line, "field", error.seen, error.expected, field, row.element)
+            return Outcome(None, (_entry(bad, self.label),))
         if not self.chosen and not self.form.matches(row.value):
-            return (), (self._stranger(row),)
-        changes = tuple(
-            LedgerEntry(
-                action="changed",
-                file=self.label,
-                line=row.line,
-                field=_users_name(change.field, self.fields),
-                reason=change.reason,
-                detail=_detail(change.detail, row.element),
-            )
-            for change in parsed.changes
+            return Outcome(None, (self._stranger(row),))
+        if not parsed.changes:
+            return Outcome(parsed.example)
+        return Outcome(parsed.example, tuple(self._changed(row, change) for change in parsed.changes))
+
+    def _changed(self, row: Row, change: formats.Change) -> LedgerEntry:
+        return LedgerEntry(
+            action="changed",
+            file=self.label,
+            line=row.line,
+            field=_users_name(change.field, self.fields),
+            reason=change.reason,
+            detail=_detail(change.detail, row.element),
         )
-        return (parsed.example,), changes
 
     def _stranger(self, row: Row) -> LedgerEntry:
         expected = f"a row of the format {self.name}, which reads {', '.join(self.form.FIELDS)}"
         return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
-
-
-def _told_apart(examples: list[Example], elements: list[int]) -> tuple[Example, ...]:
-    """Where two elements of an array start on one line (json.dump writes all of them on one), a line names neither, and
-    example ids must be unique: there the 1-based number of the element takes the line's place, for the whole file.
-    """
-    if len({example.source.line for example in examples}) == len(examples):
-        return tuple(examples)
-    return tuple(
-        example.model_copy(update={"source": Source(file=example.source.file, line=element)})
-        for example, element in zip(examples, elements, strict=True)
-    )
 
 
 def _until_sniffable(stream: Iterator[Row | Bad]) -> list[Row | Bad]:
@@ -170,7 +205,7 @@ def _check_fields(reader: _Reader) -> None:
 
 def _mapped(row: Row | Bad, fields: Mapping[str, str]) -> Row | Bad:
     """The row under our field names: the mapped columns take them, all other columns keep theirs."""
-    if isinstance(row, Bad) or not fields:
+    if isinstance(row, Bad):
         return row
     found: Json = {}
     for ours, column in fields.items():
@@ -179,7 +214,8 @@ def _mapped(row: Row | Bad, fields: Mapping[str, str]) -> Row | Bad:
             return Bad(row.line, "field", seen(holder), f"the column `{column}`, our `{ours}`", column, row.element)
         found[ours] = holder[key]
     moved = set(fields.values())
-    return Row(row.line, {key: value for key, value in row.value.items() if key not in moved} | found, row.element)
+    value = {key: value for key, value in row.value.items() if key not in moved} | found
+    return Row(row.line, value, row.element, row.counted)
 
 
 def _column(value: Json, column: str) -> tuple[Json, str]:

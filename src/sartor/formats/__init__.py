@@ -27,7 +27,7 @@ from sartor.formats.keys import RATING
 from sartor.types import Example, Json, Source
 
 NOT_MEMBERS: frozenset[str] = frozenset(
-    {"answers", "calls", "fields", "instructions", "keys", "speakers", "strict", "turns"}
+    {"answers", "calls", "fields", "instructions", "keys", "plain", "speakers", "strict", "turns"}
 )
 
 #: How alike a key must be to a field: `promt` and `prompt` have 0.91, `conversations` and `completion` 0.70.

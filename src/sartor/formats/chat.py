@@ -8,6 +8,7 @@ from __future__ import annotations
 from sartor.formats import Parsed
 from sartor.formats.calls import read_tools
 from sartor.formats.keys import RATING, lacks
+from sartor.formats.plain import plain_chat
 from sartor.formats.turns import conversation, read_turns
 from sartor.types import Json, Source
 
@@ -54,4 +55,6 @@ def parse(row: Json, source: Source) -> Parsed:
     Raises:
         FieldError: a message is malformed, the roles are out of order, or nobody answers.
     """
-    return conversation(read_turns(row, "messages"), read_tools(row), source)
+    tools = read_tools(row)
+    chat = None if tools else plain_chat(row.get("messages"), source)
+    return Parsed(chat) if chat else conversation(read_turns(row, "messages"), tools, source)

@@ -1,0 +1,96 @@
+"""Rows of a Parquet file, a few at a time: a row is named by its 1-based number, for a file of columns has no lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sartor.data.row import Bad, Progress, Row, overlong
+from sartor.errors import DataError, SartorError, Where
+
+#: Rows that are unpacked together. A column may hold one long text in every row, and keep it only once in the file.
+TOGETHER = 16
+#: Largest unpacked column of one row group, in bytes: the least that a reader must be able to hold.
+LARGEST_COLUMN = 2**31
+#: Depth to which nested values are looked through.
+_DEPTH = 64
+
+
+def parquet_rows(path: Path, label: str, longest: int, progress: Progress | None) -> Iterator[Row | Bad]:
+    """Every row, in the order of the file.
+
+    Raises:
+        DataError: it is damaged, empty, or unpacks to more than a named limit.
+        SartorError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise SartorError("Parquet needs pyarrow", hint="pip install 'sartor[data]'") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check(file.metadata, label)
+            number = 0
+            for batch in file.iter_batches(batch_size=TOGETHER):
+                if progress:
+                    progress(number, file.metadata.num_rows)
+                if batch.nbytes > TOGETHER * longest:
+                    raise _refused(f"a row of over {longest:,} bytes", f"at most {longest:,} bytes a row", label)
+                for value in batch.to_pylist():
+                    number += 1
+                    yield _row(value, number, longest)
+            if progress:
+                progress(number, number)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"this Parquet file is damaged: {str(error).splitlines()[0][:200]}",
+            hint="fetch or write it again",
+            where=Where(label),
+        ) from error
+
+
+def _check(metadata: Any, label: str) -> None:
+    if not metadata.num_rows:
+        raise DataError("this Parquet file is empty", hint="each row of it makes an example", where=Where(label))
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(column)
+            if chunk.total_uncompressed_size > LARGEST_COLUMN:
+                seen = f"the column {chunk.path_in_schema} of {chunk.total_uncompressed_size:,} bytes in one row group"
+                raise _refused(seen, f"at most {LARGEST_COLUMN:,}", label)
+
+
+def _refused(seen: str, expected: str, label: str) -> DataError:
+    return DataError(
+        f"this Parquet file holds {seen}, expected {expected}",
+        hint="write it in smaller row groups",
+        where=Where(label),
+    )
+
+
+def _row(value: dict[str, Any], number: int, longest: int) -> Row | Bad:
+    """The row, if everything in it is what JSON can hold. Bytes, dates and decimals are not."""
+    level: list[tuple[str, Any]] = list(value.items())
+    size = 0
+    for _ in range(_DEPTH):
+        inner: list[tuple[str, Any]] = []
+        for column, part in level:
+            if isinstance(part, str):
+                size += len(part)
+            elif isinstance(part, dict):
+                inner += [(column, deeper) for deeper in part.values()]
+            elif isinstance(part, list):
+                inner += [(column, deeper) for deeper in part]
+            elif isinstance(part, float) and not math.isfinite(part):
+                return Bad(number, "not_a_number", f"the number {part}", "a finite number", column)
+            elif part is not None and not isinstance(part, bool | int | float):
+                return Bad(number, "field", f"a value of the type {type(part).__name__}", "what JSON can hold", column)
+        if size > longest:
+            return overlong(number, "row", longest)
+        if not inner:
+            return Row(number, value)
+        level = inner
+    return Bad(number, "too_deep", f"values nested deeper than {_DEPTH}", f"at most {_DEPTH} levels")
