@@ -12,6 +12,8 @@ from sartor.errors import DataError, SartorError, Where
 
 #: Rows that are unpacked together. A column may hold one long text in every row, and keep it only once in the file.
 TOGETHER = 16
+#: How many times the longest row they may have on average before reading stops; below it each is dropped for itself.
+MOST_TIMES = 4
 #: Largest unpacked column of one row group, in bytes: the least that a reader must be able to hold.
 LARGEST_COLUMN = 2**31
 #: Depth to which nested values are looked through.
@@ -37,8 +39,8 @@ def parquet_rows(path: Path, label: str, longest: int, progress: Progress | None
             for batch in file.iter_batches(batch_size=TOGETHER):
                 if progress:
                     progress(number, file.metadata.num_rows)
-                if batch.nbytes > TOGETHER * longest:
-                    raise _refused(f"a row of over {longest:,} bytes", f"at most {longest:,} bytes a row", label)
+                if batch.nbytes > MOST_TIMES * TOGETHER * longest:
+                    raise _refused(f"{TOGETHER} rows of {batch.nbytes:,} bytes", f"at most {longest:,} a row", label)
                 for value in batch.to_pylist():
                     number += 1
                     yield _row(value, number, longest)

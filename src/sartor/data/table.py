@@ -28,13 +28,14 @@ Line = tuple[int, bytes | None]
 
 @dataclass(slots=True)
 class _Record:
-    """A row that is being put together. `junk`: a text that stands behind a closing quote."""
+    """A row that is being put together. `junk`: a text that stands behind the closing quote of cell `junk_at`."""
 
     delimiter: str
     cells: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     open: bool = False
     junk: str = ""
+    junk_at: int = 0
 
     def feed(self, line: str) -> bool:
         """Take one more line; True where the row ends with it."""
@@ -70,7 +71,8 @@ class _Record:
         self.parts, self.open = [], False
         end = line.find(self.delimiter, at)
         rest = line[at:end] if end >= 0 else line[at:].rstrip("\r\n")
-        self.junk = self.junk or rest
+        if rest and not self.junk:
+            self.junk, self.junk_at = rest, len(self.cells) - 1
         return end + 1, end < 0
 
 
@@ -140,10 +142,10 @@ def _header(line: bytes | None, number: int, label: str, delimiter: str) -> _Hea
 
 def _row(number: int, line: bytes, lines: _Lines, head: _Header, longest: int) -> Row | Bad:
     """The row that starts with a line, with as many more lines as its quotes take."""
-    record, held = _Record(head.delimiter), [line]
+    record = _Record(head.delimiter)
     more: list[Line] = []
     size = len(line)
-    while not record.feed(held[-1].decode("utf-8", "surrogateescape")):
+    while not record.feed(line.decode("utf-8", "surrogateescape")):
         after = lines.next()
         size += len(after[1]) if after[1] is not None else longest + 1
         if after[0]:
@@ -151,21 +153,23 @@ def _row(number: int, line: bytes, lines: _Lines, head: _Header, longest: int) -
         if not after[0] or after[1] is None or size > longest:
             lines.give_back(more)
             expected = f"its end within {longest:,} bytes" if after[0] else "its end"
-            return Bad(number, "syntax", "a quote that nothing closes", expected, head.columns[_last(record, head)])
-        held.append(after[1])
+            return Bad(number, "syntax", "a quote that nothing closes", expected, _last(record, head))
+        line = after[1]
+    if record.junk:  # a stray quote: it was closed by the next one, which may be the business of another row
+        lines.give_back(more)
+        column = head.columns[min(record.junk_at, len(head.columns) - 1)]
+        return Bad(number, "syntax", f"`{shorten(record.junk)}` behind a closing quote", "the next cell", column)
     return _read(number, record, head)
 
 
-def _last(record: _Record, head: _Header) -> int:
-    return min(len(record.cells), len(head.columns) - 1)
+def _last(record: _Record, head: _Header) -> str:
+    return head.columns[min(len(record.cells), len(head.columns) - 1)]
 
 
 def _read(number: int, record: _Record, head: _Header) -> Row | Bad:
-    if record.junk:
-        return Bad(number, "syntax", f"`{shorten(record.junk)}` behind a closing quote", "the next cell")
     if len(record.cells) != len(head.columns):
         expected = f"{len(head.columns)}, as in the header"
-        return Bad(number, "syntax", f"{len(record.cells)} cells", expected, head.columns[_last(record, head)])
+        return Bad(number, "syntax", f"{len(record.cells)} cells", expected, _last(record, head))
     made: dict[str, Any] = {}
     for column, cell in zip(head.columns, record.cells, strict=True):
         value = cell_value(column, cell)

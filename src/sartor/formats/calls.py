@@ -13,12 +13,13 @@ _FUNCTION_KEYS = ("name", "arguments")
 
 
 def read_tools(row: Json) -> tuple[Json, ...]:
-    """The row's tools: `tools` as they are, older `functions` wrapped as tools. None of both is no tools.
+    """The row's tools: `tools` as they are, or as JSON in a text, because columns hold no objects of all shapes; older
+    `functions` wrapped as tools. None of both is no tools.
 
     Raises:
         FieldError: one of them is not `{"type": "function", "function": {"name": …, "parameters": …}}`.
     """
-    tools = fields.items(row, "tools", of="tools")
+    tools = fields.items({"tools": listed(row.get("tools"))}, "tools", of="tools")
     functions = fields.items(row, "functions", of="function schemas")
     if tools and functions:
         raise FieldError("functions", seen="both `tools` and `functions`", expected="one of them")
@@ -34,6 +35,22 @@ def read_tools(row: Json) -> tuple[Json, ...]:
         _check_schema(function, f"functions[{index}]")
         fields.clean_tree(function, f"functions[{index}]")
     return (*tools, *({"type": "function", "function": function} for function in functions))
+
+
+def listed(tools: Any) -> Any:
+    """The tools, parsed if they are a text; an empty text is none.
+
+    Raises:
+        FieldError: the text is not JSON.
+    """
+    if not isinstance(tools, str):
+        return tools
+    if not tools.strip():
+        return None
+    try:
+        return strict.loads(fields.clean(tools, "tools").encode("utf-8"))
+    except strict.Malformed as error:
+        raise FieldError("tools", seen=error.seen, expected=f"a JSON list of tools: {error.expected}") from error
 
 
 def read_calls(message: Json, path: str) -> tuple[ToolCall, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sartor.errors import FieldError
-from sartor.formats import calls, fields, strict
+from sartor.formats import calls, fields
 from sartor.formats.turns import Turn, read_turn, read_weight
 from sartor.types import Json, Message, Role
 
@@ -87,9 +87,7 @@ def read_tools(row: Json) -> tuple[Json, ...]:
     Raises:
         FieldError: they are neither.
     """
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        tools = _listed(fields.clean(tools, "tools"))
+    tools = calls.listed(row.get("tools"))
     if not isinstance(tools, list):
         return calls.read_tools({"tools": tools})
     wrapped = [tool if _is_wrapped(tool) else {"type": "function", "function": tool} for tool in tools]
@@ -98,12 +96,3 @@ def read_tools(row: Json) -> tuple[Json, ...]:
 
 def _is_wrapped(tool: Any) -> bool:
     return not isinstance(tool, dict) or "type" in tool or "function" in tool or "name" not in tool
-
-
-def _listed(text: str) -> Any:
-    if not text.strip():
-        return None
-    try:
-        return strict.loads(text.encode("utf-8"))
-    except strict.Malformed as error:
-        raise FieldError("tools", seen=error.seen, expected=f"a JSON list of tools: {error.expected}") from error

@@ -1,0 +1,85 @@
+"""Parquet: rows by their number, nested values, limits."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from sartor.data import parquet as ours
+from sartor.data.read import Read, read
+from sartor.errors import DataError
+from sartor.types import Chat
+
+TURNS = [{"role": "user", "content": "hi", "name": None}, {"role": "assistant", "content": "hello", "name": None}]
+
+
+def written(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Path:
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, **settings)
+    return path
+
+
+def taken(path: Path, **settings: Any) -> Read:
+    return read(path, **({"format": None, "fields": {}, "label": path.name} | settings))
+
+
+def test_rows_are_named_by_their_number(tmp_path: Path):
+    rows = [{"messages": TURNS, "tools": None}] * 40 + [{"messages": None, "tools": None}]
+    result = taken(written(tmp_path / "a.parquet", rows, row_group_size=7))
+    assert (result.format, result.rows, len(result.examples)) == ("chat", 41, 40)
+    assert [example.source.line for example in result.examples] == list(range(1, 41))
+    assert [(entry.line, entry.field) for entry in result.entries] == [(41, "messages")]
+
+
+def test_what_json_cannot_hold_is_a_bad_row(tmp_path: Path):
+    rows = [{"prompt": "q", "completion": "a", "day": date(2026, 1, 2), "x": 1.0}]
+    result = taken(written(tmp_path / "a.parquet", rows), format="completion")
+    assert [(entry.line, entry.reason, entry.field) for entry in result.entries] == [(1, "field", "day")]
+    rows = [{"text": "a", "x": float("nan")}, {"text": "b", "x": None}]
+    result = taken(written(tmp_path / "b.parquet", rows), format="text")
+    assert [(entry.line, entry.reason, entry.field) for entry in result.entries] == [(1, "not_a_number", "x")]
+    assert len(result.examples) == 1
+
+
+def test_tools_may_be_json_in_a_text(tmp_path: Path):
+    tools = '[{"type": "function", "function": {"name": "f"}}]'
+    (example,) = taken(written(tmp_path / "a.parquet", [{"messages": TURNS, "tools": tools}])).examples
+    assert isinstance(example, Chat)
+    assert example.tools[0]["function"]["name"] == "f"
+
+
+def test_progress_counts_rows(tmp_path: Path):
+    calls: list[tuple[int, int]] = []
+    path = written(tmp_path / "a.parquet", [{"text": "a"}] * 100)
+    taken(path, progress=lambda done, size: calls.append((done, size)))
+    assert calls == sorted(calls)
+    assert calls[-1] == (100, 100)
+
+
+def test_damage_and_emptiness_are_told(tmp_path: Path):
+    path = written(tmp_path / "a.parquet", [{"text": "a" * 1000}] * 100)
+    raw = path.read_bytes()
+    for damaged in (raw[:-20], raw[: len(raw) // 2], b"PAR1" + b"\xff" * 200 + raw[-60:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="damaged"):
+            taken(path)
+    empty = pyarrow.table({"text": pyarrow.array([], pyarrow.string())})
+    parquet.write_table(empty, path)
+    with pytest.raises(DataError, match="empty"):
+        taken(path)
+
+
+def test_bombs_are_refused_by_a_named_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = written(tmp_path / "a.parquet", [{"text": "a" * 50_000}] * 200)
+    assert path.stat().st_size < 20_000
+    result = taken(path, longest=49_999, format="text")
+    assert {entry.reason for entry in result.entries} == {"too_long"}
+    with pytest.raises(DataError, match="at most 10,000 a row"):
+        taken(path, longest=10_000)
+    monkeypatch.setattr(ours, "LARGEST_COLUMN", 1000)
+    with pytest.raises(DataError, match="at most 1,000"):
+        taken(path)
