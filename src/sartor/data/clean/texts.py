@@ -57,7 +57,9 @@ def whole_of(example: Example) -> str:
 
 
 def part_of(example: Example, part: Part) -> str:
-    """One part of an example as a text. A running text has no question: there it is all answer."""
+    """One part of an example as a text. A running text is all one part."""
+    if isinstance(example, Text):
+        return example.text
     return {"question": question_of, "answer": answer_of, "whole": whole_of}[part](example)
 
 

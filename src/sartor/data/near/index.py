@@ -9,12 +9,10 @@ import numpy as np
 
 from sartor.data.near.minhash import bands_for, keys_of
 from sartor.data.near.shelf import Column, Shelf, jaccard, sketched, twins
-from sartor.data.near.shingles import SCALES, Ragged, Scale, frame_of, units_of, without
+from sartor.data.near.shingles import SCALES, Ragged, Scale, frame_of, slices, units_of, without
 
 #: How much of their shingles two near texts share. Of 80 runs of three words, 0.7 lets about five words be others.
 THRESHOLD = 0.7
-#: Texts that are worked on at a time: the arrays of a batch stay in the processor's cache.
-BATCH = 512
 #: Texts of which the frame is learnt.
 SAMPLE = 1000
 
@@ -74,20 +72,24 @@ class Index:
         """For each text the nearest earlier one that was kept, or None; then the text itself is kept.
 
         Args:
-            texts: a batch; `BATCH` of them at a time is best.
+            texts: some hundred at a time is best.
             tags: a number for each text: texts with different ones are never near.
         """
-        look = self.look(texts, tags)
-        matches = self._resolved(look)
-        self.take(look, np.array([match is None for match in matches], bool))
-        return matches
+        found: list[Match | None] = []
+        for part in slices(texts):
+            look = self.look(texts[part], tags[part])
+            matches = self._resolved(look)
+            self.take(look, np.array([match is None for match in matches], bool))
+            found += matches
+        return found
 
     def find(self, texts: Sequence[str], tags: Sequence[int] = ()) -> list[Match | None]:
         """For each text the nearest of the index, or None. Nothing is kept."""
-        return self._resolved(self.look(texts, tags, among_themselves=False))
+        looks = (self.look(texts[part], tags[part], among_themselves=False) for part in slices(texts))
+        return [match for look in looks for match in self._resolved(look)]
 
     def look(self, texts: Sequence[str], tags: Sequence[int] = (), *, among_themselves: bool = True) -> Look:
-        """Compare a batch with what is there, and its texts with each other."""
+        """Compare a batch, one of `slices`, with what is there, and its texts with each other."""
         units = units_of(texts)
         tags_D = np.asarray(tags, np.int64) if len(tags) else np.zeros(len(texts), np.int64)
         parts: dict[Scale, _Part] = {}
@@ -154,8 +156,9 @@ def groups(
     """
     index = Index(threshold, frame_of(texts[:: max(1, len(texts) // SAMPLE)]) if frame else None)
     first = list(range(len(texts)))
-    for start in range(0, len(texts), BATCH):
-        look = index.look(texts[start : start + BATCH], tags[start : start + BATCH])
+    for part in slices(texts):
+        start = part.start
+        look = index.look(texts[part], tags[part])
         keep_D = np.ones(look.num_texts, bool)
         for row, number, likeness in look.pairs:
             ours, theirs = _root(first, start + row), _root(first, number)

@@ -27,7 +27,7 @@ class Column:
     """An array that grows at its end. Room is doubled; what is not filled takes no memory."""
 
     def __init__(self, dtype: type, width: int = 1) -> None:
-        self._room = np.empty((64, width), dtype)
+        self._room: np.ndarray = np.empty((64, width), dtype)
         self._length = 0
 
     def append(self, values: np.ndarray) -> None:

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+#: Texts that are worked on at a time, and their characters: the arrays of a batch stay in the processor's cache, and
+#: those of long texts take 300 MiB at most.
+BATCH, BATCH_CHARACTERS = 512, 2**22
 #: Of a text of more characters than that only the beginning is compared: it bounds the memory of a batch.
 LONGEST = 2**20
 #: Characters or words in a row that make a shingle.
@@ -76,8 +79,25 @@ class Units:
         """The sets of the texts that `rows` names."""
         if scale == "words":
             return shingled(self.words.taken(self.rows(scale)), WORDS)
-        codes_U, offsets = _codes([" ".join(self.plain[row].split()) for row in self.rows(scale)])
-        return shingled(Ragged(codes_U.astype(np.uint64) + np.uint64(1), offsets), CHARACTERS)  # so that a NUL counts
+        return shingled(self.characters(self.rows(scale)), CHARACTERS)
+
+    def characters(self, rows: np.ndarray) -> Ragged:
+        """The characters of some texts, a space between words."""
+        codes_U, offsets = _codes([" ".join(self.plain[row].split()) for row in rows])
+        return Ragged(codes_U.astype(np.uint64) + np.uint64(1), offsets)  # so that a NUL counts
+
+
+def slices(texts: Sequence[str]) -> Iterator[slice]:
+    """Batches of texts, in their order."""
+    start = size = 0
+    for place, text in enumerate(texts):
+        length = min(len(text), LONGEST)
+        if place - start == BATCH or (place > start and size + length > BATCH_CHARACTERS):
+            yield slice(start, place)
+            start, size = place, 0
+        size += length
+    if start < len(texts):
+        yield slice(start, len(texts))
 
 
 def units_of(texts: Sequence[str]) -> Units:
@@ -107,12 +127,20 @@ def shingled(units: Ragged, width: int) -> Ragged:
     A text of fewer units is one shingle.
     """
     lengths = units.counts
-    counts = np.where(lengths >= width, lengths - width + 1, np.minimum(lengths, 1))
-    owners_S = np.repeat(np.arange(len(counts)), counts)
+    runs = runs_of(units, np.where(lengths >= width, width, lengths))
+    owners_S = np.repeat(np.arange(len(lengths), dtype=np.uint64), runs.counts)
+    return _sets(owners_S << np.uint64(32) | runs.values >> np.uint64(32), len(lengths))
+
+
+def runs_of(units: Ragged, widths: np.ndarray) -> Ragged:
+    """All runs of units of each text, in their order, as 64-bit hashes: of as many units as `widths` has for the text.
+
+    A text of fewer units has none.
+    """
+    counts = np.where(units.counts > 0, np.maximum(units.counts - widths + 1, 0), 0)
     starts_S = _places(units.offsets[:-1], counts)
-    ends_S = np.minimum(starts_S + width, units.offsets[1:][owners_S])
-    hashes_S = _hashed(units.values, starts_S, ends_S) >> np.uint64(32)
-    return _sets(owners_S.astype(np.uint64) << np.uint64(32) | hashes_S, len(counts))
+    hashes_S = _hashed(units.values, starts_S, starts_S + np.repeat(widths, counts))
+    return Ragged(hashes_S, _offsets(counts))
 
 
 def frame_of(texts: Sequence[str], share: float = 0.1, fewest: int = 10) -> dict[Scale, np.ndarray]:
@@ -120,12 +148,13 @@ def frame_of(texts: Sequence[str], share: float = 0.1, fewest: int = 10) -> dict
 
     Two questions in one long frame would all look near. `fewest` texts at least must share a shingle.
     """
-    units = units_of(list(dict.fromkeys(texts)))
+    different = list(dict.fromkeys(texts))
+    parts = [units_of(different[part]) for part in slices(different)]
     frame: dict[Scale, np.ndarray] = {}
-    for scale in SCALES:
-        sets = units.shingles(scale)
-        values, counts = np.unique(sets.values, return_counts=True)
-        frame[scale] = values[counts > max(fewest - 1, share * len(sets.counts))]
+    for scale in SCALES if parts else ():
+        values, counts = np.unique(np.concatenate([part.shingles(scale).values for part in parts]), return_counts=True)
+        num_texts = sum(len(part.rows(scale)) for part in parts)
+        frame[scale] = values[counts > max(fewest - 1, share * num_texts)]
     return frame
 
 
@@ -185,7 +214,7 @@ def mixed(values: np.ndarray) -> np.ndarray:
     """64-bit numbers whose bits all depend on all bits (splitmix64's finisher)."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
+    return np.asarray(values ^ values >> np.uint64(31))
 
 
 def _sets(codes_S: np.ndarray, num_texts: int) -> Ragged:
@@ -205,4 +234,4 @@ def _offsets(counts: np.ndarray) -> np.ndarray:
 def _places(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The places start, start + 1, … of each, as many as its count, all in a row."""
     offsets = _offsets(counts)
-    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+    return np.asarray(np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts))

@@ -1,0 +1,122 @@
+"""Examples that answer one question in different ways. Which answer is right, the rows cannot say; a majority may hint.
+
+Chats contradict each other by another answer to the same prompt; pairs, when one prefers what the other rejects;
+unpaired answers, when one and the same is called good and bad. Case and spacing make no other answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from sartor.data import near
+from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
+from sartor.data.clean.texts import answer_of, question_of
+from sartor.types import Chat, Example, Frozen, Pair, Text, digest_of
+
+SUMMARY = "one question, different answers"
+REASONS = ("contradiction",)
+SELECTS = False
+WHOLE = True
+
+#: Characters of an answer that a detail quotes.
+QUOTED = 40
+#: Different answers that a detail names.
+NAMED = 3
+
+
+class Config(Frozen):
+    action: Literal["report", "drop", "majority"] = Field(
+        default="report",
+        description="tell of them, drop all of them, or keep those with the answer that most have, none at a tie",
+    )
+    near_questions: bool = Field(default=False, description="questions that are nearly the same count as one")
+    threshold: float = Field(
+        default=0.9, ge=0.5, le=1.0, description="the least Jaccard index of the runs of words of two near questions"
+    )
+
+
+class _Claims:
+    """What is said about one thing: how many rows say it, and the first of them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, tuple[str, str]] = {}
+
+    def add(self, says: str, example: Example) -> None:
+        self.counts[says] += 1
+        self.first.setdefault(says, (example.id, _quoted(example)))
+
+    @property
+    def majority(self) -> str | None:
+        """What most rows say; None at a tie."""
+        (says, count), *others = self.counts.most_common(2)
+        return None if others and others[0][1] == count else says
+
+    def told(self) -> str:
+        """The answers, the most frequent first."""
+        named = [
+            f"{self.first[says][1]} × {count:,} ({self.first[says][0]})"
+            for says, count in self.counts.most_common(NAMED)
+        ]
+        more = len(self.counts) - len(named)
+        return "; ".join([*named, f"{more:,} more"] if more else named)
+
+
+def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
+    groups = _groups(rows, config.threshold) if config.near_questions else {}
+    about: dict[str, _Claims] = defaultdict(_Claims)
+    for example in rows:
+        thing, says = _claim(example, groups)
+        about[thing].add(says, example)
+    for example in rows:
+        thing, says = _claim(example, groups)
+        yield _outcome(example, about[thing], says, config)
+
+
+def _outcome(example: Example, claims: _Claims, says: str, config: Config) -> Outcome:
+    if len(claims.counts) == 1:
+        return kept(example)
+    if config.action == "report":
+        return kept(example, entry_of(example, "flagged", "contradiction", claims.told()))
+    if config.action == "majority" and says == claims.majority:
+        return kept(example)
+    return dropped(example, "contradiction", claims.told())
+
+
+def _groups(rows: Iterable[Example], threshold: float) -> dict[str, str]:
+    """The digest of each prompt, to that of the first one in its group."""
+    asked = {example.prompt_digest: question_of(example) for example in rows}
+    digests = list(asked)
+    return {
+        digest: digests[first]
+        for digest, first in zip(digests, near.groups(list(asked.values()), threshold=threshold), strict=True)
+    }
+
+
+def _claim(example: Example, groups: dict[str, str]) -> tuple[str, str]:
+    """What an example is about, and what it says of it."""
+    asked = groups.get(example.prompt_digest, example.prompt_digest)
+    if isinstance(example, Text):
+        return asked, ""
+    if isinstance(example, Chat):
+        last = example.messages[-1]
+        return asked, digest_of(_plain(last.content), last.tool_calls)
+    if isinstance(example, Pair):
+        better, worse = _plain(example.chosen.content), _plain(example.rejected.content)
+        return digest_of(asked, sorted((better, worse))), better
+    return digest_of(asked, _plain(example.answer.content)), str(example.good)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _quoted(example: Example) -> str:
+    if isinstance(example, Chat | Text | Pair):
+        text = " ".join(answer_of(example).split())
+        return repr(text if len(text) <= QUOTED else text[:QUOTED] + "…")
+    return "good" if example.good else "bad"
