@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sartor.data.extra import needs
 from sartor.data.identifiers.checks import digits_of, spread
@@ -84,16 +84,28 @@ def _in_run(text: str, start: int, end: int, countries: tuple[str, ...]) -> Iter
     before = text[max(0, start - _LOOK_BACK) : start].rstrip(" \t:#=.+(")
     if before[-1:].isalpha() and _WORD_BEFORE.search(text, max(0, start - _LOOK_BACK), start):
         named = _NAMED.match(text, start)
-        if named and _is_named(named[0], countries):
-            yield named.span()
-            start = named.end()
+        length = _longest(named[0], lambda value: _is_named(value, countries)) if named else 0
+        if length:
+            yield start, start + length
+            start += length
     for match in _SHAPES.finditer(text, start, end + _EXTENSION):
         kind = match.lastgroup or ""
-        if _FEWEST <= len(digits_of(match[0])) <= _MOST and _is_phone(match[0], kind, countries):
-            yield match.span()
+        if length := _longest(match[0], lambda value, kind=kind: _is_phone(value, kind, countries)):
+            yield match.start(), match.start() + length
+
+
+def _longest(value: str, good: Callable[[str], bool]) -> int:
+    """The length of the longest beginning that is a number: another one may follow after a space."""
+    while len(digits_of(value)) >= _FEWEST:
+        if good(value):
+            return len(value)
+        value = value.rpartition(" ")[0].rstrip(" (-/.")
+    return 0
 
 
 def _is_phone(value: str, kind: str, countries: tuple[str, ...]) -> bool:
+    if len(digits_of(value)) > _MOST:
+        return False
     if kind == "abroad":
         return _valid(_plus(value), "")
     american = _american()
@@ -106,7 +118,7 @@ def _is_phone(value: str, kind: str, countries: tuple[str, ...]) -> bool:
 
 def _is_named(value: str, countries: tuple[str, ...]) -> bool:
     """A word has said that it is a telephone's: then digits alone do, and seven as Americans write them at home."""
-    if _DATE.fullmatch(value) or not _FEWEST <= len(digits_of(value)) <= _MOST:
+    if _DATE.fullmatch(value) or len(digits_of(value)) > _MOST:
         return False
     if value.startswith("+") and len(digits_of(value)) >= _FEWEST_AT_HOME:  # of networks that have no plan, too
         return True
