@@ -220,7 +220,7 @@ def test_without_files_of_ones_own_nothing_leaks(tmp_path: Path, renderer: Rende
 
 def test_too_few_rows_for_a_split_are_refused(tmp_path: Path, renderer: Renderer) -> None:
     write_rows(tmp_path / "train.jsonl", rows(5))
-    with pytest.raises(DataError, match="5 different examples are too few"):
+    with pytest.raises(DataError, match="5 examples, 1 of them different, are too few"):
         prepared(tmp_path, renderer)
 
 

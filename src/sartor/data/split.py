@@ -1,8 +1,9 @@
 """Split before anything looks: train, dev and test, seeded, stratified where there are labels.
 
-Rows that ask the same thing always stay together, so that nothing in the test split was seen in training. The order
-comes from a hash of seed and content, not from places in the file: adding a row moves at most a few others, those at
-the edges of the splits. (None at all is impossible as long as sizes follow shares, with a least and a most.)
+Rows that ask the same thing, or nearly, always stay together (`families.py`), so that nothing in the test split was
+seen in training. The order comes from a hash of seed and content, not from places in the file: adding a row moves at
+most a few others, those at the edges of the splits. (None at all is impossible as long as sizes follow shares, with a
+least and a most.)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from sartor.data.families import families
 from sartor.errors import DataError
 from sartor.types import Chat, Example, LedgerEntry
 
@@ -20,7 +22,8 @@ TEST_SHARE, DEV_SHARE = 0.15, 0.06
 MOST_TEST, MOST_DEV = 500, 100
 FEWEST = 12  # below this no split of three parts means anything
 LONGEST_LABEL = 64  # characters
-
+#: Share of all examples in one family, from which on it is never held out: the split would have no size of its own.
+GIANT = 0.1
 
 Some = TypeVar("Some", bound=Example)
 
@@ -41,12 +44,10 @@ def split(examples: Sequence[Some], *, seed: int, with_dev: bool = True, with_te
     Raises:
         DataError: too few examples to hold any out.
     """
-    groups: dict[str, list[Some]] = defaultdict(list)
-    for example in examples:
-        groups[example.prompt_digest].append(example)
+    groups = {key: [examples[place] for place in places] for key, places in families(examples).items()}
     if len(groups) < FEWEST and (with_dev or with_test):
         raise DataError(
-            f"{len(groups)} different examples are too few to hold any out",
+            f"{len(examples)} examples, {len(groups)} of them different, are too few to hold any out",
             hint=f"bring at least {FEWEST}; 500 to 1,000 often suffice for one task",
         )
     ordered = _stratified_order(groups, seed)
@@ -94,18 +95,19 @@ def labels(examples: Sequence[Example]) -> tuple[str, ...]:
 
 
 def _stratified_order(groups: dict[str, list[Some]], seed: int) -> list[str]:
-    """Group keys such that every prefix holds each label in proportion."""
+    """Group keys such that every prefix holds each label in proportion; giants come last."""
     classes = labels([members[0] for members in groups.values()])
     strata: dict[str, list[str]] = defaultdict(list)
     for key, members in groups.items():
         first = members[0]
         label = first.target.strip() if classes and isinstance(first, Chat) else ""
         strata[label].append(key)
-    place: dict[str, tuple[float, str]] = {}
+    giant = max(2, GIANT * sum(map(len, groups.values())))
+    place: dict[str, tuple[bool, float, str]] = {}
     for keys in strata.values():
         keys.sort(key=lambda key: _rank(key, seed))
         for index, key in enumerate(keys):
-            place[key] = ((index + 0.5) / len(keys), _rank(key, seed))
+            place[key] = (len(groups[key]) > giant, (index + 0.5) / len(keys), _rank(key, seed))
     return sorted(groups, key=lambda key: place[key])
 
 

@@ -1,0 +1,49 @@
+"""Examples that must stay on one side of a split: those that ask the same, nearly the same, or were made of the same.
+
+Nearly the same is what `data.near` finds in the questions, beside what most of them have in common, such as a system
+prompt. Made of the same is what `Source.origin` says: a paraphrase of a held-out question would give it away.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+from sartor.data.clean.texts import question_of, whole_of
+from sartor.data.near import groups
+from sartor.types import Example
+
+
+def families(examples: Sequence[Example]) -> dict[str, list[int]]:
+    """The places of the examples of each family. A family's key depends on what it holds, not on where it stands."""
+    first = list(range(len(examples)))
+    for same in _bonds(examples):
+        for place in same[1:]:
+            one, other = _root(first, same[0]), _root(first, place)
+            first[max(one, other)] = min(one, other)
+    members: dict[int, list[int]] = defaultdict(list)
+    for place in range(len(examples)):
+        members[_root(first, place)].append(place)
+    return {min(examples[place].prompt_digest for place in places): places for places in members.values()}
+
+
+def _bonds(examples: Sequence[Example]) -> Iterable[list[int]]:
+    """Places that belong together, for each of the reasons."""
+    near = groups([question_of(example) or whole_of(example) for example in examples])
+    reasons: tuple[Iterable[Hashable], ...] = (
+        [example.prompt_digest for example in examples],
+        near,
+        [example.source.origin or example.id for example in examples],
+    )
+    for keys in reasons:
+        together: dict[Hashable, list[int]] = defaultdict(list)
+        for place, key in enumerate(keys):
+            together[key].append(place)
+        yield from together.values()
+
+
+def _root(first: list[int], place: int) -> int:
+    while first[place] != place:
+        first[place] = first[first[place]]
+        place = first[place]
+    return place
