@@ -48,7 +48,7 @@ def test_large_files_hold_out_no_more_than_is_useful() -> None:
 def test_small_files_still_have_three_parts() -> None:
     parts = split(rows(FEWEST), seed=17)
     assert (len(parts.train), len(parts.dev), len(parts.test)) == (6, 3, 3)
-    with pytest.raises(DataError, match="11 different examples are too few") as caught:
+    with pytest.raises(DataError, match="11 of them different, are too few") as caught:
         split([*rows(FEWEST - 1), *rows(FEWEST - 1)], seed=17)
     assert "at least 12" in caught.value.hint
 
