@@ -19,21 +19,9 @@ TESTS = Path(__file__).parent
 ORDER = (
     *("errors", "names", "types", "recipe", "plan", "proof", "events", "durable", "store"),
     *("hardware", "accelerators", "catalogue", "hub", "control", "chat", "texts"),
-    *("formats", "data", "objectives", "stats", "metrics"),
-    *(
-        "ops",
-        "base",
-        "adapters",
-        "peft",
-        "backends",
-        "generate",
-        "ask",
-        "readiness",
-        "check",
-        "sizing",
-        "timing",
-        "advice",
-    ),
+    *("formats", "data", "extract", "objectives", "stats", "metrics"),
+    *("ops", "base", "adapters", "peft", "backends", "generate", "ask", "build", "augment"),
+    *("readiness", "check", "sizing", "timing", "advice"),
     *("asked", "quantisation", "planner", "planner_padded", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
     *("artifact", "serve", "report", "sinks", "workshop", "stages"),
@@ -42,7 +30,7 @@ ORDER = (
 #: What every command loads before it knows what to do: no heavy library at import.
 WORDS = ORDER[: ORDER.index("hub") + 1]
 HEAVY = ("torch", "transformers", "numpy", "peft", "safetensors", "matplotlib", "fastapi", "huggingface_hub")
-LEAVES = ("objectives", "metrics", "adapters", "formats", "arms")
+LEAVES = ("objectives", "metrics", "adapters", "formats", "arms", "build", "augment")
 
 LONGEST_FUNCTION, LONGEST_FILE, SMALL = 60, 500, 30
 
