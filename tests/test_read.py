@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from sartor import formats, names
 from sartor.data import ledger
-from sartor.data.read import Read, read
+from sartor.data.folder import making
+from sartor.data.read import Read, read, stream
 from sartor.errors import DataError, RecipeError
-from sartor.types import Chat, Text
+from sartor.types import Chat, Document, Text
 
 BOM = b"\xef\xbb\xbf"
 GOOD = b'{"prompt": "q", "completion": "a"}'
@@ -54,6 +55,7 @@ def told(result: Read) -> list[tuple[int, str]]:
 # --- the bar: malformed rows of all sorts, each reported at its line, no good row refused ---
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+SAID = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
 SAMPLES = {name: formats.named(name).SAMPLE for name in names.known("formats")}
 #: What may stand in a file as a value of the wrong type.
 WRONG = st.sampled_from([None, True, 3, 1.5, [], {}, [1], "", " \t", "a\0b", "half \ud83d", "\udc00"])
@@ -93,9 +95,7 @@ BROKEN = st.one_of(
     st.integers(65, LIMIT - 10).map(lambda depth: (b"[" * depth, "too_deep")),
     st.integers(LIMIT, 3 * LIMIT).map(lambda size: (b'{"text": "' + b"y" * size + b'"}', "too_long")),
 )
-STRANGE = st.sampled_from([{}, {"noise": 1}, {"": None}, {"conversations": []}]).map(
-    lambda row: (raw(row), "unknown_format")
-)
+STRANGE = st.sampled_from([{}, {"noise": 1}, {"": None}, {"colour": []}]).map(lambda row: (raw(row), "unknown_format"))
 #: Damage to a field, for each format.
 SPOILED: dict[str, st.SearchStrategy[tuple[bytes, str]]] = {
     "alpaca": st.tuples(st.sampled_from(["instruction", "output"]), WRONG).map(
@@ -128,6 +128,35 @@ SPOILED: dict[str, st.SearchStrategy[tuple[bytes, str]]] = {
         [raw({"prompt": "q"}), raw({"completion": "a"}), raw({"prompt": MESSAGES, "completion": MESSAGES})]
     ),
     "text": WRONG.map(lambda value: raw({"text": value})),
+    "sharegpt": st.tuples(st.sampled_from([0, 1]), st.sampled_from(["from", "value"]), WRONG).map(
+        lambda spoil: raw(
+            {
+                "conversations": [
+                    turn | ({spoil[1]: spoil[2]} if index == spoil[0] else {}) for index, turn in enumerate(SAID)
+                ]
+            }
+        )
+    )
+    | st.sampled_from(
+        [
+            {"conversations": SAID[:1]},
+            {"conversations": [SAID[0], SAID[1], SAID[1]]},
+            {"conversations": SAID, "tools": "{"},
+        ]
+    ).map(raw),
+    "preference": st.tuples(st.sampled_from(["prompt", "chosen", "rejected"]), WRONG).map(
+        lambda spoil: raw({"prompt": "q", "chosen": "a", "rejected": "b"} | {spoil[0]: spoil[1]})
+    )
+    | st.just(raw({"prompt": "q", "chosen": "a", "rejected": "a"})),
+    "unpaired": st.tuples(st.sampled_from(["prompt", "completion"]), WRONG).map(
+        lambda spoil: raw({"prompt": "q", "completion": "a", "label": True} | {spoil[0]: spoil[1]})
+    )
+    | st.sampled_from([None, 1, "yes", [True]]).map(
+        lambda label: raw({"prompt": "q", "completion": "a", "label": label})
+    ),
+    "steps": st.tuples(st.sampled_from(["question", "answer"]), st.sampled_from([None, [], {}, "", "a\0"])).map(
+        lambda spoil: raw({"question": "q", "answer": "a"} | {spoil[0]: spoil[1]})
+    ),
 }
 GOODS: dict[str, st.SearchStrategy[bytes]] = {
     "alpaca": st.tuples(WORDS, WORDS).map(lambda t: raw({"instruction": t[0], "input": "", "output": t[1], "id": 3})),
@@ -136,6 +165,10 @@ GOODS: dict[str, st.SearchStrategy[bytes]] = {
         lambda t: json.dumps({"prompt": t[0], "completion": t[1]}, ensure_ascii=False).encode()
     ),
     "text": WORDS.map(lambda word: raw({"text": word})),
+    "sharegpt": WORDS.map(lambda word: raw({"conversations": [SAID[0] | {"value": word}, SAID[1]]})),
+    "preference": WORDS.map(lambda word: raw({"prompt": word, "chosen": word, "rejected": f"not {word}"})),
+    "unpaired": WORDS.map(lambda word: raw({"prompt": word, "completion": word, "label": False})),
+    "steps": WORDS.map(lambda word: raw({"question": word, "answer": f"{word}\n#### 3"})),
 }
 NUM_BAD = 30
 
@@ -161,7 +194,7 @@ def test_over_a_thousand_malformed_rows_are_each_reported_and_no_good_row_is_ref
     seen_reasons: set[str] = set()
     path = tmp_path / "rows.jsonl"
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(file=damaged_files())
     def each_row_is_accounted_for(file: tuple[str, bytes, list[tuple[int, str]], int]):
         nonlocal num_reported
@@ -272,6 +305,49 @@ def test_progress_ends_at_the_whole_file(write: Write):
     assert calls == sorted(calls)
     assert len(calls) > 2
     assert calls[-1] == (path.stat().st_size, path.stat().st_size)
+
+
+# --- one row at a time ---
+
+
+def test_a_stream_gives_what_reading_gives(write: Write):
+    path = write(b"\n".join([GOOD, b"{", b"", raw({"prompt": "q"}), GOOD]))
+    found = stream(path, format=None, fields={}, label="data/rows.jsonl")
+    assert (found.format, found.rows) == ("completion", 0)
+    outcomes = list(found)
+    whole = taken(path)
+    assert tuple(outcome.example for outcome in outcomes if outcome.example) == whole.examples
+    assert tuple(entry for outcome in outcomes for entry in outcome.entries) == whole.entries
+    assert (found.rows, whole.rows) == (4, 4)
+
+
+def test_a_stream_holds_little_of_a_file(write: Write):
+    rows = [raw({"prompt": f"{number}", "completion": "y" * 2000}) for number in range(6000)]
+    path = write(b"\n".join(rows))
+    tracemalloc.start()
+    kept = sum(outcome.example is not None for outcome in stream(path, format=None, fields={}, label="rows.jsonl"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept == 6000
+    assert peak < 8 * 2**20 < path.stat().st_size
+
+
+def test_a_data_folder_is_read_as_its_examples(write: Write, tmp_path: Path):
+    examples = taken(write(b"\n".join([GOOD] * 3))).examples
+    with making(tmp_path / "set") as folder:
+        folder.keep(*examples)
+        folder.finish("# card")
+    result = taken(tmp_path / "set")
+    assert (result.format, result.examples) == ("example", examples)
+    (tmp_path / "set" / "examples.jsonl").write_bytes(GOOD)
+    assert "damaged" in str(refused(tmp_path / "set"))
+
+
+def test_a_folder_of_documents_has_no_examples(tmp_path: Path):
+    with making(tmp_path / "set") as folder:
+        folder.keep(Document(place="a.md", text="x", digest="0", time="2026-01-01T00:00:00Z"))
+        folder.finish("# card")
+    assert "documents" in str(refused(tmp_path / "set"))
 
 
 # --- the field map ---

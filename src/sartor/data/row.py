@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sartor.formats import strict
 from sartor.formats.fields import seen
@@ -15,8 +14,7 @@ _CHUNK = 2**20
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One readable row: `line` is where it starts, `element` its 1-based number in an array (0 elsewhere).
 
     `counted`: rows of this array share lines, so that only its number names it.
@@ -32,8 +30,7 @@ class Row:
         return self.element if self.counted else self.line
 
 
-@dataclass(frozen=True, slots=True)
-class Bad:
+class Bad(NamedTuple):
     """One row that cannot be read, with a reason out of `ledger.UNREADABLE`."""
 
     line: int

@@ -18,7 +18,7 @@ import difflib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from sartor import names
 from sartor.errors import DataError, RecipeError, Where
@@ -43,8 +43,7 @@ class Change:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(NamedTuple):
     """One example, and what was changed to get it (almost always nothing)."""
 
     example: Example

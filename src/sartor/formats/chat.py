@@ -55,6 +55,7 @@ def parse(row: Json, source: Source) -> Parsed:
     Raises:
         FieldError: a message is malformed, the roles are out of order, or nobody answers.
     """
-    tools = read_tools(row)
-    chat = None if tools else plain_chat(row.get("messages"), source)
-    return Parsed(chat) if chat else conversation(read_turns(row, "messages"), tools, source)
+    bare = row.get("tools") is None and row.get("functions") is None
+    if bare and (chat := plain_chat(row.get("messages"), source)):
+        return Parsed(chat)
+    return conversation(read_turns(row, "messages"), read_tools(row), source)

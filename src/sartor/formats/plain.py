@@ -13,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from sartor.types import Chat, Source
 
-_CHAT = TypeAdapter(Chat)
+_VALIDATED = TypeAdapter(Chat).validator.validate_python
 _LEADING = ("system", "developer")
 _FIRST = ("", *_LEADING)
+_UNANSWERABLE = ("", "assistant")
 
 
 def plain_chat(messages: Any, source: Source) -> Chat | None:
@@ -23,27 +24,30 @@ def plain_chat(messages: Any, source: Source) -> Chat | None:
     if type(messages) is not list or not _is_plain(messages):
         return None
     try:
-        return _CHAT.validate_python({"source": source, "messages": messages})
+        chat: Chat = _VALIDATED({"source": source, "messages": messages})
     except ValidationError:
         return None
+    return chat
 
 
 def _is_plain(messages: list[Any]) -> bool:
     """System prompts first, no two answers in a row, no turn of a tool, no blank text, an answer at the end."""
     before = ""
+    contents = []
     for message in messages:
         if type(message) is not dict or len(message) != 2 or "role" not in message or "content" not in message:
             return False
         role, content = message["role"], message["content"]
-        if type(content) is not str or not _is_clean(content):
+        if type(content) is not str:
             return False
-        if role == "user" or (role == "assistant" and before not in ("", "assistant")):
+        if role == "user" or (role == "assistant" and before not in _UNANSWERABLE):
             if not content or content.isspace():
                 return False
         elif role not in _LEADING or before not in _FIRST:
             return False
+        contents.append(content)
         before = role
-    return before == "assistant"
+    return before == "assistant" and _is_clean("".join(contents))
 
 
 def _is_clean(text: str) -> bool:
