@@ -283,6 +283,19 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _located(error, tree, path) from error
 
 
+def settings_of(overrides: Sequence[str]) -> Json:
+    """`a.b=value` overrides alone, as a mapping.
+
+    Raises:
+        RecipeError: one is not of that form, or its value is no YAML.
+    """
+    tree = CommentedMap()
+    for override in overrides:
+        _apply(tree, override)
+    plain: Json = _plain(tree, Where("--set"))
+    return plain
+
+
 def validated(config_type: Any, settings: Mapping[str, Any], path: str) -> Any:
     """The settings of a member as its config. `path` is where they stand in the recipe.
 

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from sartor import __version__
-from sartor.cli import looking, verbs
+from sartor.cli import data, looking, verbs
 from sartor.cli.common import talk
 from sartor.errors import SartorError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(verbs.app)
 app.add_typer(looking.app)
+app.add_typer(data.app)
 
 
 def _version(wanted: bool) -> None:

@@ -6,16 +6,19 @@ back as they were before.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from sartor.data.clean.texts import texts_of
+from sartor.data.folder import DataFolder, card, making, told
 from sartor.errors import DataError
-from sartor.types import Example, LedgerEntry
+from sartor.types import Example, Json, LedgerEntry
 
 RESTORED = "restored"
+UNTOLD = "not in the ledger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,12 @@ class Difference:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(entry.reason for entry in self.entries)) or ("not in the ledger",)
+        return tuple(dict.fromkeys(entry.reason for entry in self.entries)) or (UNTOLD,)
+
+    def document(self) -> Json:
+        """For other programs."""
+        edits = [asdict(edit) for edit in self.edits]
+        return {"what": self.what, "row": self.id, "reasons": list(self.reasons), "edits": edits}
 
 
 @dataclass(slots=True)
@@ -48,7 +56,12 @@ class Tally:
 
     before: int = 0
     after: int = 0
-    differences: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    differences: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def document(self) -> Json:
+        """For other programs."""
+        counts = {f"{what}: {reason}": count for (what, reason), count in self.differences.most_common()}
+        return {"before": self.before, "after": self.after, "counts": counts}
 
 
 def differences(
@@ -106,6 +119,22 @@ def _put_back(example: Example) -> LedgerEntry:
     return LedgerEntry(
         action="changed", file=source.file, line=source.line, reason=RESTORED, detail="put back as it was before"
     )
+
+
+def restore(before: Iterable[Example], after: DataFolder, ids: Collection[str], to: Path) -> DataFolder:
+    """A new data folder: `after` with rows put back. What its ledger said of them is said no more.
+
+    Raises:
+        DataError: `before` has no such row.
+    """
+    with making(to) as folder:
+        folder.tell(*(entry for entry in after.ledger() if f"{entry.file}:{entry.line}" not in set(ids)))
+        for example, entry in restored(before, after.examples(), ids):
+            folder.keep(example)
+            folder.tell(*(entry,) if entry else ())
+        facts = [("from", after.path.name), ("put back", f"{len(set(ids)):,} rows"), ("rows", f"{folder.num_kept:,}")]
+        folder.finish(card(f"{after.path.name}, restored", facts, told(folder.counts)))
+    return DataFolder(to)
 
 
 def _by_id(examples: Iterable[Example]) -> dict[str, Example]:

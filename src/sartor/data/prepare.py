@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Pr
     """
     limit = min(recipe.data.max_length or context, context)
     steps = chosen(recipe.data.clean)
-    knowing = Context(count_tokens=lambda example: _num_tokens(example, renderer), seed=recipe.tune.seed)
+    knowing = Context(count_tokens=lambda example: num_tokens(example, renderer), seed=recipe.tune.seed)
     files = {role: _read(recipe, root, role) for role in PARTS}
     entries: list[LedgerEntry] = []
     kept: dict[str, list[Tokenised]] = {}
@@ -194,7 +194,7 @@ def _again(item: Tokenised, example: Chat | Text, renderer: Speech) -> Tokenised
     return item if item.example == example else tokenise(example, renderer)
 
 
-def _num_tokens(example: Example, renderer: Speech) -> int:
+def num_tokens(example: Example, renderer: Speech) -> int:
     """Tokens of an example as the base sees it; 0 for what it refuses, which is told later."""
     if not isinstance(example, Chat | Text):
         return 0

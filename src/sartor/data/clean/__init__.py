@@ -4,7 +4,8 @@ A file `data/clean/x.py` holds
 
 - `SUMMARY`: one line for people;
 - `REASONS`: the words that its ledger entries use;
-- `SELECTS`: it chooses among rows that are good in themselves (outliers, noisy labels), so it never sees a test split;
+- `SELECTS`: it chooses among rows that are good in themselves (outliers, noisy labels), or looks at what is held out
+  (contamination), so it never sees a test split;
 - `WHOLE`: it has to see all examples before it can say anything of the first: `rows` can then be gone through again;
 - `Config`: its settings, with a default for each;
 - `clean(rows, config, context)`: one `Outcome` for each example, in the order of the rows.

@@ -24,7 +24,7 @@ from sartor.types import Example, Frozen
 
 SUMMARY = "examples that the held-out split or a benchmark has too"
 REASONS = ("held_out", "benchmark")
-SELECTS = False
+SELECTS = True
 WHOLE = False
 
 
