@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -26,7 +26,7 @@ def show_difference(found: Difference) -> RenderableType:
         if entry.detail:
             text.append(visible(f"\n        {entry.detail}"), style="dim")
     for edit in found.edits:
-        same = len(os.path.commonprefix([edit.before, edit.after]))
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(edit.before, edit.after, strict=False)))
         before, after = (_short(version, around=same) for version in (edit.before, edit.after))
         text.append(visible(f"\n      - {before}\n      + {after}"))
     if not found.edits:
