@@ -24,6 +24,7 @@ from pydantic import Field
 
 from sartor.ask import Answer, Question, Wish, wire
 from sartor.ask.spending import Prices
+from sartor.data.extra import needs
 from sartor.errors import MachineError, SartorError, UserError
 from sartor.types import Frozen
 
@@ -103,7 +104,7 @@ class Endpoint:
     """
 
     def __init__(self, config: Config, *, sleep: Sleep = asyncio.sleep) -> None:
-        _client_library()
+        needs("httpx2")
         self.name = config.model
         self._config = config
         self._key = _key(config.key)
@@ -334,10 +335,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _client_library() -> None:
-    try:
-        import httpx2  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError("asking an endpoint needs the package httpx2", hint="pip install 'sartor[data]'") from error

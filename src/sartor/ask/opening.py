@@ -36,6 +36,11 @@ class Who(Frozen):
         return value
 
     @property
+    def name(self) -> str:
+        """The model's name, for cards."""
+        return self.endpoint.model if self.endpoint else self.engine.model.name if self.engine else EMBEDDED
+
+    @property
     def prices(self) -> Prices:
         return self.endpoint.prices if self.endpoint else Prices()
 
