@@ -1,0 +1,93 @@
+"""`data.make`: steps in a row, each made once, found by what decides them, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sartor import durable, workshop
+from sartor.data.folder import open_folder
+from sartor.errors import RecipeError
+from sartor.recipe import Recipe
+from sartor.store import open_run
+
+DEDUPLICATE = {"name": "clean", "cleaners": ["exact_duplicates"]}
+MASK = {"name": "clean", "cleaners": [{"name": "pii", "action": "mask"}]}
+
+
+def recipe(*steps: Any, train: str | None = "rows.jsonl") -> Recipe:
+    return Recipe.model_validate({"model": "m", "data": {"train": train, "make": steps}, "task": "exact"})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    lines = [json.dumps({"prompt": f"question {number % 3}", "completion": "answer"}) + "\n" for number in range(5)]
+    durable.atomic_write(tmp_path / "rows.jsonl", "".join(lines))
+    return tmp_path
+
+
+def made(asked: Recipe, root: Path) -> list[str]:
+    return list(workshop.made(workshop.planned(asked, root)))
+
+
+def test_each_step_takes_what_the_one_before_it_made(root: Path) -> None:
+    asked = recipe(DEDUPLICATE, MASK)
+    assert made(asked, root) == ["clean", "clean"]
+    first, second = workshop.planned(asked, root)
+    assert second.job.source == first.job.to
+    folder = open_folder(second.job.to, "second")
+    assert [example.id for example in folder.examples()] == ["rows.jsonl:1", "rows.jsonl:2", "rows.jsonl:3"]
+    assert workshop.resolved(asked, root).data.train == str(second.job.to)
+
+
+def test_what_is_made_is_not_made_again(root: Path) -> None:
+    assert made(recipe(DEDUPLICATE), root) == ["clean"]
+    assert made(recipe(DEDUPLICATE), root) == []
+    assert made(recipe(DEDUPLICATE, MASK), root) == ["clean"]
+
+
+def test_other_rows_and_other_settings_are_made_anew(root: Path) -> None:
+    made(recipe(DEDUPLICATE), root)
+    assert made(recipe({**DEDUPLICATE, "only_train": True}), root) == ["clean"]
+    durable.append(root / "rows.jsonl", '{"prompt": "one more", "completion": "answer"}')
+    assert made(recipe(DEDUPLICATE), root) == ["clean"]
+
+
+def test_a_damaged_folder_is_made_again(root: Path) -> None:
+    made(recipe(DEDUPLICATE), root)
+    (only,) = workshop.planned(recipe(DEDUPLICATE), root)
+    (only.job.to / "examples.jsonl").write_text("", encoding="utf-8")
+    assert made(recipe(DEDUPLICATE), root) == ["clean"]
+
+
+def test_without_steps_the_recipe_stays_as_it_is(root: Path) -> None:
+    asked = recipe()
+    assert workshop.resolved(asked, root) is asked
+
+
+def test_a_run_is_named_after_its_data_and_knows_its_steps(root: Path) -> None:
+    run = open_run(root / "sartor.yaml", recipe(DEDUPLICATE))
+    assert run.id.startswith("rows-")
+    assert [step.name for step in run.recipe.data.make] == ["clean"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (recipe({"name": "polish"}), "unknown"),
+        (recipe({"name": "clean"}), r"`data\.make\.clean\.cleaners` is missing"),
+        (recipe({"name": "clean", "cleaner": []}), r"`data\.make\.clean\.cleaner"),
+        (recipe(DEDUPLICATE, train=None), "clean needs examples, and nothing stands before it"),
+    ],
+)
+def test_steps_that_do_not_fit_are_refused(root: Path, asked: Recipe, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        workshop.planned(asked, root)
+
+
+def test_a_recipe_needs_examples_or_steps() -> None:
+    with pytest.raises(ValueError, match="there are no examples"):
+        Recipe.model_validate({"model": "m", "data": {}, "task": "exact"})
