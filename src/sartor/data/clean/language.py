@@ -1,0 +1,47 @@
+"""Languages: rows that are written in others than the wanted ones are dropped. Too short a text is never judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from sartor.data.clean import Context, Outcome, dropped, kept
+from sartor.data.clean.texts import answer_of, question_of, whole_of
+from sartor.data.languages import language_of
+from sartor.types import Example, Frozen
+
+SUMMARY = "drops rows in other languages than the wanted ones, or than most rows are in"
+REASONS = ("language",)
+SELECTS = False
+WHOLE = True
+
+
+class Config(Frozen):
+    keep: tuple[str, ...] = Field(
+        default=(), description="ISO 639-1 codes to keep, as en, de; none: the language that most rows are in"
+    )
+    of: Literal["answer", "question", "whole"] = Field(default="answer", description="which text is judged")
+    surest: float = Field(default=0.6, ge=0, le=1, description="how sure the answer must be, for a row to be dropped")
+
+
+_PARTS = {"answer": answer_of, "question": question_of, "whole": whole_of}
+
+
+def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
+    part = _PARTS[config.of]
+    wanted = config.keep or _most(language_of(part(example), config.surest) for example in rows)
+    for example in rows:
+        found = language_of(part(example), config.surest)
+        if found and wanted and found not in wanted:
+            yield dropped(example, "language", f"the {config.of} is in {found}, kept are {', '.join(wanted)}")
+        else:
+            yield kept(example)
+
+
+def _most(languages: Iterable[str]) -> tuple[str, ...]:
+    """The most frequent one, of two the first by name; none where no text could be judged."""
+    counts = Counter(language for language in languages if language)
+    return (min(counts, key=lambda language: (-counts[language], language)),) if counts else ()

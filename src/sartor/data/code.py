@@ -1,0 +1,46 @@
+"""Which parts of a text are code, and whether code is what a talk is about: there nothing is tidied up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+#: Fenced blocks (an open one goes to the end), inline code, and blocks that Markdown indents.
+CODE = re.compile(
+    r"(?:^|\n)[ \t]*(```|~~~).*?(?:\n[ \t]*\1|\Z)|`[^`\n]+`|(?:(?<=\n\n)|\A)(?:(?: {4}|\t)[^\n]*\n?)+", re.DOTALL
+)
+#: Words of someone who asks for mark-up or a program.
+_ASKED = re.compile(
+    r"\b(?:x?html5?|xml|svg|jsx|css|java ?script|php|mark-?up|markdown|snippet|web ?(?:page|site)|tags?|source code"
+    r"|regex(?:es|p)?|code|script|function|program(?:m?e)?|template|render|dom|parser?|escap(?:e|ed|ing)|entit(?:y|ies))\b",
+    re.IGNORECASE,
+)
+#: Lines of a program or a page: declarations, doctypes, scripts, style rules, statements that end in a semicolon.
+_WRITTEN = re.compile(
+    r"<!DOCTYPE|<\?(?:php|xml)|<(?:html|head|script|style|svg|template)\b|\bclassName=|\{\{|\{%|^\s*(?:import|from|def|class"
+    r"|public|private|function|const|let|var|#include|package|using|SELECT)\b.*[;:({'\"]\s*$|^[^\n]*[;{}]\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def asks_for_code(question: str) -> bool:
+    return _ASKED.search(question) is not None
+
+
+def is_code(text: str) -> bool:
+    """Whether a text as a whole is a program or a page."""
+    return _WRITTEN.search(text) is not None
+
+
+def outside_code(text: str, edit: Callable[[str], str]) -> str:
+    """The text with what is no code edited."""
+    parts, end = [], 0
+    for match in CODE.finditer(text):
+        parts += [edit(text[end : match.start()]), match[0]]
+        end = match.end()
+    return "".join([*parts, edit(text[end:])])
+
+
+def without_code(text: str) -> str:
+    """The text with a blank in place of code."""
+    return CODE.sub(" ", text)
