@@ -9,7 +9,7 @@ import numpy as np
 
 from sartor.data.near.minhash import bands_for, keys_of
 from sartor.data.near.shelf import Column, Shelf, jaccard, sketched, twins
-from sartor.data.near.shingles import SCALES, Ragged, Scale, frame_of, slices, units_of, without
+from sartor.data.near.shingles import SCALES, Ragged, Scale, frame_of, mixed, slices, units_of, without
 
 #: How much of their shingles two near texts share. Of 80 runs of three words, 0.7 lets about five words be others.
 THRESHOLD = 0.7
@@ -26,19 +26,53 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """Near pairs: the row of a batch, the number of an earlier text, and how near. N of each."""
+
+    rows_N: np.ndarray
+    numbers_N: np.ndarray
+    likeness_N: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[int, int, float]]:
+        return zip(self.rows_N.tolist(), self.numbers_N.tolist(), self.likeness_N.tolist(), strict=True)
+
+    def where(self, chosen_N: np.ndarray) -> Pairs:
+        return Pairs(self.rows_N[chosen_N], self.numbers_N[chosen_N], self.likeness_N[chosen_N])
+
+    @classmethod
+    def together(cls, parts: Sequence[Pairs]) -> Pairs:
+        """All of them, by row, the best of each row first. Of a pair that is there twice, the better one."""
+        rows_N = np.concatenate([np.zeros(0, np.int64), *(part.rows_N for part in parts)])
+        numbers_N = np.concatenate([np.zeros(0, np.int64), *(part.numbers_N for part in parts)])
+        likeness_N = np.concatenate([np.zeros(0), *(part.likeness_N for part in parts)])
+        pairs = cls(rows_N, numbers_N, likeness_N).where(np.lexsort((-likeness_N, numbers_N, rows_N)))
+        again = (np.diff(pairs.rows_N, prepend=-1) == 0) & (np.diff(pairs.numbers_N, prepend=-1) == 0)
+        pairs = pairs.where(np.flatnonzero(~again))
+        return pairs.where(np.lexsort((pairs.numbers_N, -pairs.likeness_N, pairs.rows_N)))
+
+
+@dataclass(frozen=True, slots=True)
 class _Part:
-    """What a look at a batch found on one scale: which of its texts it is about, their sets and keys."""
+    """What a look at a batch found on one scale: which of its texts it is about, their sets, keys and tags."""
 
     rows: np.ndarray
     sets: Ragged
     keys_DB: np.ndarray
+    tags: np.ndarray
+
+    def first(self) -> np.ndarray:
+        """For each text the first one with the same set and tag."""
+        sums = np.add.reduceat(mixed(self.sets.values.astype(np.uint64)), self.sets.offsets[:-1])
+        codes = mixed(sums ^ mixed(self.tags.astype(np.uint64)))
+        _, places, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        return np.asarray(places[inverse])
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A batch of texts against those of the index: pairs of (row of the batch, number, likeness), the best first."""
+    """A batch of texts against those of the index, by row, the best of each row first."""
 
-    pairs: tuple[tuple[int, int, float], ...]
+    pairs: Pairs
     num_texts: int
     tags: np.ndarray
     parts: Mapping[Scale, _Part]
@@ -93,18 +127,16 @@ class Index:
         units = units_of(texts)
         tags_D = np.asarray(tags, np.int64) if len(tags) else np.zeros(len(texts), np.int64)
         parts: dict[Scale, _Part] = {}
-        pairs: dict[tuple[int, int], float] = {}
+        found: list[Pairs] = []
         for scale in SCALES:
             if not len(rows := units.rows(scale)):
                 continue
             sets = units.shingles(scale)
             if scale in self._frame:
                 sets = without(sets, self._frame[scale])
-            parts[scale] = _Part(rows, sketched(sets), keys_of(sets, self._bands))
-            for row, number, likeness in self._near(scale, parts[scale], tags_D, among_themselves):
-                pairs[row, number] = max(likeness, pairs.get((row, number), 0.0))
-        found = sorted(((row, number, likeness) for (row, number), likeness in pairs.items()), key=_best_first)
-        return Look(tuple(found), len(texts), tags_D, parts)
+            parts[scale] = _Part(rows, sketched(sets), keys_of(sets, self._bands), tags_D[rows])
+            found += self._near(self._shelves[scale], parts[scale], among_themselves)
+        return Look(Pairs.together(found), len(texts), tags_D, parts)
 
     def take(self, look: Look, keep_D: np.ndarray) -> None:
         """Keep some texts of a batch. The others have their numbers too, and are never met again."""
@@ -115,22 +147,35 @@ class Index:
             if len(kept):
                 self._shelves[scale].put(part.rows[kept] + start, part.sets.taken(kept), part.keys_DB[kept])
 
-    def _near(self, scale: Scale, part: _Part, tags_D: np.ndarray, inner: bool) -> Iterator[tuple[int, int, float]]:
-        """Pairs on one scale that are near indeed."""
-        shelf = self._shelves[scale]
-        texts, places = shelf.candidates(part.keys_DB)
-        likeness = jaccard(part.sets.taken(texts), shelf.sets(places)) if len(texts) else np.zeros(0)
+    def _near(self, shelf: Shelf, part: _Part, among_themselves: bool) -> Iterator[Pairs]:
+        """Pairs on one scale that are near indeed. Of texts with one set the first stands for all."""
+        first = part.first()
+        own = np.flatnonzero(first == np.arange(len(first)))
+        texts, places = shelf.candidates(part.keys_DB[own])
+        texts = own[texts]
         numbers = shelf.numbers.values[places]
-        near = (likeness >= self._threshold) & (self._tags.values[numbers] == tags_D[part.rows[texts]])
-        yield from zip(part.rows[texts[near]].tolist(), numbers[near].tolist(), likeness[near].tolist(), strict=True)
-        if not inner:
+        yield from self._judged(part, first, texts, numbers, shelf.sets(places), self._tags.values[numbers])
+        if among_themselves:
+            texts, earlier = twins(part.keys_DB[own])
+            texts, earlier = own[texts], own[earlier]
+            numbers = part.rows[earlier] + len(self)
+            yield from self._judged(part, first, texts, numbers, part.sets.taken(earlier), part.tags[earlier])
+            copies = np.flatnonzero(first != np.arange(len(first)))
+            yield Pairs(part.rows[copies], part.rows[first[copies]] + len(self), np.ones(len(copies)))
+
+    def _judged(
+        self, part: _Part, first: np.ndarray, texts: np.ndarray, numbers: np.ndarray, others: Ragged, tags: np.ndarray
+    ) -> Iterator[Pairs]:
+        """Those candidates that are near, for the texts themselves and for all that have their sets."""
+        if not len(texts):
             return
-        later, earlier = twins(part.keys_DB)
-        likeness = jaccard(part.sets.taken(later), part.sets.taken(earlier)) if len(later) else np.zeros(0)
-        later, earlier = part.rows[later], part.rows[earlier]
-        near = (likeness >= self._threshold) & (tags_D[later] == tags_D[earlier])
-        numbers = earlier + len(self)
-        yield from zip(later[near].tolist(), numbers[near].tolist(), likeness[near].tolist(), strict=True)
+        likeness = jaccard(part.sets.taken(texts), others)
+        near = np.flatnonzero((likeness >= self._threshold) & (part.tags[texts] == tags))
+        by_text = near[np.argsort(texts[near], kind="stable")]
+        offsets = np.searchsorted(texts[by_text], np.arange(len(first) + 1))
+        shared = Ragged(by_text, offsets).taken(first)
+        rows = np.repeat(part.rows, shared.counts)
+        yield Pairs(rows, numbers[shared.values], likeness[shared.values])
 
     def _resolved(self, look: Look) -> list[Match | None]:
         """The best match of each row, in their order: an earlier row that has one itself is no match."""
@@ -174,8 +219,3 @@ def _root(first: list[int], place: int) -> int:
         first[place] = first[first[place]]
         place = first[place]
     return place
-
-
-def _best_first(pair: tuple[int, int, float]) -> tuple[int, float, int]:
-    row, number, likeness = pair
-    return row, -likeness, number

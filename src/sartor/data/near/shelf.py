@@ -18,8 +18,9 @@ SKETCH = 1024
 #: Texts that are looked at in one place of the table, the newest first: a place where thousands meet is a frame that
 #: they share, and comparing them all would never end.
 CHAIN = 32
-#: Candidates of one text that are compared, those with the most bands in common first.
-CANDIDATES = 24
+#: Candidates of one text that are compared: so many with the most bands in common, and so many of the earliest, which
+#: among many copies with a word changed are those that were kept.
+CANDIDATES = 16
 _NONE = -1
 
 
@@ -154,11 +155,10 @@ def most_shared(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """From (text << 32 | other), once for each band in common, to the pairs worth comparing."""
     pairs, shared = np.unique(codes, return_counts=True)
     texts = pairs >> 32
-    order = np.lexsort((pairs, -shared, texts))
-    texts = texts[order]
     rank = np.arange(len(texts)) - np.searchsorted(texts, texts)
-    chosen = order[rank < CANDIDATES]
-    return pairs[chosen] >> 32, pairs[chosen] & 0xFFFFFFFF
+    order = np.lexsort((pairs, -shared, texts))
+    chosen = np.union1d(order[rank < CANDIDATES], np.flatnonzero(rank < CANDIDATES))
+    return texts[chosen], pairs[chosen] & 0xFFFFFFFF
 
 
 def sketched(sets: Ragged) -> Ragged:
