@@ -17,8 +17,9 @@ _ASKED = re.compile(
 )
 #: Lines of a program or a page: declarations, doctypes, scripts, style rules, statements that end in a semicolon.
 _WRITTEN = re.compile(
-    r"<!DOCTYPE|<\?(?:php|xml)|<(?:html|head|script|style|svg|template)\b|\bclassName=|\{\{|\{%|^\s*(?:import|from|def|class"
-    r"|public|private|function|const|let|var|#include|package|using|SELECT)\b.*[;:({'\"]\s*$|^[^\n]*[;{}]\s*$",
+    r"<!DOCTYPE|<\?(?:php|xml)|<(?:html|head|script|style|svg|template)\b|\bclassName=|\{\{|\{%"
+    r"|^\s*(?:import|from|def|class|public|private|function|const|let|var|#include|package|using|SELECT)\b.*[;:({'\"]\s*$"
+    r"|^[^\n]*[{}]\s*$|^[^\n]*[=()][^\n]*;\s*$",
     re.IGNORECASE | re.MULTILINE,
 )
 

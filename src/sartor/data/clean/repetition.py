@@ -75,7 +75,12 @@ def _shares(prose: str, words: Sequence[str]) -> Iterator[tuple[str, str, float,
         yield reason, f"characters in {what} that stand there before", by_characters, CHARACTERS
     size = sum(map(len, words))
     for length, limit in TOP.items():
-        yield "repeated_words", f"characters in the most frequent {length} words", _top(words, length) / size, limit
+        yield (
+            "repeated_words",
+            f"characters in the most frequent {length} words",
+            min(1.0, _top(words, length) / size),
+            limit,
+        )
     for length, limit in REPEATED.items():
         share = _repeated(words, length) / size
         yield "repeated_words", f"characters in {length} words that stand there before", share, limit
