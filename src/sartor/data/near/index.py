@@ -205,10 +205,11 @@ def groups(
         start = part.start
         look = index.look(texts[part], tags[part])
         keep_D = np.ones(look.num_texts, bool)
-        for row, number, likeness in look.pairs:
-            ours, theirs = _root(first, start + row), _root(first, number)
-            first[max(ours, theirs)] = min(ours, theirs)
-            keep_D[row] &= likeness < 1.0  # who is near to it is near to its twin
+        keep_D[look.pairs.rows_N[look.pairs.likeness_N == 1.0]] = False  # who is near to one is near to its twin
+        for row, number, _ in look.pairs:
+            if first[start + row] != first[number]:
+                ours, theirs = _root(first, start + row), _root(first, number)
+                first[max(ours, theirs)] = min(ours, theirs)
         index.take(look, keep_D)
     return [_root(first, place) for place in range(len(texts))]
 
