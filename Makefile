@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-TOKENIZER := .cache/tokenizers/qwen3/tokenizer.json
+TOKENIZERS := $(patsubst %,.cache/tokenizers/%/tokenizer.json,qwen3 llama3_1 gemma3)
 PEERS := .cache/bench/trl/installed.txt
 DEMO := demo/sartor.yaml
 ARGS ?=
@@ -24,7 +24,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) $(TOKENIZER)  ## all that is needed, into .venv
+install: $(INSTALLED) $(TOKENIZERS)  ## all that is needed, into .venv
 
 demo: $(INSTALLED) demo/calls.jsonl  ## the main job on real data, from the file to the report
 	@$(OFFLINE) $(BIN)/sartor run $(DEMO)
@@ -51,7 +51,7 @@ format: $(INSTALLED)  ## what `check` asks for, as far as a tool can do it
 bench: $(INSTALLED) $(PEERS)  ## speed and memory against peers, on this machine
 	$(OFFLINE) $(BIN)/python bench/train.py $(ARGS)
 
-# Never with --clean: zensical keeps its cache in .cache, and would remove the tokenizer there as well.
+# Never with --clean: zensical keeps its cache in .cache, and would remove the tokenizers there as well.
 docs: $(INSTALLED)  ## the reference anew, and the site into site/
 	$(BIN)/python scripts/make_reference.py
 	rm -rf site
@@ -61,8 +61,8 @@ $(INSTALLED): pyproject.toml scripts/install.sh
 	@scripts/install.sh python
 	touch $@
 
-$(TOKENIZER): | $(INSTALLED)
-	@scripts/install.sh tokenizer
+$(TOKENIZERS): .cache/tokenizers/%/tokenizer.json: | $(INSTALLED)
+	@scripts/install.sh tokenizer $*
 
 $(PEERS): bench/setup.sh | $(INSTALLED)
 	@bash bench/setup.sh

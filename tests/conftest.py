@@ -34,6 +34,18 @@ def qwen3_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def llama_tokenizer() -> Any:
+    """Llama 3.1: header tokens around each role, and a template that takes white space off what is said."""
+    return _tokenizer(TOKENIZERS / "llama3_1")
+
+
+@pytest.fixture(scope="session")
+def gemma_tokenizer() -> Any:
+    """Gemma 3: 262,145 tokens, many of them added ones; the system prompt becomes a part of the first question."""
+    return _tokenizer(TOKENIZERS / "gemma3")
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory, smollm2_folder: Path) -> Path:
     """A random Llama of 2 layers in fp32, with SmolLM2's tokenizer: everything real but the size."""
     import shutil

@@ -7,7 +7,9 @@ A file `formats/x.py` holds
 - `SAMPLE`: one valid row;
 - `matches(row)`: is this row of this format? Decided by its keys alone, and by at most one format for any SAMPLE;
 - `parse(row, source) -> Parsed`: the example, and what had to be changed to get it. It raises
-  `FieldError(field, seen=…, expected=…)`, the field a path such as `messages[2].content`, and no other error.
+  `FieldError(field, seen=…, expected=…)`, the field a path such as `messages[2].content`, and no other error;
+- `WRITES`: whether there is also `write(example) -> Written`, the way back: the row, and what it cannot hold of the
+  example. It raises `FieldError` where nothing of use would be left.
 
 What a person wrote is kept exactly: no text is stripped, joined with a space or normalised.
 """
@@ -27,7 +29,7 @@ from sartor.formats.keys import RATING
 from sartor.types import Example, Json, Source
 
 NOT_MEMBERS: frozenset[str] = frozenset(
-    {"answers", "calls", "fields", "instructions", "keys", "plain", "speakers", "strict", "turns"}
+    {"answers", "calls", "fields", "instructions", "keys", "plain", "speakers", "strict", "turns", "writing"}
 )
 
 #: How alike a key must be to a field: `promt` and `prompt` have 0.91, `conversations` and `completion` 0.70.
@@ -50,16 +52,43 @@ class Parsed(NamedTuple):
     changes: tuple[Change, ...] = ()
 
 
+class Written(NamedTuple):
+    """One row, and what of the example it does not hold."""
+
+    row: Json
+    changes: tuple[Change, ...] = ()
+
+
 class Format(Protocol):
     """What a file of this folder contains."""
 
     SUMMARY: str
     FIELDS: tuple[str, ...]
     SAMPLE: Json
+    WRITES: bool
 
     def matches(self, row: Json) -> bool: ...
 
     def parse(self, row: Json, source: Source) -> Parsed: ...
+
+
+class Writer(Format, Protocol):
+    """What a file contains whose `WRITES` is true."""
+
+    def write(self, example: Example) -> Written: ...
+
+
+def writer(name: str) -> Writer:
+    """The format of that name, if it can be written.
+
+    Raises:
+        RecipeError: there is none, or it is only read.
+    """
+    form = named(name)
+    if not form.WRITES:
+        writers = tuple(known for known in names.known("formats") if named(known).WRITES)
+        raise RecipeError(f"the format {name!r} is read, but not written", hint=f"write one of: {', '.join(writers)}")
+    return cast("Writer", form)
 
 
 def named(name: str) -> Format:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from sartor.formats import Parsed
+from sartor.formats import Parsed, Written
 from sartor.formats.calls import read_tools
 from sartor.formats.keys import RATING, lacks
 from sartor.formats.plain import plain_chat
 from sartor.formats.turns import conversation, read_turns
-from sartor.types import Json, Source
+from sartor.formats.writing import as_chat, message_row, rounded, with_tools, written
+from sartor.types import Example, Json, Source
 
+WRITES = True
 SUMMARY = "messages with roles, as for OpenAI's chat API: tools, several turns, weight 0 for context only"
 FIELDS: tuple[str, ...] = ("messages", "tools", "functions")
 SAMPLE: Json = {
@@ -59,3 +61,14 @@ def parse(row: Json, source: Source) -> Parsed:
     if bare and (chat := plain_chat(row.get("messages"), source)):
         return Parsed(chat)
     return conversation(read_turns(row, "messages"), read_tools(row), source)
+
+
+def write(example: Example) -> Written:
+    """The messages and tools.
+
+    Raises:
+        FieldError: the example is running text, or an answer that is not to be imitated.
+    """
+    chat, left_out = as_chat(example)
+    row: Json = {"messages": [message_row(message) for message in chat.messages]}
+    return written(with_tools(row, chat.tools), left_out, rounded(chat.messages))

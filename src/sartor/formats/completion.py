@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from sartor.errors import FieldError
-from sartor.formats import Parsed, fields
+from sartor.formats import Change, Parsed, Written, fields
 from sartor.formats.calls import read_tools
 from sartor.formats.keys import RATING, lacks
 from sartor.formats.turns import Turn, conversation, read_turns
-from sartor.types import Json, Message, Source
+from sartor.formats.writing import as_chat, message_row, rounded, with_tools, written
+from sartor.types import Chat, Example, Json, Message, Source
 
+WRITES = True
 SUMMARY = "prompt and completion: two texts, or two lists of messages"
 FIELDS: tuple[str, ...] = ("prompt", "completion", "tools")
 SAMPLE: Json = {"prompt": "The capital of France is", "completion": " Paris."}
@@ -43,3 +45,26 @@ def _context(turn: Turn) -> Turn:
     if turn.message.role != "assistant":
         return turn
     return Turn(turn.place, turn.message.model_copy(update={"weight": 0.0}))
+
+
+def write(example: Example) -> Written:
+    """Two texts for a question and its answer, two lists of messages for any other conversation.
+
+    Raises:
+        FieldError: the example is running text, or an answer that is not to be imitated.
+    """
+    chat, left_out = as_chat(example)
+    rows = [message_row(message) for message in chat.messages]
+    if [row["role"] for row in rows] == ["user", "assistant"] and all(len(row) == 2 for row in rows):
+        row: Json = {"prompt": chat.messages[0].content, "completion": chat.target}
+    else:
+        row = {"prompt": rows[:-1], "completion": rows[-1:]}
+    return written(with_tools(row, chat.tools), left_out, rounded(chat.messages), _untrained(chat))
+
+
+def _untrained(chat: Chat) -> list[Change]:
+    return [
+        Change(f"messages[{index}].weight", "answer_as_context", "an earlier answer is no longer trained")
+        for index, message in enumerate(chat.prompt)
+        if message.role == "assistant" and message.weight
+    ]

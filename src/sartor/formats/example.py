@@ -7,11 +7,12 @@ import math
 from pydantic import ValidationError
 
 from sartor.errors import FieldError
-from sartor.formats import Parsed, fields
+from sartor.formats import Parsed, Written, fields
 from sartor.formats.keys import is_ours
 from sartor.formats.turns import Turn, check_order
 from sartor.types import EXAMPLE, Chat, Example, Json, Message, Pair, Source, Text
 
+WRITES = True
 SUMMARY = "examples that Sartor itself prepared: kind, source, and what that kind holds"
 FIELDS: tuple[str, ...] = ("kind", "source")
 SAMPLE: Json = {
@@ -72,3 +73,8 @@ def _check_answer(place: str, before: tuple[Message, ...], answer: tuple[Message
         roles = ", ".join(message.role for message in (*before, *answer)[:8]) or "none"
         raise FieldError(place, seen=f"the roles {roles}", expected="an answer, and a turn that it answers")
     check_order(tuple(Turn(place, message) for message in (*before, *answer)))
+
+
+def write(example: Example) -> Written:
+    """All of it."""
+    return Written(example.model_dump(mode="json"))

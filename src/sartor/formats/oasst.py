@@ -13,6 +13,7 @@ from sartor.formats.keys import RATING, lacks
 from sartor.formats.turns import Turn, conversation
 from sartor.types import Json, Message, Role, Source
 
+WRITES = False
 SUMMARY = "OASST trees: a prompt with ranked replies to replies, of which the best are one conversation"
 FIELDS: tuple[str, ...] = ("prompt", "message_tree_id", "tree_state")
 SAMPLE: Json = {

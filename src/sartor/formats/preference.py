@@ -7,12 +7,14 @@ lists of messages, or texts with Anthropic's marks `Human:` and `Assistant:`.
 from __future__ import annotations
 
 from sartor.errors import FieldError
-from sartor.formats import Parsed, answers
+from sartor.formats import Parsed, Written, answers
 from sartor.formats.answers import read_asked, read_said
 from sartor.formats.keys import lacks
 from sartor.formats.speakers import read_tools
-from sartor.types import Json, Pair, Source
+from sartor.formats.writing import message_row, rounded, with_tools, written
+from sartor.types import Example, Json, Pair, Source
 
+WRITES = True
 SUMMARY = "chosen and rejected: two answers to one prompt, the better and the worse"
 FIELDS: tuple[str, ...] = (*answers.FIELDS, "chosen", "rejected")
 SAMPLE: Json = {
@@ -49,3 +51,18 @@ def parse(row: Json, source: Source) -> Parsed:
             tools=read_tools(row),
         )
     )
+
+
+def write(example: Example) -> Written:
+    """Three lists of messages, as TRL writes them.
+
+    Raises:
+        FieldError: the example is no pair.
+    """
+    if not isinstance(example, Pair):
+        raise FieldError(
+            "rejected", seen=f"an example of the kind {example.kind}", expected="a better and a worse answer"
+        )
+    prompt = [message_row(message) for message in example.prompt]
+    row: Json = {"prompt": prompt, "chosen": [message_row(example.chosen)], "rejected": [message_row(example.rejected)]}
+    return written(with_tools(row, example.tools), rounded((*example.prompt, example.chosen, example.rejected)))

@@ -16,6 +16,7 @@ from sartor.formats.keys import RATING, lacks
 from sartor.formats.turns import Turn, conversation
 from sartor.types import Json, Message, Source
 
+WRITES = False
 SUMMARY = "question and answer, perhaps worked out in steps, with the final answer behind ####"
 FIELDS: tuple[str, ...] = ("question", "problem", "answer", "final_answer", "solution", "steps")
 SAMPLE: Json = {

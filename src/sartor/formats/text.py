@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sartor.formats import Parsed, fields
+from sartor.errors import FieldError
+from sartor.formats import Parsed, Written, fields
 from sartor.formats.keys import TALK, lacks
-from sartor.types import Json, Source, Text
+from sartor.types import Example, Json, Source, Text
 
+WRITES = True
 SUMMARY = "text: running text, to go on learning a language or a field from"
 FIELDS: tuple[str, ...] = ("text",)
 SAMPLE: Json = {"text": "A tailor measures twice and cuts once."}
@@ -23,3 +25,14 @@ def parse(row: Json, source: Source) -> Parsed:
         FieldError: it is missing, blank, or not a text.
     """
     return Parsed(Text(source=source, text=fields.filled(row, "text")))
+
+
+def write(example: Example) -> Written:
+    """The text.
+
+    Raises:
+        FieldError: the example is no running text.
+    """
+    if not isinstance(example, Text):
+        raise FieldError("messages", seen=f"an example of the kind {example.kind}", expected="running text")
+    return Written({"text": example.text})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from sartor.errors import FieldError
-from sartor.formats import Parsed, answers, fields
+from sartor.formats import Parsed, Written, answers, fields
 from sartor.formats.answers import read_asked, read_said
 from sartor.formats.keys import lacks
 from sartor.formats.speakers import read_tools
 from sartor.formats.turns import conversation
-from sartor.types import Chat, Json, Source, Unpaired
+from sartor.formats.writing import message_row, rounded, with_tools, written
+from sartor.types import Chat, Example, Json, Source, Unpaired
 
+WRITES = True
 SUMMARY = "an answer with label (or kto_tag) true or false: one that somebody liked, or did not"
 FIELDS: tuple[str, ...] = (*answers.FIELDS, "completion", "output", "label", "kto_tag")
 SAMPLE: Json = {"prompt": "Name the capital of France.", "completion": "France is a country.", "label": False}
@@ -47,3 +49,16 @@ def parse(row: Json, source: Source) -> Parsed:
     assert isinstance(talk.example, Chat)
     prompt, answer = talk.example.prompt, talk.example.messages[-1]
     return Parsed(Unpaired(source=source, prompt=prompt, answer=answer, good=good, tools=tools), talk.changes)
+
+
+def write(example: Example) -> Written:
+    """Prompt and completion as lists of messages, and the label, as TRL writes them.
+
+    Raises:
+        FieldError: the example has no rating.
+    """
+    if not isinstance(example, Unpaired):
+        raise FieldError("label", seen=f"an example of the kind {example.kind}", expected="an answer with a rating")
+    prompt = [message_row(message) for message in example.prompt]
+    row: Json = {"prompt": prompt, "completion": [message_row(example.answer)], "label": example.good}
+    return written(with_tools(row, example.tools), rounded((*example.prompt, example.answer)))
