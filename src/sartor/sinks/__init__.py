@@ -1,3 +1,3 @@
 """Sinks: functions from Event to None. The console is one; the run's own log is written by the stages themselves."""
 
-NOT_MEMBERS: frozenset[str] = frozenset({"tables"})
+NOT_MEMBERS: frozenset[str] = frozenset({"inspection", "tables"})

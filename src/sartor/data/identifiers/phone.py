@@ -89,8 +89,8 @@ def _in_run(text: str, start: int, end: int, countries: tuple[str, ...]) -> Iter
             yield start, start + length
             start += length
     for match in _SHAPES.finditer(text, start, end + _EXTENSION):
-        kind = match.lastgroup or ""
-        if length := _longest(match[0], lambda value, kind=kind: _is_phone(value, kind, countries)):
+        good = functools.partial(_is_phone, kind=match.lastgroup or "", countries=countries)
+        if length := _longest(match[0], good):
             yield match.start(), match.start() + length
 
 
