@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sartor import durable
 from sartor.ask import Asker, Wish
 from sartor.augment import judge
 from sartor.augment.examine import Examiner
 from sartor.augment.rounds import Checked, Decision, Round
-from sartor.augment.work import LOCK, Work
+from sartor.augment.work import Work
 from sartor.errors import RecipeError
 
 #: Rounds in a row of which nothing was accepted, after which more of them would only cost.
@@ -47,7 +46,7 @@ def grow(work: Work, asker: Asker, *, judging: Asker | None = None, review: Revi
     if judging is None and work.recipe.NEEDS_JUDGE:
         name = work.config.recipe.name
         raise RecipeError(f"the recipe {name} needs a judge", hint="say who judges: `judge: {url: …, model: …}`")
-    with durable.exclusive(work.folder / LOCK):
+    with work.locked():
         for each in _rounds(work):
             if not each.checked():
                 yield from _answered(work, each, asker)

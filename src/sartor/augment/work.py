@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,8 @@ from pydantic import Field
 from sartor import durable
 from sartor.ask.opening import Who
 from sartor.ask.spending import Spent
-from sartor.augment import Draw, Made, Recipe, checks, recipe
+from sartor.augment import Draw, Made, Recipe, recipe
+from sartor.augment.checks import Config as Checks
 from sartor.augment.lessons import Fault, lessons_of
 from sartor.augment.rounds import Asked, Outcome, Round, Tally
 from sartor.augment.turns import unsuitable
@@ -45,7 +47,7 @@ class Config(Frozen):
     who: Who = Field(default_factory=Who, description="Who is asked: a model here, or an endpoint.")
     judge: Who | None = Field(default=None, description="Who judges what passed the other checks; nobody: no judging.")
     least_score: int = Field(default=7, ge=1, le=10, description="The judge's mark that passes, of 10.")
-    checks: checks.Config = Field(default_factory=checks.Config, description="How strict the checks are.")
+    checks: Checks = Field(default_factory=Checks, description="How strict the checks are.")
     max_tokens: int = Field(default=512, ge=1, le=32_768, description="The longest answer, in tokens.")
     temperature: float = Field(default=0.8, ge=0, le=2, description="How freely it is made.")
     seed: int = Field(default=17, ge=0, description="Of all that is drawn.")
@@ -74,6 +76,14 @@ class Work:
     def seeds(self) -> dict[str, Chat]:
         """By their ids."""
         return {seed.id: seed for seed in self.all_seeds if isinstance(seed, Chat) and not unsuitable(seed)}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time, the others wait; what a killed one left half-written is gone."""
+        with durable.exclusive(self.folder / LOCK):
+            for folder in (self.folder, *self.folder.glob("round-*")):
+                durable.clear_staging(folder)
+            yield
 
     def rounds(self) -> list[Round]:
         """Those that have begun, in their order."""
@@ -174,11 +184,12 @@ def open_work(folder: Path, seeds: Sequence[Example], config: Config) -> Work:
     if len({seed.id for seed in seeds}) < len(seeds):
         raise DataError("two seeds have the same place", hint="give each file its own name")
     text = "".join(seed.model_dump_json() + "\n" for seed in seeds)
-    if (folder / SETTINGS).is_file():
-        _refuse_another(work, text)
-    else:
-        durable.atomic_write(folder / SEEDS, text)
-    durable.write_json(folder / SETTINGS, {"schema": 1, **config.model_dump(mode="json")})
+    with work.locked():
+        if (folder / SETTINGS).is_file():
+            _refuse_another(work, text)
+        else:
+            durable.atomic_write(folder / SEEDS, text)
+        durable.write_json(folder / SETTINGS, {"schema": 1, **config.model_dump(mode="json")})
     return work
 
 
