@@ -250,8 +250,8 @@ def _natural_line(found: Json) -> str:
     return (
         f"### Debian's descriptions as they are\n\n{found['texts']:,} of them, each compared with each: "
         f"{found['pairs']:,} pairs from {near.THRESHOLD} on, of which {found['in_one_group'] / found['pairs']:.2%} "
-        f"stand in one group. Of {found['dropped']:,} texts that were dropped, {found['dropped_wrongly']:,} are near to "
-        f"none that is kept; {found['kept_beside_a_near_one']:,} were kept beside a near one."
+        f"stand in one group. Of {found['dropped']:,} texts that were dropped, {found['dropped_wrongly']:,} are near "
+        f"to none that is kept; {found['kept_beside_a_near_one']:,} were kept beside a near one."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from sartor.data.clean.texts import Part, answer_of, part_of
@@ -15,6 +15,8 @@ from sartor.types import Example, Text
 Some = TypeVar("Some")
 
 _NUMBER = re.compile(r"\d+")
+#: Every byte that is no digit becomes a space: five times as fast as a search, and enough for most texts.
+_DIGITS = bytes(byte if byte in b"0123456789" else b" "[0] for byte in range(256))
 
 
 def batches(rows: Iterable[Some], size: int) -> Iterator[list[Some]]:
@@ -31,17 +33,32 @@ def begun(rows: Iterable[Some], count: int) -> tuple[list[Some], Iterator[Some]]
     return head, itertools.chain(head, stream)
 
 
-def tag_of(example: Example, part: Part, *, numbers: bool) -> int:
-    """A number that two examples must share to be duplicates.
+def tagged(examples: Sequence[Example], part: Part, *, numbers: bool) -> tuple[list[str], list[int]]:
+    """That part of each example, and a tag that two of them must share to be duplicates.
 
     Where the answer counts and is as short as a label, another one makes another example, however long the question;
     and with `numbers` so does any other number in the text: 17 + 25 is not 17 + 26.
     """
-    said: list[str] = []
-    if part != "question" and not isinstance(example, Text):
-        answer = " ".join(answer_of(example).casefold().split())
-        said.append(answer if len(answer) <= LONGEST_LABEL else "")
+    texts = [part_of(example, part) for example in examples]
+    said = [_label(example) if part != "question" else "" for example in examples]
     if numbers:
-        said += _NUMBER.findall(part_of(example, part))
-    digest = hashlib.blake2b("\0".join(said).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        said = ["\0".join([label, *_numbers(text)]) for label, text in zip(said, texts, strict=True)]
+    return texts, [_tag(words) for words in said]
+
+
+def _label(example: Example) -> str:
+    """The answer where it is short, in plain spelling."""
+    if isinstance(example, Text) or len(answer := answer_of(example).strip()) > LONGEST_LABEL:
+        return ""
+    return " ".join(answer.casefold().split())
+
+
+def _numbers(text: str) -> list[str]:
+    if not text.isascii():
+        return _NUMBER.findall(text)
+    return text.encode("ascii").translate(_DIGITS).decode("ascii").split()
+
+
+def _tag(words: str) -> int:
+    digest = hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data import near
-from sartor.data.alike import batches, begun, tag_of
+from sartor.data.alike import batches, begun, tagged
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import part_of, whole_of
 from sartor.data.ledger import refuse_if_many
@@ -75,7 +75,7 @@ class _Known:
             runs.forget_frames([whole_of(example) for example in head])
         self._index = near.Index(config.threshold, near.frame_of([_asked(example) for example in head]))
         for batch in batches(items, near.BATCH):
-            self._index.add([_asked(item) for item in batch], self._tags(batch))
+            self._index.add(*tagged(batch, "question", numbers=config.numbers))
 
     def find(self, batch: Sequence[Example]) -> Iterator[tuple[int | None, str]]:
         """For each example the item that it repeats, and how that shows; None and "" for most."""
@@ -83,7 +83,7 @@ class _Known:
         signs = zip(
             self._wholes.find(texts),
             self._questions.find(texts),
-            self._index.find([_asked(example) for example in batch], self._tags(batch)),
+            self._index.find(*tagged(batch, "question", numbers=self._numbers)),
             strict=True,
         )
         for whole, question, match in signs:
@@ -94,9 +94,6 @@ class _Known:
             else:
                 place = min(place for place in (whole, question) if place is not None)
                 yield place, f"has a run of words of {self._items[place].id}"
-
-    def _tags(self, batch: Sequence[Example]) -> list[int]:
-        return [tag_of(example, "question", numbers=self._numbers) for example in batch]
 
 
 def _asked(example: Example) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data import near
-from sartor.data.alike import batches, begun, tag_of
+from sartor.data.alike import batches, begun, tagged
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import Part, part_of
 from sartor.types import Example, Frozen
@@ -38,9 +38,8 @@ def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator
     ids: list[str] = []
     for batch in batches(rows, near.BATCH):
         ids += [example.id for example in batch]
-        texts = [part_of(example, config.of) for example in batch]
-        tags = [tag_of(example, config.of, numbers=config.numbers) for example in batch]
-        for example, match in zip(batch, index.add(texts, tags), strict=True):
+        matches = index.add(*tagged(batch, config.of, numbers=config.numbers))
+        for example, match in zip(batch, matches, strict=True):
             yield _outcome(example, match, ids, config)
 
 

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from sartor.data.alike import batches, tag_of
+from sartor.data.alike import batches, tagged
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
-from sartor.data.clean.texts import Part, part_of
+from sartor.data.clean.texts import Part
 from sartor.data.near.shelf import Column
 from sartor.errors import DataError
 from sartor.types import Embed, Example, Frozen, Message
@@ -54,8 +54,8 @@ def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator
         )
     stayed = _Stayed()
     for batch in batches(rows, BATCH):
-        vectors_ND = _vectors(batch, config.of, context.embed)
-        tags = [tag_of(example, config.of, numbers=config.numbers) for example in batch]
+        texts, tags = tagged(batch, config.of, numbers=config.numbers)
+        vectors_ND = _vectors(texts, context.embed)
         for example, (cosine, other) in zip(batch, stayed.take(batch, vectors_ND, tags, config.threshold), strict=True):
             yield _outcome(example, cosine, other, config)
 
@@ -99,10 +99,9 @@ class _Stayed:
         return nearest
 
 
-def _vectors(batch: list[Example], part: Part, embed: Embed) -> np.ndarray:
+def _vectors(texts: list[str], embed: Embed) -> np.ndarray:
     """A vector of length 1 for each."""
-    asked = [(Message(role="user", content=part_of(example, part)),) for example in batch]
-    return np.asarray(embed(asked), np.float32)
+    return np.asarray(embed([(Message(role="user", content=text),) for text in texts]), np.float32)
 
 
 def _outcome(example: Example, cosine: float, other: str, config: Config) -> Outcome:
