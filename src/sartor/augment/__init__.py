@@ -26,7 +26,7 @@ from sartor.types import Chat, Frozen, Json, Message, Pair
 KIND = "augment"
 NOT_MEMBERS: frozenset[str] = frozenset(
     {
-        *("checks", "examine", "failures", "gather", "grow", "judge", "languages", "lessons"),
+        *("checks", "examine", "failures", "gather", "grow", "judge", "lessons"),
         *("review", "rounds", "turns", "work"),
     }
 )

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from sartor.augment import Made, Recipe
-from sartor.augment.languages import language_of
 from sartor.augment.turns import answer_of, question_of
-from sartor.data.alike import tag_of
+from sartor.data.alike import tagged
+from sartor.data.languages import language_of
 from sartor.data.split import labels
 from sartor.formats import strict
 from sartor.formats.fields import shorten
-from sartor.types import Chat, Example, Frozen, Pair
+from sartor.types import Chat, Frozen, Pair
 
 if TYPE_CHECKING:
     from sartor.data.near.index import Look
@@ -140,8 +140,8 @@ class Known:
         return ()
 
     def _looked(self, examples: Sequence[Made]) -> Look:
-        texts, tags = map(self._text, examples), map(self._tag, examples)
-        return self._index.look(list(texts), list(tags), among_themselves=False)
+        _, tags = tagged(examples, self._recipe.COMPARES, numbers=True)
+        return self._index.look([self._text(example) for example in examples], tags, among_themselves=False)
 
     def _text(self, example: Made) -> str:
         if self._recipe.COMPARES == "question":
@@ -152,9 +152,6 @@ class Known:
         if self._recipe.COMPARES == "question":
             return example.prompt_digest
         return f"{example.prompt_digest} {made_answer(example)}"
-
-    def _tag(self, example: Example) -> int:
-        return tag_of(example, "question" if self._recipe.COMPARES == "question" else "whole", numbers=True)
 
 
 def made_answer(example: Made) -> str:
