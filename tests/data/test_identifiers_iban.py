@@ -33,6 +33,7 @@ def test_numbers_are_found_however_they_are_spaced(number: str) -> None:
         "XDE89370400440532013000",
         "DE8937040044053201300012",
         "AB12",
+        "DE00123456781234567807",
         "De89370400440532013000",
     ],
 )

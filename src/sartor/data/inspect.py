@@ -194,7 +194,7 @@ class _Numbers:
         self._count_label(example, answer)
         if self.language_of is not None and self.judged < MOST_JUDGED:
             self.judged += 1
-            self.languages[self.language_of(answer) or self.language_of(whole_of(example)) or "too short"] += 1
+            self.languages[self.language_of(answer) or self.language_of(whole_of(example)) or "not told"] += 1
         if self.renderer is not None:
             rendered = _rendered(example, self.renderer)
             self.values["tokens"].append(sum(len(each.ids) for each in rendered))
@@ -299,10 +299,11 @@ def _bars(ordered: Sequence[int]) -> Iterator[Bar]:
     width = _round_width(max(1, -(-(top - low + 1) // (MOST_BARS - 2))))
     start = low // width * width
     counts = Counter((value - start) // width for value in ordered if value <= top)
+    above = sum(value > top for value in ordered)
     for index in range(max(counts) + 1):
         edge = start + index * width
-        yield Bar(low=edge, high=edge + width, count=counts[index])
-    if above := sum(value > top for value in ordered):
+        yield Bar(low=edge, high=min(edge + width, top + 1) if above else edge + width, count=counts[index])
+    if above:
         yield Bar(low=top + 1, high=0, count=above)
 
 

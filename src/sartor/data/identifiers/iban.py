@@ -41,8 +41,10 @@ def find(text: str, countries: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
 
 
 def is_iban(plain: str) -> bool:
-    """Of capital letters and digits alone: the first four moved to the end, letters as 10 to 35."""
-    return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
+    """Of capital letters and digits alone: the first four moved to the end, letters as 10 to 35. No remainder gives the
+    check digits 00, 01 or 99."""
+    remainder = int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97
+    return remainder == 1 and 2 <= int(plain[2:4]) <= 98
 
 
 def canonical(value: str) -> str:
