@@ -2,7 +2,7 @@
 
 Two look at each row, and neither has seen it: a classifier trained on the others, and the nearest other texts. The mean
 of both must favour another label by a margin. Of one label in ten flipped in Debian's package descriptions (8 sections,
-2,918 texts of seven words), 71 % are found, and 81 % of what is found was flipped (`bench/data_labels.py`).
+2,900 texts of seven words), 70 % are found, and 80 % of what is found was flipped (`bench/data_labels.py`).
 """
 
 from __future__ import annotations
