@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sartor.data import express
+from sartor.data.read import read
 from sartor.errors import FieldError
 from sartor.formats import plain, strict
 from sartor.formats.turns import conversation, read_turns
@@ -146,6 +149,90 @@ def test_a_plain_conversation_is_what_the_careful_way_makes_of_it(messages: list
     assert parsed.changes == ()
     assert parsed.example == quick
     assert parsed.example.model_dump_json() == quick.model_dump_json()
+
+
+#: Pieces of a row of messages: put together they may be one, double a key, or lack one.
+PARTS = st.sampled_from(
+    [
+        *(
+            '"role":"user"',
+            '"role":"assistant"',
+            '"role":"system"',
+            '"role" :"user"',
+            '"content":"a"',
+            '"content": "é"',
+        ),
+        *('"content":"x\\":y"', '"content":"\\\\"', '"content":"q\\"q"', '"content":""', '"content":":"', '"name":"b"'),
+        *(
+            '"weight":1',
+            '"weight":"0"',
+            '"content":null',
+            '"content":"\\ud83d"',
+            '"content":"\\u0000"',
+            '"r\\u006fle":"user"',
+        ),
+    ]
+)
+TURNS = st.lists(PARTS, max_size=3).map(lambda parts: "{" + ",".join(parts) + "}") | st.sampled_from(
+    ['{"role":"user","content":"hi"}', '{"role":"assistant","content":"ok"}', '{"role":"system"}', "null"]
+)
+AROUND = st.sampled_from(
+    [
+        "{%s}",
+        "{%s}\n",
+        ' {%s,"id":1} ',
+        "{%s,%s}",
+        '{"tools":null,%s}',
+        "[%s]",
+        '{%s,"messages":[]}',
+        "\ufeff{%s}",
+        "{%s}}",
+    ]
+)
+
+
+@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    turns=st.lists(TURNS, max_size=4), around=AROUND, more=st.sampled_from(["", ',{"role":"assistant","content":"z"}'])
+)
+def test_a_plain_line_is_what_the_careful_way_makes_of_it(turns: list[str], around: str, more: str):
+    row = f'"messages":[{",".join(turns)}{more}]'
+    raw = around.replace("%s", row).encode()
+    quick = plain.plain_line(raw, SOURCE)
+    if quick is None:
+        return
+    parsed = conversation(read_turns(strict.careful(raw), "messages"), (), SOURCE)
+    assert parsed.changes == ()
+    assert parsed.example.model_dump_json() == quick.model_dump_json()
+
+
+@pytest.mark.parametrize("text", ["hi", 'he said "so": 1', "\\", "é\n", "a: b"])
+def test_a_plain_line_goes_the_quick_way(text: str):
+    row = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]}
+    assert plain.plain_line(json.dumps(row).encode(), SOURCE) is not None
+
+
+@pytest.mark.parametrize("end", [b"", b',"score":1'])
+def test_a_file_gives_the_same_by_either_way(tmp_path: Path, end: bytes, monkeypatch: pytest.MonkeyPatch):
+    good = b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}]' + end + b"}\n"
+    bad = good.replace(b"assistant", b"alien")
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes((good * 700 + bad) * 3)
+    quick = read(path, format=None, fields={}, label="rows.jsonl")
+    monkeypatch.setattr(express, "LINES", {})
+    assert read(path, format=None, fields={}, label="rows.jsonl") == quick
+    assert (len(quick.examples), len(quick.entries)) == (2100, 3)
+
+
+def test_the_express_closes_where_it_only_costs_time():
+    way = express.Express("rows.jsonl")
+    assert way.take(b"{}", 1) is None
+    way.open_for("chat")
+    for line in range(2000):
+        assert way.take(b"{}", line) is None
+    assert way.read is None
+    way.open_for("alpaca")
+    assert way.read is None
 
 
 def test_a_plain_conversation_goes_the_quick_way():

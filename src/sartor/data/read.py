@@ -16,6 +16,7 @@ from pathlib import Path
 from sartor import formats
 from sartor.data import ledger
 from sartor.data.clean import Outcome
+from sartor.data.express import Arrived, Express
 from sartor.data.folder import EXAMPLES, is_data_folder, open_folder
 from sartor.data.row import Bad, Progress, Row
 from sartor.data.rows import LONGEST, rows
@@ -49,7 +50,7 @@ class Stream:
     `format` is known from the start.
     """
 
-    def __init__(self, reader: _Reader, found: Iterable[Row | Bad]) -> None:
+    def __init__(self, reader: _Reader, found: Iterable[Row | Bad | Arrived]) -> None:
         self.format = reader.name
         self.rows = 0
         self._reader = reader
@@ -106,16 +107,19 @@ def stream(
     """
     if is_data_folder(path):
         path, format = _examples_of(path, label), format or _PREPARED
-    found = rows(path, label, longest=longest, progress=progress)
+    express = Express(label)
+    found = rows(path, label, longest=longest, progress=progress, express=express)
     mapped = (_mapped(row, fields) for row in found) if fields else found
     candidates = (format,) if format else formats.reading(fields)
-    head: list[Row | Bad] = []
+    head: list[Row | Bad | Arrived] = []
     if len(candidates) > 1:
         head = _until_sniffable(mapped)
         candidates = (_sniffed(head, candidates, label),)
     name = candidates[0]
     reader = _Reader(name, formats.named(name), fields, label, chosen=bool(format or fields))
     _check_fields(reader)
+    if not fields:
+        express.open_for(name)
     return Stream(reader, itertools.chain(head, mapped))
 
 
@@ -137,8 +141,10 @@ class _Reader:
     label: str
     chosen: bool
 
-    def take(self, row: Row | Bad) -> Outcome:
+    def take(self, row: Row | Bad | Arrived) -> Outcome:
         """The example of a row, if it gives one, and what the ledger has to say of it."""
+        if isinstance(row, Arrived):
+            return Outcome(row.example)
         if isinstance(row, Bad):
             return Outcome(None, (_entry(row, self.label),))
         try:
@@ -170,9 +176,9 @@ class _Reader:
         return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
 
 
-def _until_sniffable(stream: Iterator[Row | Bad]) -> list[Row | Bad]:
+def _until_sniffable(stream: Iterator[Row | Bad | Arrived]) -> list[Row | Bad | Arrived]:
     """Rows from the front of the stream, until 1,000 of them can vote on the format. Bad rows wait with them."""
-    head: list[Row | Bad] = []
+    head: list[Row | Bad | Arrived] = []
     num_votes = 0
     for row in stream:
         head.append(row)
@@ -182,7 +188,7 @@ def _until_sniffable(stream: Iterator[Row | Bad]) -> list[Row | Bad]:
     return head
 
 
-def _sniffed(head: list[Row | Bad], among: tuple[str, ...], label: str) -> str:
+def _sniffed(head: list[Row | Bad | Arrived], among: tuple[str, ...], label: str) -> str:
     voters = [row.value for row in head if isinstance(row, Row)]
     if not voters:
         bad = [_entry(row, label) for row in head if isinstance(row, Bad)]
@@ -203,9 +209,9 @@ def _check_fields(reader: _Reader) -> None:
             )
 
 
-def _mapped(row: Row | Bad, fields: Mapping[str, str]) -> Row | Bad:
+def _mapped(row: Row | Bad | Arrived, fields: Mapping[str, str]) -> Row | Bad | Arrived:
     """The row under our field names: the mapped columns take them, all other columns keep theirs."""
-    if isinstance(row, Bad):
+    if not isinstance(row, Row):
         return row
     found: Json = {}
     for ours, column in fields.items():

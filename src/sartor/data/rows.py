@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 from sartor.data.array import elements, share_lines
+from sartor.data.express import Arrived, Express
 from sartor.data.parquet import parquet_rows
 from sartor.data.row import BOM, Bad, Progress, Row, lines_of, loaded, overlong, row_of
 from sartor.data.table import table_rows
@@ -46,9 +47,11 @@ _READABLE = _PROSE | _JSON | _TABLES.keys() | {".parquet", ".gz"}
 _PARQUET = b"PAR1"
 
 
-def rows(path: Path, label: str, *, longest: int = LONGEST, progress: Progress | None = None) -> Iterator[Row | Bad]:
+def rows(
+    path: Path, label: str, *, longest: int = LONGEST, progress: Progress | None = None, express: Express | None = None
+) -> Iterator[Row | Bad | Arrived]:
     """Every row of the file, in its order. `label` is the file's name in messages; `longest` is in bytes; `progress`
-    is told the bytes read and the bytes in all.
+    is told the bytes read and the bytes in all; `express` may take lines before they are parsed.
 
     Raises:
         DataError: the file cannot be opened, is empty or binary, or its JSON array breaks off. The rows before the
@@ -59,7 +62,7 @@ def rows(path: Path, label: str, *, longest: int = LONGEST, progress: Progress |
         return
     with _opened(path, label) as packed:
         size = path.stat().st_size
-        for number, row in enumerate(_rows(packed, path, label, longest)):
+        for number, row in enumerate(_rows(packed, path, label, longest, express)):
             if progress and number % _REPORT_EVERY == 0:
                 progress(packed.tell(), size)
             yield row
@@ -67,12 +70,14 @@ def rows(path: Path, label: str, *, longest: int = LONGEST, progress: Progress |
             progress(size, size)
 
 
-def _rows(packed: BufferedReader, path: Path, label: str, longest: int) -> Iterator[Row | Bad]:
+def _rows(
+    packed: BufferedReader, path: Path, label: str, longest: int, express: Express | None
+) -> Iterator[Row | Bad | Arrived]:
     file = _content(packed, path, label)
     suffix = path.suffix.lower() if file is packed else Path(path.stem).suffix.lower()
     kind = _kind(file.peek(_HEAD)[:_HEAD], suffix, label)
     if kind == "lines":
-        yield from _json_lines(file, longest)
+        yield from _json_lines(file, longest, express or Express(label))
     elif kind == "blocks":
         yield from _text_blocks(file, longest)
     elif kind == "array":
@@ -101,7 +106,7 @@ def _opened(path: Path, label: str) -> BufferedReader:
             raise DataError(f"{label} is a folder", hint=f"name one file of it{names}")
         if path.exists() and not path.is_file():
             raise DataError(f"{label} is not a regular file", hint="write the rows to a file first")
-        return path.open("rb", buffering=_BUFFER)
+        return cast("BufferedReader", path.open("rb", buffering=_BUFFER))
     except FileNotFoundError as error:
         beside = tuple(sorted(entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ()
         near = difflib.get_close_matches(path.name, beside, n=1)
@@ -153,12 +158,12 @@ def _breaks_off(line: bytes) -> bool:
     return False
 
 
-def _json_lines(file: BinaryIO, longest: int) -> Iterator[Row | Bad]:
+def _json_lines(file: BinaryIO, longest: int, express: Express) -> Iterator[Row | Bad | Arrived]:
     for number, line in lines_of(file, longest):
         if line is None:
             yield overlong(number, "line", longest)
         elif not line.isspace() and line:
-            yield row_of(loaded(line.rstrip(b"\r\n")), number)
+            yield express.take(line, number) or row_of(loaded(line.rstrip(b"\r\n")), number)
 
 
 def _json_array(file: BinaryIO, label: str, longest: int, *, counted: bool) -> Iterator[Row | Bad]:

@@ -23,6 +23,9 @@ STRUCTURES = frozenset({"messages", "conversations", "tools", "functions", "hist
 
 _QUOTED = re.compile(r'((?:[^"]++|"")*+)("?)')
 
+#: What `surrogateescape` makes of bytes that are not UTF-8.
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
+
 Line = tuple[int, bytes | None]
 
 
@@ -181,8 +184,8 @@ def _read(number: int, record: _Record, head: _Header) -> Row | Bad:
 
 def cell_value(column: str, cell: str) -> Any | strict.Malformed:
     """A text, or the JSON in it; or why it cannot be read."""
-    if not cell.isascii() and (byte := next((c for c in cell if "\udc80" <= c <= "\udcff"), "")):
-        return strict.Malformed("encoding", seen=f"the byte 0x{ord(byte) - 0xDC00:02x}", expected="UTF-8")
+    if not cell.isascii() and (byte := _NO_UTF8.search(cell)):
+        return strict.Malformed("encoding", seen=f"the byte 0x{ord(byte[0]) - 0xDC00:02x}", expected="UTF-8")
     start = cell.lstrip()[:1]
     if start not in ("[", "{"):
         return cell

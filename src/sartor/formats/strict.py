@@ -85,7 +85,7 @@ def _quick(raw: bytes) -> Any:
     except ValueError:
         return _UNSURE
     num_keys, num_texts = _counted(value)
-    if raw.count(b'"') == 2 * (num_keys + num_texts) or _num_written(raw) == num_keys:
+    if raw.count(b'"') == 2 * (num_keys + num_texts) or num_keys_written(raw) == num_keys:
         return value
     return _UNSURE
 
@@ -112,7 +112,7 @@ def _counted(value: Any) -> tuple[int, int]:
     return _NEVER
 
 
-def _num_written(raw: bytes) -> int | None:
+def num_keys_written(raw: bytes) -> int | None:
     """How many keys stand in bytes that are JSON, or more; None where a look at what precedes each colon cannot say.
 
     A quote ends a key, if it is not escaped: then it is part of a text. An escaped backslash before it, or white space
