@@ -40,6 +40,7 @@ WRITERS = frozenset({"durable.py", "store.py", "hardware.py"})
 TESTED_BY = {
     "ops.prompt_space": "adapters.virtual.intrinsic",
     "data.array": "read",
+    "data.express": "quick_ways",
     "data.row": "read",
     "data.rows": "read",
     "stages": "cli",
