@@ -128,6 +128,43 @@ def check(row: Example, outcome: Outcome, reasons: tuple[str, ...]) -> None:
         entry.model_dump_json()
 
 
+ROW = Text(source=SOURCE, text="as it came")
+OTHER = ROW.model_copy(update={"text": "another"})
+
+
+def entry(action: str, **changes: Any) -> LedgerEntry:
+    values = {
+        "action": action,
+        "file": SOURCE.file,
+        "line": SOURCE.line,
+        "field": "text",
+        "reason": "why",
+        "detail": "x",
+    }
+    return LedgerEntry.model_validate({**values, **changes})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Outcome(None),
+        Outcome(OTHER),
+        Outcome(ROW, (entry("changed"),)),
+        Outcome(ROW, (entry("dropped"),)),
+        Outcome(None, (entry("dropped"), entry("dropped"))),
+        Outcome(OTHER.model_copy(update={"source": Source(file="a", line=2)}), (entry("changed"),)),
+        Outcome(None, (entry("dropped", line=2),)),
+        Outcome(None, (entry("dropped", reason="no word of its own"),)),
+        Outcome(None, (entry("dropped", detail=""),)),
+        Outcome(None, (entry("dropped", field="messages[7].content"),)),
+    ],
+)
+def test_planted_faults_are_found(fault: Outcome) -> None:
+    check(ROW, Outcome(OTHER, (entry("changed"),)), ("why",))
+    with pytest.raises(AssertionError):
+        check(ROW, fault, ("why",))
+
+
 def outcomes_of(member: Cleaner, rows: Sequence[Example], config: Frozen) -> list[Outcome]:
     """A cleaner that can do with one pass gets no more."""
     return list(member.clean(rows if member.WHOLE else iter(rows), config, CONTEXT))

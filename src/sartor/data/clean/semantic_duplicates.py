@@ -1,7 +1,8 @@
 """Examples that mean the same as an earlier one in other words, by the vectors of an encoder.
 
-Each is compared with all that stay: time grows with their square, and memory is a vector each. At a hundred thousand
-examples that is minutes beside what the encoder needs.
+By all-minilm-l6-v2 the cosine of a question in other words is often 0.91 to 0.97; but that of a sentence and its
+opposite ("turn the light on", "turn the light off") reaches 0.89, hence the threshold. Each example is compared with
+all that stay: time grows with their square, and memory is a vector each.
 """
 
 from __future__ import annotations
