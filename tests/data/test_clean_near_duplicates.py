@@ -58,4 +58,5 @@ def test_an_instruction_before_each_question_does_not_make_them_near() -> None:
         for line, topic in enumerate([f"{one} and {other}" for one in topics for other in topics], start=1)
     ]
     assert len(told([*rows, rows[5].model_copy(update={"source": Source(file="rows.jsonl", line=99)})])) < 5
+    assert len(told(rows, common=True)) > 30
     assert set(told([*rows, chat(99, rows[5].messages[0].content + " !")], threshold=0.9)) == {99}

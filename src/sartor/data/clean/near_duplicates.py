@@ -1,7 +1,8 @@
 """Examples that say nearly the same as an earlier one, by their shared runs of words (see `data/near`).
 
 The first of such stays, and each other one is near to one that stays: no chain of small steps leads far away. What more
-than a tenth of the first thousand examples have in common, such as an instruction before each question, does not count.
+than a tenth of the first thousand examples have in common, such as an instruction before each question, does not count;
+where a tenth of the data are copies of one text with a word changed, that hides them: then `common: true`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ class Config(Frozen):
     )
     of: Part = Field(default="whole", description="what is compared: the question, the answer, or all")
     numbers: bool = Field(default=True, description="texts that differ in a number are no duplicates")
+    common: bool = Field(default=False, description="what more than a tenth of the examples have in common counts too")
 
 
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
     head, rows = begun(rows, near.SAMPLE)
-    index = near.Index(config.threshold, near.frame_of([part_of(example, config.of) for example in head]))
+    frame = None if config.common else near.frame_of([part_of(example, config.of) for example in head])
+    index = near.Index(config.threshold, frame)
     ids: list[str] = []
     for batch in batches(rows, near.BATCH):
         ids += [example.id for example in batch]
