@@ -183,11 +183,11 @@ def grown(size: int) -> Json:
     index = near.Index()
     seconds = cpu = 0.0
     num_copies = num_found = num_bytes = 0
-    last: list[list[str]] = list(composed(1, LONG, phrases, draw))
+    last: list[list[str]] = []
     for start in range(0, size, near.BATCH):
         batch = list(composed(min(near.BATCH, size - start), LONG, phrases, draw))
         for row in range(len(batch)):
-            if draw.random() < COPIES:
+            if last and draw.random() < COPIES:
                 batch[row] = [*draw.choice(last)[:-1], "changed"]
                 num_copies += 1
         last = batch
