@@ -61,7 +61,8 @@ class Shelf:
     def __init__(self, num_bands: int) -> None:
         self.numbers = Column(np.int64)
         self._sketch = Column(np.uint32)
-        self._ends = Column(np.int64)
+        self._offsets = Column(np.int64)
+        self._offsets.append(np.zeros(1, np.int64))
         self._marks = Column(np.uint32, num_bands)
         self._next = Column(np.int32, num_bands)
         self._heads = np.full((num_bands, 64), _NONE, np.int32)
@@ -72,7 +73,7 @@ class Shelf:
     @property
     def num_bytes(self) -> int:
         """Bytes of all texts here."""
-        columns = (self.numbers, self._sketch, self._ends, self._marks, self._next)
+        columns = (self.numbers, self._sketch, self._offsets, self._marks, self._next)
         return self._heads.nbytes + sum(column.num_bytes for column in columns)
 
     def candidates(self, keys_DB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,16 +95,14 @@ class Shelf:
 
     def sets(self, places: np.ndarray) -> Ragged:
         """What is kept of the sets of some texts."""
-        ends = self._ends.values
-        return Ragged(self._sketch.values, np.concatenate((np.zeros(1, np.int64), ends))).taken(places)
+        return Ragged(self._sketch.values, self._offsets.values).taken(places)
 
     def put(self, numbers: np.ndarray, sets: Ragged, keys_DB: np.ndarray) -> None:
         """Texts that later ones are compared with."""
         start = len(self)
         self.numbers.append(numbers)
-        before = self._ends.values[-1] if start else 0
         self._sketch.append(sets.values)
-        self._ends.append(before + sets.offsets[1:])
+        self._offsets.append(self._offsets.values[-1] + sets.offsets[1:])
         self._marks.append(_marks(keys_DB))
         self._next.append(np.full(keys_DB.shape, _NONE, np.int32))
         if len(self) > self._heads.shape[1]:
