@@ -78,8 +78,10 @@ def test_bombs_are_refused_by_a_named_limit(tmp_path: Path, monkeypatch: pytest.
     assert path.stat().st_size < 20_000
     result = taken(path, longest=49_999, format="text")
     assert {entry.reason for entry in result.entries} == {"too_long"}
-    with pytest.raises(DataError, match="at most 10,000 a row"):
-        taken(path, longest=10_000)
+    monkeypatch.setattr(ours, "HARMLESS", 2**20)
+    monkeypatch.setattr(ours, "MOST_TIMES", 100)
+    with pytest.raises(DataError, match="100 times its size"):
+        taken(path, format="text")
     monkeypatch.setattr(ours, "LARGEST_COLUMN", 1000)
     with pytest.raises(DataError, match="at most 1,000"):
         taken(path)

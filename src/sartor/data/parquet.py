@@ -10,12 +10,16 @@ from typing import Any
 from sartor.data.row import Bad, Progress, Row, overlong
 from sartor.errors import DataError, SartorError, Where
 
-#: Rows that are unpacked together. A column may hold one long text in every row, and keep it only once in the file.
+#: Most rows that are unpacked together.
 TOGETHER = 16
-#: How many times the longest row they may have on average before reading stops; below it each is dropped for itself.
-MOST_TIMES = 4
 #: Largest unpacked column of one row group, in bytes: the least that a reader must be able to hold.
-LARGEST_COLUMN = 2**31
+LARGEST_COLUMN = 2**30
+#: One text may stand in every row, and only once in the file: so many bytes of rows may at worst be unpacked together.
+AT_WORST = 2**28
+#: How many times its size a file may unpack to. One long system prompt in all rows of short answers gives hundreds.
+MOST_TIMES = 1000
+#: Up to this size, in bytes, nobody asks how many times it is.
+HARMLESS = 64 * 2**20
 #: Depth to which nested values are looked through.
 _DEPTH = 64
 
@@ -34,13 +38,15 @@ def parquet_rows(path: Path, label: str, longest: int, progress: Progress | None
         raise SartorError("Parquet needs pyarrow", hint="pip install 'sartor[data]'") from error
     try:
         with parquet.ParquetFile(path) as file:
-            _check(file.metadata, label)
-            number = 0
-            for batch in file.iter_batches(batch_size=TOGETHER):
+            together = _checked(file.metadata, label)
+            most = max(HARMLESS, MOST_TIMES * path.stat().st_size)
+            number = size = 0
+            for batch in file.iter_batches(batch_size=together):
                 if progress:
                     progress(number, file.metadata.num_rows)
-                if batch.nbytes > MOST_TIMES * TOGETHER * longest:
-                    raise _refused(f"{TOGETHER} rows of {batch.nbytes:,} bytes", f"at most {longest:,} a row", label)
+                size += batch.nbytes
+                if size > most:
+                    raise _refused(f"over {size:,} bytes", f"at most {most:,}, {MOST_TIMES} times its size", label)
                 for value in batch.to_pylist():
                     number += 1
                     yield _row(value, number, longest)
@@ -54,21 +60,25 @@ def parquet_rows(path: Path, label: str, longest: int, progress: Progress | None
         ) from error
 
 
-def _check(metadata: Any, label: str) -> None:
+def _checked(metadata: Any, label: str) -> int:
+    """How many rows may be unpacked together, by what the file says of itself."""
     if not metadata.num_rows:
         raise DataError("this Parquet file is empty", hint="each row of it makes an example", where=Where(label))
+    largest = 1
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             if chunk.total_uncompressed_size > LARGEST_COLUMN:
                 seen = f"the column {chunk.path_in_schema} of {chunk.total_uncompressed_size:,} bytes in one row group"
                 raise _refused(seen, f"at most {LARGEST_COLUMN:,}", label)
+            largest = max(largest, chunk.total_uncompressed_size)
+    return int(min(TOGETHER, max(1, AT_WORST // largest)))
 
 
 def _refused(seen: str, expected: str, label: str) -> DataError:
     return DataError(
         f"this Parquet file holds {seen}, expected {expected}",
-        hint="write it in smaller row groups",
+        hint="if you trust it, write it as JSONL, or in smaller row groups",
         where=Where(label),
     )
 

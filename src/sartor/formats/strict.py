@@ -165,7 +165,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names: set[str] = set()
         for name, _ in pairs:
             if name in names:
-                shown = shorten(name)
+                shown = shorten(name) or '""'
                 raise Malformed("duplicate_key", seen=f"the key `{shown}` twice", expected="each key once", field=shown)
             names.add(name)
     return made
