@@ -81,7 +81,7 @@ def gather(
                     progress(made.num_kept, made.num_dropped)
         if not made.num_kept:
             shutil.rmtree(sidecar, ignore_errors=True)
-            raise _nothing(origins, made)
+            raise _nothing(origins, made, tally)
         made.finish(_card(path.name, origins, made, tally))
     shutil.rmtree(sidecar, ignore_errors=True)
     return DataFolder(path)
@@ -97,6 +97,7 @@ class Tally:
     num_places: int = 0
     kind: str = ""
     first: str = ""
+    first_told: str = ""
 
 
 def _trip(path: Path, sidecar: Path, only: Only, clock: Clock) -> Trip:
@@ -118,6 +119,7 @@ def _places(made: Making) -> Iterator[Callable[[Place], None]]:
 def _put(found: Found, made: Making, tally: Tally, places: Callable[[Place], None]) -> None:
     if isinstance(found, LedgerEntry):
         made.tell(found)
+        tally.first_told = tally.first_told or f"{found.file}: {found.detail}"
     elif isinstance(found, Place):
         places(found)
         tally.num_places += 1
@@ -136,20 +138,13 @@ def _put(found: Found, made: Making, tally: Tally, places: Callable[[Place], Non
         made.keep(found)
 
 
-def _nothing(origins: Sequence[Origin], made: Making) -> DataError:
+def _nothing(origins: Sequence[Origin], made: Making, tally: Tally) -> DataError:
     reasons = ", ".join(f"{count:,} {reason}" for (_, reason), count in made.counts.most_common(5)) or "it is empty"
-    with (made.staging / folder.LEDGER).open(encoding="utf-8") if made.counts else contextlib.nullcontext(()) as file:
-        first = next(iter(file), "")
-    detail = f"; the first: {_shown(first)}" if first else ""
-    return DataError(f"nothing could be taken from {_named(origins)}: {reasons}{detail}", hint=_WAYS)
+    first = f"; the first: {tally.first_told}" if tally.first_told else ""
+    return DataError(f"nothing could be taken from {_named(origins)}: {reasons}{first}", hint=_WAYS)
 
 
 _WAYS = "look at the first reason: it names the place, and the limit or the rule that was met"
-
-
-def _shown(line: str) -> str:
-    entry = LedgerEntry.model_validate_json(line)
-    return f"{entry.file}: {entry.detail}"
 
 
 def _named(origins: Sequence[Origin]) -> str:

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -169,7 +170,7 @@ def _zip_members(archive: zipfile.ZipFile) -> list[Member]:
     infos = [info for info in archive.infolist() if not info.is_dir()]
     if len(infos) > ARCHIVE_MEMBERS:
         raise over("archive_members", len(infos), ARCHIVE_MEMBERS, "members")
-    return [Member(_name(info.filename), _zip_problem(info), lambda info=info: archive.open(info)) for info in infos]
+    return [Member(_name(info.filename), _zip_problem(info), partial(archive.open, info)) for info in infos]
 
 
 def _zip_problem(info: zipfile.ZipInfo) -> tuple[str, str]:
@@ -190,9 +191,13 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
         number += 1
         if number > ARCHIVE_MEMBERS:
             raise over("archive_members", number, ARCHIVE_MEMBERS, "members or more")
-        yield Member(
-            _name(info.name), _tar_problem(info), lambda info=info: cast("IO[bytes]", archive.extractfile(info))
-        )
+        yield Member(_name(info.name), _tar_problem(info), partial(_tar_file, archive, info))
+
+
+def _tar_file(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(info)
+    assert file is not None, "only what is a file is opened"
+    return file
 
 
 def _tar_problem(info: tarfile.TarInfo) -> tuple[str, str]:
@@ -262,7 +267,7 @@ def _unpacked(path: Path) -> Iterator[_Unpacked]:
         elif name.endswith((".bz2", ".tbz2")):
             stream = bz2.BZ2File(packed)
         elif name.endswith((".xz", ".txz")):
-            stream = lzma.LZMAFile(packed)
+            stream = lzma.LZMAFile(packed)  # noqa: SIM115
         yield _Unpacked(stream, path.stat().st_size)
 
 

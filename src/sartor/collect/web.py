@@ -37,6 +37,10 @@ _RULES_SECONDS = 24 * 3600.0
 _ROBOTS_MOST = 8 * 2**20
 
 
+#: Settings that change nothing about what a page is: a killed crawl may go on with others.
+_MANNERS = frozenset({"contact", "max_pages", "max_depth", "delay", "longest_delay", "retries"})
+
+
 class Config(Frozen):
     """Where to begin, how far to go, and how to behave.
 
@@ -116,7 +120,7 @@ class Crawl:
             retries=config.retries,
             private=frozenset({host_and_port(start)} if config.allow_private else ()),
         )
-        journal = Journal(trip.sidecar / f"web-{digest_of(config)[:12]}.jsonl")
+        journal = Journal(trip.sidecar / f"web-{digest_of(config.model_dump(exclude=_MANNERS))[:12]}.jsonl")
         return cls(config, trip, start, journal, Fetcher(manners, trip.clock, lookup))
 
     def run(self) -> Iterator[Found]:
@@ -131,7 +135,9 @@ class Crawl:
             self.fetcher.close()
 
     def _next(self, address: str, depth: int) -> Iterator[Found]:
-        if address in self.taken:  # another address led to it
+        if (place := self.taken.get(address)) is not None:  # another address led to it
+            if place != address:
+                yield not_taken(address, "canonical", f"it is {place}, which is taken already")
             return
         if self.num_pages >= self.config.max_pages:
             yield not_taken(address, "max_pages", f"the limit max_pages is {self.config.max_pages:,}")

@@ -18,9 +18,9 @@ HTML_BYTES = 8 * 2**20
 _SKIPPED = ["a.headerlink", "a.anchor", "a.permalink", "[aria-hidden=true]", "script", "style", "template"]
 #: What stands around a text, where a page says so itself.
 _AROUND = ["nav", "header", "footer", "aside", "form", "[role=navigation]", "[role=search]", ".related", ".footer"]
-#: A main text of fewer characters may be no more than what the heuristics left; a page of which this share is links
-#: leads to texts, and is none.
-_SHORT, _MOSTLY_LINKS = 200, 0.5
+#: A main text of fewer characters may be no more than what the heuristics left; a page with less than this share of
+#: text that is no link leads to texts, and is none.
+_SHORT, _UNLINKED = 200, 0.5
 _LICENCE_NAMES = frozenset({"dc.rights", "dcterms.rights", "dcterms.license", "license", "licence"})
 _ROBOTS_NAMES = frozenset({"robots", "sartor"})
 #: Elements that say something of the page, or lead to another.
@@ -68,8 +68,8 @@ def _text(tree: Any) -> tuple[str, tuple[Note, ...]]:
     if len(main) >= _SHORT or tree.body is None:
         return main, ()
     whole = _tidy(extract_plain_text(tree, alt_texts=False, skip_elements=[*_SKIPPED, *_AROUND]))
-    num_linked = sum(len(link.text.strip()) for link in tree.body.query_selector_all("a[href]")[:])
-    if len(whole) <= len(main) or num_linked > _MOSTLY_LINKS * len(whole):
+    unlinked = _tidy(extract_plain_text(tree, alt_texts=False, skip_elements=[*_SKIPPED, *_AROUND, "a"]))
+    if len(whole) <= len(main) or len(unlinked) < _UNLINKED * len(whole):
         return main, ()
     return whole, (
         Note("whole_page", f"{len(main):,} characters looked like its main text: all {len(whole):,} are taken"),
