@@ -17,6 +17,7 @@ import uvicorn
 from sartor.errors import DataError, MachineError
 from sartor.generate.protocol import Adapters, Failed, Sampling, Token, stream
 from sartor.serve.app import create_app
+from sartor.serve.chat_log import ChatLog
 from sartor.serve.desk import Desk
 from sartor.serve.keys import Key
 from sartor.serve.run import bind
@@ -168,10 +169,10 @@ def eventually() -> Callable[[Callable[[], bool]], None]:
     return wait
 
 
-def _running(engine: ScriptedEngine, key: str, host: str) -> Iterator[Server]:
+def _running(engine: ScriptedEngine, key: str, host: str, log: ChatLog | None = None) -> Iterator[Server]:
     renderer = ByteRenderer()
     desk = Desk.of(engine, "base", renderer, dict.fromkeys(engine.adapters, renderer))
-    app = create_app(desk, Key(key, "test"), host=host)
+    app = create_app(desk, Key(key, "test"), host=host, log=log)
     server = uvicorn.Server(
         uvicorn.Config(app, http="h11", lifespan="off", ws="none", log_level="critical", access_log=False)
     )
@@ -192,8 +193,14 @@ def start() -> Iterator[Callable[..., Server]]:
     """Start a server with an engine of one's own; it is stopped after the test."""
     running: list[Iterator[Server]] = []
 
-    def begin(engine: ScriptedEngine | None = None, *, key: str = "sk-test-key", host: str = "127.0.0.1") -> Server:
-        running.append(_running(engine or ScriptedEngine(), key, host))
+    def begin(
+        engine: ScriptedEngine | None = None,
+        *,
+        key: str = "sk-test-key",
+        host: str = "127.0.0.1",
+        log: ChatLog | None = None,
+    ) -> Server:
+        running.append(_running(engine or ScriptedEngine(), key, host, log))
         return next(running[-1])
 
     yield begin

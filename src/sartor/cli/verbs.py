@@ -214,9 +214,13 @@ def serve(
     engine: Annotated[
         str, typer.Option(help="What computes: sartor, llamacpp or vllm; `serve.engine` of the recipe if none.")
     ] = "",
+    log_chats: Annotated[
+        Path | None, typer.Option(help="Keep chats whose requests say `store: true` in this file, to learn from.")
+    ] = None,
 ) -> None:
     """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
     from sartor.hardware import prepare_environment
+    from sartor.serve.chat_log import ChatLog
     from sartor.serve.desk import open_desk
     from sartor.serve.keys import find_key
     from sartor.serve.run import serve as answer
@@ -226,6 +230,7 @@ def serve(
     engine = engine or chosen[0].recipe.serve.engine or "sartor"
     folders = [servable(run, engine) for run in chosen]
     key = find_key(api_key, os.environ)
+    log = ChatLog(log_chats) if log_chats else None
     desk = open_desk(folders, engine)
     for message in desk.warnings:
         talk.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
@@ -235,4 +240,4 @@ def serve(
         secret = key.text if key.origin not in ("--api-key", "SARTOR_API_KEY") else f"the one from {key.origin}"
         talk.print(f"serving {names}\n  base URL {url}\n  key {secret}", highlight=False, soft_wrap=True)
 
-    answer(desk, key=key, host=host, port=port, behind_proxy=behind_proxy, ready=ready)
+    answer(desk, key=key, host=host, port=port, behind_proxy=behind_proxy, log=log, ready=ready)

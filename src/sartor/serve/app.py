@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from sartor.serve.chat_log import ChatLog
 from sartor.serve.completions import complete
 from sartor.serve.desk import Desk, Served
 from sartor.serve.embeddings import embed
@@ -17,11 +18,14 @@ from sartor.serve.guard import Guard, RequestId, allowed_hosts
 from sartor.serve.keys import Key
 from sartor.serve.replies import ModelCard, ModelList
 
-log = logging.getLogger("sartor.serve")
+logger = logging.getLogger("sartor.serve")
 
 
-def create_app(desk: Desk, key: Key, *, host: str = "127.0.0.1") -> FastAPI:
-    """The server for a desk, behind a key. `host` is what it is bound to: it decides which Host headers are ours."""
+def create_app(desk: Desk, key: Key, *, host: str = "127.0.0.1", log: ChatLog | None = None) -> FastAPI:
+    """The server for a desk, behind a key. `host` is what it is bound to: it decides which Host headers are ours.
+
+    `log` keeps the chats whose users agree to it.
+    """
     app = FastAPI(title="Sartor", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(Guard, key=key, hosts=allowed_hosts(host))
     app.add_middleware(RequestId)  # added last, so it stands before the guard
@@ -29,11 +33,11 @@ def create_app(desk: Desk, key: Key, *, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    _add_routes(app, desk)
+    _add_routes(app, desk, log)
     return app
 
 
-def _add_routes(app: FastAPI, desk: Desk) -> None:
+def _add_routes(app: FastAPI, desk: Desk, log: ChatLog | None) -> None:
     @app.get("/health")
     async def health() -> Response:
         return JSONResponse({"status": "ok"})
@@ -49,7 +53,7 @@ def _add_routes(app: FastAPI, desk: Desk) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
-        return await complete(desk, http)
+        return await complete(desk, http, log)
 
     @app.post("/v1/embeddings")
     async def embeddings(http: Request) -> Response:
@@ -93,5 +97,5 @@ async def _invalid(_: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     """Everything that nobody foresaw: the log has all of it, the client a number."""
     identifier = request.scope["state"]["request_id"]
-    log.error("%s: %s %s failed", identifier, request.method, request.url.path, exc_info=error)
+    logger.error("%s: %s %s failed", identifier, request.method, request.url.path, exc_info=error)
     return incident(identifier).response()

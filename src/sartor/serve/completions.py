@@ -1,9 +1,11 @@
-"""`POST /v1/chat/completions`: a request in, an answer out, whole or as a stream."""
+"""`POST /v1/chat/completions`: a request in, an answer out, whole or as a stream; and into the log, if there is one."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from functools import partial
 
 from fastapi import Request
@@ -12,14 +14,15 @@ from starlette.responses import Response
 
 from sartor.generate.protocol import FinishReason
 from sartor.serve.answer import Piece, Question, answer
+from sartor.serve.chat_log import ChatLog
 from sartor.serve.desk import Desk, Served
 from sartor.serve.question import ask
 from sartor.serve.replies import DONE, Completion, Delta, Envelope, event, usage
 from sartor.serve.streams import EventStream, unless_gone
-from sartor.serve.wire import parse
+from sartor.serve.wire import ChatRequest, parse
 
 
-async def complete(desk: Desk, http: Request) -> Response:
+async def complete(desk: Desk, http: Request, log: ChatLog | None = None) -> Response:
     """Answer one request.
 
     Raises:
@@ -30,38 +33,56 @@ async def complete(desk: Desk, http: Request) -> Response:
     question = await model.turns.call(partial(ask, request, model))
     model.turns.require_room()
     envelope = Envelope(request.model, model.fingerprint, request.wants_usage)
+    keeping = _Keeping(request, log)
     if request.stream:
-        return EventStream(_events(model, question, envelope))
-    done = await unless_gone(http.receive, _whole(model, question, envelope))
+        return EventStream(_events(model, question, envelope, keeping))
+    done = await unless_gone(http.receive, _whole(model, question, envelope, keeping))
     return Response(status_code=204) if done is None else JSONResponse(done.result())  # nobody reads the first
+
+
+@dataclass(slots=True)
+class _Keeping:
+    """An answer on its way into the log."""
+
+    request: ChatRequest
+    log: ChatLog | None
+    parts: list[str] = field(default_factory=list)
+
+    async def done(self, finish: FinishReason) -> None:
+        """It is whole: only then it is kept. The disk is not waited for on the loop that answers others."""
+        if self.log is not None:
+            await asyncio.to_thread(self.log.keep, self.request, "".join(self.parts), finish)
 
 
 def _pieces(model: Served, question: Question) -> AsyncGenerator[Piece]:
     return model.turns.steps(partial(answer, model.turns.engine, model.renderer, question))
 
 
-async def _whole(model: Served, question: Question, envelope: Envelope) -> Completion:
-    parts: list[str] = []
+async def _whole(model: Served, question: Question, envelope: Envelope, keeping: _Keeping) -> Completion:
+    parts = keeping.parts
     finish: FinishReason = "stop"
     async with aclosing(_pieces(model, question)) as pieces:
         async for piece in pieces:
             parts.append(piece.text)
             finish = piece.finish or finish
+    await keeping.done(finish)
     return envelope.completion("".join(parts), finish, usage(len(question.prompt), len(parts)))
 
 
-async def _events(model: Served, question: Question, envelope: Envelope) -> AsyncGenerator[bytes]:
+async def _events(model: Served, question: Question, envelope: Envelope, keeping: _Keeping) -> AsyncGenerator[bytes]:
     """The first chunk has the role; the last has the finish reason; usage and the end mark follow."""
     num_tokens = 0
     async with aclosing(_pieces(model, question)) as pieces:
         async for piece in pieces:
             num_tokens += 1
+            keeping.parts.append(piece.text)
             delta: Delta = {"content": piece.text} if piece.text else {}
             if num_tokens == 1:
                 delta = {"role": "assistant", "content": piece.text}
             if delta:
                 yield event(envelope.chunk(delta))
             if piece.finish is not None:
+                await keeping.done(piece.finish)
                 yield event(envelope.chunk({}, piece.finish))
     if envelope.wants_usage:
         yield event(envelope.usage_chunk(usage(len(question.prompt), num_tokens)))

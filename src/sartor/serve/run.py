@@ -12,6 +12,7 @@ import uvicorn
 
 from sartor.errors import UserError
 from sartor.serve.app import create_app
+from sartor.serve.chat_log import ChatLog
 from sartor.serve.desk import Desk
 from sartor.serve.guard import is_loopback
 from sartor.serve.keys import Key
@@ -29,17 +30,19 @@ def serve(
     host: str = "127.0.0.1",
     port: int = PORT,
     behind_proxy: bool = False,
+    log: ChatLog | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then answers that are under way are finished. Port 0 takes a free one.
 
-    `ready` is called with the base URL of the API (`http://127.0.0.1:8000/v1`) when clients can connect.
+    `log` keeps the chats whose users agree to it. `ready` is called with the base URL of the API
+    (`http://127.0.0.1:8000/v1`) when clients can connect.
 
     Raises:
         UserError: the host is open to others and no proxy is said to be in front, or the port is taken.
     """
     config = uvicorn.Config(
-        create_app(desk, key, host=host),
+        create_app(desk, key, host=host, log=log),
         http="h11",  # the strict parser
         ws="none",
         lifespan="off",

@@ -188,7 +188,8 @@ class ChatRequest(Wire):
     seed: Annotated[int, Field(ge=-SEED_LIMIT, lt=SEED_LIMIT)] | None = None
     stop: Annotated[Stops | None, BeforeValidator(_as_list)] = None
 
-    # Accepted and without effect: they describe the caller, or hint at effort and speed.
+    # Accepted and without effect on the answer: they describe the caller, or hint at effort and speed. `store: true`
+    # lets the chat be kept, with its `metadata`, where the server keeps a log (`serve/chat_log.py`).
     metadata: Any = None
     prediction: Any = None
     prompt_cache_key: Any = None

@@ -1,0 +1,134 @@
+"""Chats of our own server, as `sartor serve --log-chats FILE` writes them: only those whose users agreed.
+
+Each answer becomes one conversation that ends on it; earlier answers are context only, for they have lines of their
+own. A conversation's turns share their origin, so they stay on one side of a split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from sartor import durable
+from sartor.collect import Found, Place, Trip, not_taken
+from sartor.formats import strict
+from sartor.types import Chat, Frozen, Json, LedgerEntry, Message, Source, digest_of
+
+SUMMARY = "chats of our own server whose users agreed (`sartor serve --log-chats`)"
+
+KIND = "sartor.chats"
+#: Longest line: what one request may have, and its answer.
+CHAT_BYTES = 64 * 2**20
+MEDIA_TYPE = "application/jsonl"
+
+
+class Heading(Frozen):
+    """The first line of a log, and one more for each start of the server."""
+
+    kind: Literal["sartor.chats"] = "sartor.chats"
+    schema_: Literal[1] = Field(1, alias="schema")
+    started: str
+
+
+class Logged(Frozen):
+    """One finished chat. `consent`: the request said `store: true`; `finish`: why the answer ended."""
+
+    time: str
+    consent: bool
+    model: str
+    request: tuple[Message, ...]
+    tools: tuple[Json, ...] = ()
+    metadata: dict[str, str] = Field(default_factory=dict)
+    answer: str
+    finish: str
+
+
+class Config(Frozen):
+    """A log of chats. `models`: only answers of these; all where empty."""
+
+    place: str
+    root: str = ""
+    models: tuple[str, ...] = ()
+
+
+def matches(place: str, root: Path) -> bool:
+    """A file whose first line is the heading of such a log."""
+    path = root / place
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = file.readline(1024)
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("kind") == KIND
+
+
+def find(config: Config, trip: Trip) -> Iterator[Found]:
+    """A conversation for each line of a user who agreed and an answer that is whole."""
+    path, place = Path(config.root) / config.place, config.place
+    if trip.only == "documents":
+        yield not_taken(place, "not_asked_for", "only documents are wanted")
+        return
+    digest = durable.sha256(path)
+    time, size = trip.time_of(place, digest), path.stat().st_size
+    yield Place(place=place, digest=digest, time=time, num_bytes=size, media_type=MEDIA_TYPE, about={"kind": KIND})
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(CHAT_BYTES + 1), b""), start=1):
+            yield from _read(line, number, config)
+
+
+def _read(line: bytes, number: int, config: Config) -> Iterator[Found]:
+    def refused(reason: str, detail: str, field: str = "") -> LedgerEntry:
+        return LedgerEntry(action="dropped", file=config.place, line=number, field=field, reason=reason, detail=detail)
+
+    try:
+        value = strict.loads(line)
+        if isinstance(value, dict) and value.get("kind") == KIND:
+            return
+        logged = Logged.model_validate(value, strict=False)
+    except strict.Malformed as error:
+        yield refused(error.reason, error.message)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        yield refused("field", first["msg"], ".".join(map(str, first["loc"])))
+    else:
+        yield _judged(logged, number, config) or _chat(logged, number, config)
+
+
+def _judged(logged: Logged, number: int, config: Config) -> LedgerEntry | None:
+    """Why a chat is not taken; None where it is."""
+    reasons = {
+        "no_consent": (not logged.consent, "the request did not say `store: true`"),
+        "other_model": (bool(config.models) and logged.model not in config.models, f"answered by {logged.model}"),
+        "unfinished": (logged.finish != "stop", f"the answer ended by {logged.finish}"),
+        "empty": (not logged.answer.strip(), "the answer has no text"),
+    }
+    for reason, (applies, detail) in reasons.items():
+        if applies:
+            return LedgerEntry(action="dropped", file=config.place, line=number, reason=reason, detail=detail)
+    return None
+
+
+def _chat(logged: Logged, number: int, config: Config) -> Chat:
+    context = tuple(
+        turn.model_copy(update={"weight": 0.0}) if turn.role == "assistant" else turn for turn in logged.request
+    )
+    return Chat(
+        source=Source(file=config.place, line=number, origin=_conversation(logged)),
+        messages=(*context, Message(role="assistant", content=logged.answer)),
+        tools=logged.tools,
+    )
+
+
+def _conversation(logged: Logged) -> str:
+    """What the turns of one conversation share: the name that the client gave it, or how it begins."""
+    if named := logged.metadata.get("conversation"):
+        return f"conversation:{named}"
+    first = next((place for place, turn in enumerate(logged.request) if turn.role == "user"), len(logged.request))
+    return f"conversation:{digest_of([turn.model_dump() for turn in logged.request[: first + 1]])[:16]}"
