@@ -77,6 +77,17 @@ def test_the_order_of_answers_makes_no_difference(tmp_path: Path) -> None:
     assert gather(work, tmp_path / "made", "made").digest == grown(tmp_path / "forwards")[1].digest
 
 
+def test_an_answer_that_got_lost_has_a_name(tmp_path: Path) -> None:
+    class Forgetful(FakeAsker):
+        def ask(self, questions: Any, wish: Any) -> Any:
+            return list(super().ask(questions, wish))[1:]
+
+    work = job(tmp_path / "work", rounds=1)
+    run(work, Forgetful(lambda question: Answer(question.key, new_example(question.key))))
+    assert [found.fate for found in work.outcomes()] == ["failed", "accepted", "accepted", "accepted"]
+    assert next(work.outcomes()).reason.startswith("no_answer")
+
+
 def test_nothing_waits_where_everything_fails_and_it_ends(tmp_path: Path) -> None:
     work, folder = grown(tmp_path, lambda question: Answer(question.key, failure="http_500: no"), rounds=50)
     assert len(work.rounds()) == 3

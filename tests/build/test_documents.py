@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sartor import durable
 from sartor.ask import Answer, Question
-from sartor.build.documents import Asking, build
+from sartor.build.documents import Config, build
 from sartor.data.folder import DataFolder
 from sartor.errors import RecipeError
 from sartor.recipe import Named
@@ -26,7 +26,7 @@ from ..survival import finish  # noqa: TID252
 from .papers import MANUAL, paper
 
 PAPERS = [paper(MANUAL, "a/manual.md", "Manual"), paper("Too short.", "b.txt"), paper(" \n", "c.txt")]
-QA = Named(name="qa", settings={"chunks": {"size": 200}})
+QA = Config(builder=Named(name="qa", settings={"chunks": {"size": 200}}))
 STRIDE = 1 if "SARTOR_TEST_KILLS" in os.environ else 4
 
 
@@ -42,8 +42,8 @@ def answered(question: Question) -> Answer:
 
 
 def built(folder: Path, script: Script = answered, papers: list[Document] | None = None, **options: Any) -> DataFolder:
-    asker = options.pop("asker", None) or FakeAsker(script)
-    return build(lambda: papers or PAPERS, QA, folder / "made", "made", asker=asker, **options)
+    asker, config = options.pop("asker", None) or FakeAsker(script), options.pop("config", QA)
+    return build(lambda: papers or PAPERS, config, folder / "made", "made", asker=asker, **options)
 
 
 def test_chunks_become_examples_or_named_failures(tmp_path: Path) -> None:
@@ -85,6 +85,22 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert len(again.asked) == 1
 
 
+def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+    down = FakeAsker(lambda question: Answer(question.key, failure="http_503: overloaded"))
+    assert list(built(tmp_path, asker=down).examples()) == []
+    up = FakeAsker(answered)
+    assert len(list(built(tmp_path, asker=up).examples())) == len(up.asked) == 3
+
+
+def test_an_answer_that_got_lost_has_a_name(tmp_path: Path) -> None:
+    class Forgetful(FakeAsker):
+        def ask(self, questions: Any, wish: Any) -> Any:
+            return list(super().ask(questions, wish))[1:]
+
+    folder = built(tmp_path, asker=Forgetful(answered))
+    assert [entry.reason for entry in folder.ledger()] == ["no_answer", "too_short", "empty"]
+
+
 def test_the_order_of_answers_makes_no_difference(tmp_path: Path) -> None:
     class Backwards(FakeAsker):
         def ask(self, questions: Any, wish: Any) -> Any:
@@ -100,8 +116,9 @@ def test_the_same_text_twice_gives_its_examples_once(tmp_path: Path) -> None:
 
 
 def test_running_text_asks_nobody(tmp_path: Path) -> None:
-    chosen = Named(name="text", settings={"chunks": {"size": 200}})
-    folder = build(lambda: PAPERS, chosen, tmp_path / "made", "made")
+    config = Config(builder=Named(name="text", settings={"chunks": {"size": 200}}))
+    assert not config.asks
+    folder = build(lambda: PAPERS, config, tmp_path / "made", "made")
     examples = list(folder.examples())
     assert all(isinstance(example, Text) for example in examples)
     assert [entry.reason for entry in folder.ledger()] == ["too_short", "empty"]
@@ -113,16 +130,19 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         build(lambda: PAPERS, QA, tmp_path / "made", "made")
     with pytest.raises(RecipeError, match="rows of a table"):
         table = Named(name="classify", settings={"input": "a", "label": "b"})
-        build(lambda: PAPERS, table, tmp_path / "made", "made")
+        build(lambda: PAPERS, Config(builder=table), tmp_path / "made", "made")
     with pytest.raises(RecipeError, match="unknown build"):
-        build(lambda: PAPERS, Named(name="qanda"), tmp_path / "made", "made")
+        build(lambda: PAPERS, Config(builder=Named(name="qanda")), tmp_path / "made", "made")
     with pytest.raises(RecipeError, match="overlp"):
-        build(lambda: PAPERS, Named(name="text", settings={"chunks": {"overlp": 3}}), tmp_path / "made", "made")
+        typo = Named(name="text", settings={"chunks": {"overlp": 3}})
+        build(lambda: PAPERS, Config(builder=typo), tmp_path / "made", "made")
 
 
 def test_how_it_is_asked_is_said(tmp_path: Path) -> None:
     asker, told = FakeAsker(answered), []
-    built(tmp_path, asker=asker, asking=Asking(max_tokens=77, temperature=0.1), progress=told.append)
+    built(
+        tmp_path, asker=asker, config=QA.model_copy(update={"max_tokens": 77, "temperature": 0.1}), progress=told.append
+    )
     assert (asker.wishes[0].max_tokens, asker.wishes[0].temperature) == (77, 0.1)
     assert asker.wishes[0].schema is not None
     assert told == [1, 2, 3]

@@ -12,6 +12,8 @@ from sartor.augment.rounds import Asked, Checked, Round
 from sartor.augment.work import Work
 
 _CUT_OFF = "the answer was too long and broke off"
+#: What stands in the place of an answer that whoever was asked has lost.
+_NO_ANSWER = Answer("", failure="no_answer: whoever was asked said nothing")
 
 
 class Examiner:
@@ -27,7 +29,7 @@ class Examiner:
     def look(self, each: Round) -> list[Checked]:
         """All questions of a round, of which all are answered."""
         answers = each.answers()
-        return [self._look(asked, answers[asked.key]) for asked in each.asked]
+        return [self._look(asked, answers.get(asked.key, _NO_ANSWER)) for asked in each.asked]
 
     def _look(self, asked: Asked, answer: Answer) -> Checked:
         if answer.failure:

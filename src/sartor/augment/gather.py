@@ -12,6 +12,11 @@ from sartor.data.folder import DataFolder, Making, card, making, open_folder, to
 from sartor.errors import UserError
 from sartor.types import LedgerEntry
 
+UNSEEN = (
+    "What nobody has seen has the form, the language and the length of the seeds and repeats nothing. Whether its "
+    "answers are right, no check can tell: read some, or name a judge."
+)
+
 
 def gather(work: Work, path: Path, label: str) -> DataFolder:
     """Write the folder `path`, which messages call `label`. Rows in = seeds and questions asked.
@@ -66,7 +71,7 @@ def _card(work: Work, folder: Making) -> str:
     config, tally = work.config, work.tally()
     made, judged = work.spent()
     facts = [
-        ("made by", f"augment, recipe {config.recipe.name}, in {len(work.rounds())} rounds"),
+        ("made by", f"augment, recipe {config.recipe.name}, rounds: {len(work.rounds())}"),
         ("seeds", f"{len(work.seeds):,}, " + ("which are part of it" if config.with_seeds else "not part of it")),
         ("asked", config.who.name),
         ("asking took", made.told(config.who.prices)),
@@ -76,5 +81,7 @@ def _card(work: Work, folder: Making) -> str:
     counts = {"asked": tally.asked, "accepted": tally.accepted, "rejected": tally.rejected, "failed": tally.failed}
     share = tally.accepted / tally.asked if tally.asked else 0.0
     unseen = sum(found.by == "all" for found in work.outcomes())
-    note = f"{share:.0%} of what was asked for was accepted, {unseen:,} of it unseen."
-    return card("Augmented data", facts, counts | told(folder.counts), [note])
+    notes = [f"{share:.0%} of what was asked for was accepted, {unseen:,} of it unseen."]
+    if unseen and not config.judge:
+        notes.append(UNSEEN)
+    return card("Augmented data", facts, counts | told(folder.counts), notes)

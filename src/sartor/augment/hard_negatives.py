@@ -7,7 +7,7 @@ from typing import Literal
 
 from sartor.ask.reading import Unreadable, filled, object_of, schema_of
 from sartor.augment import Draw
-from sartor.augment.turns import answer_of, question_of, remade, shown, told
+from sartor.augment.turns import answer_of, exchange, question_of, remade, shown, told
 from sartor.formats.fields import seen
 from sartor.types import Chat, Frozen, Json, Message
 
@@ -19,6 +19,10 @@ RULES = (
     "You change a question as little as possible, so that its right answer becomes another one. Answer with a JSON "
     "object with the keys `question` and `answer` and nothing else: the changed question and its right answer, in the "
     "form of the old one."
+)
+SHOWN = exchange(
+    shown(question="When does the library open on Sundays?", answer="At 10."),
+    shown(question="When does the library close on Sundays?", answer="At 16."),
 )
 
 
@@ -34,7 +38,7 @@ def question(draw: Draw, config: Config, lessons: Sequence[str]) -> tuple[Messag
     answers = dict.fromkeys(answer_of(example) for example in draw.others if answer_of(example) != answer_of(draw.seed))
     others = f"\nOther answers that questions have here: {', '.join(map(repr, answers))}" if answers else ""
     said = shown(question=question_of(draw.seed), answer=answer_of(draw.seed))
-    return told(RULES + others, draw.seed, lessons), Message(role="user", content=said)
+    return told(RULES + others, draw.seed, lessons), *SHOWN, Message(role="user", content=said)
 
 
 def read(text: str, seed: Chat, config: Config) -> Chat:

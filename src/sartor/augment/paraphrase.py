@@ -9,16 +9,20 @@ from pydantic import Field
 
 from sartor.ask.reading import filled, object_of, schema_of
 from sartor.augment import Draw
-from sartor.augment.turns import question_of, remade, shown, told
+from sartor.augment.turns import exchange, question_of, remade, shown, told
 from sartor.types import Chat, Frozen, Json, Message
 
 SUMMARY = "the same question in other words"
 COMPARES: Literal["question", "whole"] = "question"
-ALIKE = (0.0, 0.9)
+ALIKE = (0.08, 0.9)  # what shares less was not said in other words, but about something else
 NEEDS_JUDGE = False
 RULES = (
     "You say questions in other words. The meaning, the language and every name and number stay the same; words, order "
     "and tone change. Answer with a JSON object with the key `question` and nothing else."
+)
+SHOWN = exchange(
+    shown(question="When does the library open on Sundays?"),
+    shown(question="At what time on a Sunday can I get into the library?"),
 )
 
 
@@ -35,7 +39,7 @@ def schema(config: Config) -> Json | None:
 def question(draw: Draw, config: Config, lessons: Sequence[str]) -> tuple[Message, ...]:
     rules = f"{RULES}\nWrite it {config.style}." if config.style else RULES
     said = Message(role="user", content=shown(question=question_of(draw.seed)))
-    return told(rules, draw.seed, lessons), said
+    return told(rules, draw.seed, lessons), *SHOWN, said
 
 
 def read(text: str, seed: Chat, config: Config) -> Chat:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from sartor.ask.reading import Unreadable, filled, object_of, schema_of
 from sartor.augment import Draw
-from sartor.augment.turns import answer_of, paired, question_of, shown, told
+from sartor.augment.turns import answer_of, exchange, paired, question_of, shown, told
 from sartor.formats.fields import seen
 from sartor.types import Chat, Frozen, Json, Message, Pair
 
@@ -20,6 +20,10 @@ NEEDS_JUDGE = False
 RULES = (
     "You write an answer that is worse than the given one, as a careless writer would. It looks right at first, and "
     "has this flaw: {flaw}. Do not mention the flaw. Answer with a JSON object with the key `answer` and nothing else."
+)
+SHOWN = exchange(
+    shown(question="When is the library open?", answer="On weekdays from 9 to 17."),
+    shown(answer="Every day from 9 to 17."),
 )
 
 
@@ -40,7 +44,7 @@ def schema(config: Config) -> Json | None:
 def question(draw: Draw, config: Config, lessons: Sequence[str]) -> tuple[Message, ...]:
     rules = RULES.replace("{flaw}", config.flaws[draw.number % len(config.flaws)])
     said = shown(question=question_of(draw.seed), answer=answer_of(draw.seed))
-    return told(rules, draw.seed, lessons), Message(role="user", content=said)
+    return told(rules, draw.seed, lessons), *SHOWN, Message(role="user", content=said)
 
 
 def read(text: str, seed: Chat, config: Config) -> Pair:

@@ -64,6 +64,11 @@ def told(rules: str, seed: Chat, lessons: Sequence[str]) -> Message:
     return Message(role="system", content="\n\n".join(parts))
 
 
+def exchange(asked: str, said: str) -> tuple[Message, Message]:
+    """One exchange as it should be: small models follow what was said better than what was asked for."""
+    return Message(role="user", content=asked), Message(role="assistant", content=said)
+
+
 def shown(**texts: str) -> str:
     """Texts as the JSON that is wanted: data, never instructions."""
     return json.dumps(texts, ensure_ascii=False)

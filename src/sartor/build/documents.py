@@ -1,7 +1,8 @@
 """The verb: documents → chunks → examples, each chunk ending as examples or as a named failure in the ledger.
 
 What a model answered is kept beside the result, in `<result>.answers/`, and never asked again: killed at any moment,
-the same call goes on. The result is written at the end, in the order of the documents, whoever answered first.
+the same call goes on, and what failed is tried again. The result is written at the end, in the order of the documents,
+whoever answered first.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+from pydantic import Field
+
 from sartor import durable
 from sartor.ask import Answer, Asker, Question, Wish
+from sartor.ask.opening import Who
 from sartor.ask.reading import Unreadable
-from sartor.ask.spending import Prices, spent
+from sartor.ask.spending import spent
 from sartor.build import AskingBuilder, Builder, ChunkBuilder, Problem, builder
 from sartor.build.chunks import Chunk, Count, chunks
 from sartor.data.folder import DataFolder, Making, card, making, open_folder, told
 from sartor.errors import RecipeError
 from sartor.recipe import Named, validated
-from sartor.types import Document, Example, LedgerEntry, Source, digest_of
+from sartor.types import Document, Example, Frozen, LedgerEntry, Source, digest_of
 
+#: What stands in the place of an answer that whoever was asked has lost.
+NO_ANSWER = Answer("", failure="no_answer: whoever was asked said nothing")
 ANSWERS, PLACES = "answers.jsonl", "chunks.jsonl"
 
 #: Documents that can be gone through more than once, such as `DataFolder.documents`.
@@ -32,24 +38,34 @@ Documents = Callable[[], Iterable[Document]]
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How a model is asked: its answers' longest length, how freely it answers, and what that costs."""
+class Config(Frozen):
+    """How examples are built: a step `build` of `data.make`, and of `sartor data build`."""
 
-    max_tokens: int = 1024
-    temperature: float = 0.3
-    seed: int = 17
-    prices: Prices = field(default_factory=Prices)
+    builder: Named = Field(default=Named(name="qa"), description="What is built: a builder, with its settings.")
+    who: Who = Field(
+        default_factory=Who, description="Who is asked, by builders that ask: a model here, or an endpoint."
+    )
+    max_tokens: int = Field(default=1024, ge=1, le=32_768, description="The longest answer, in tokens.")
+    temperature: float = Field(default=0.3, ge=0, le=2, description="How freely it is answered.")
+    seed: int = Field(default=17, ge=0, description="Of all that is drawn.")
+
+    @property
+    def member(self) -> Builder:
+        return builder(self.builder.name)
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody has to be asked."""
+        return self.member.READS == "documents"
 
 
 def build(
     documents: Documents,
-    chosen: Named,
+    config: Config,
     path: Path,
     label: str,
     *,
     asker: Asker | None = None,
-    asking: Asking | None = None,
     count: Count = len,
     progress: Progress | None = None,
 ) -> DataFolder:
@@ -57,9 +73,9 @@ def build(
 
     Args:
         documents: they are gone through twice.
-        chosen: the builder and its settings.
+        config: the builder, its settings, and how it asks.
         path: where the folder shall be; `label` names it in messages.
-        asker: who is asked, for builders that ask; `asking` says how.
+        asker: who is asked, where `config.asks`.
         count: the size of a text, where chunks are measured in tokens.
         progress: told how many chunks are answered.
 
@@ -67,15 +83,15 @@ def build(
         RecipeError: the builder or its settings are not known, or it needs somebody to ask.
         SartorError: whoever is asked takes no questions.
     """
-    member = builder(chosen.name)
-    config = validated(member.Config, chosen.settings, "build")
+    name, member = config.builder.name, config.member
     if member.READS == "rows":
-        raise RecipeError(f"the builder {chosen.name} reads rows of a table", hint="give it a file, not documents")
-    if member.READS == "documents" and asker is None:
-        raise RecipeError(f"the builder {chosen.name} asks a model", hint="say who is asked: `who: {url: …, model: …}`")
-    job = _Job(chosen.name, member, config, asker.name if asker else "", asking or Asking(), count)
+        raise RecipeError(f"the builder {name} reads rows of a table", hint="give it a file, not documents")
+    settings = validated(member.Config, config.builder.settings, "build.builder")
+    if config.asks and asker is None:
+        raise RecipeError(f"the builder {name} asks a model", hint="say who is asked: `who: {url: …, model: …}`")
+    job = _Job(config, member, settings, asker.name if config.asks and asker else "", count)
     answers: dict[str, Answer] = {}
-    if asker is not None and member.READS == "documents":
+    if config.asks and asker is not None:
         log = path.with_name(f"{path.name}.answers") / ANSWERS
         answers = _ask(job, documents, asker, log, progress)
     with making(path) as folder, durable.opened(folder.staging / PLACES) as places:
@@ -88,31 +104,36 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    name: str
+    """The builder `member` with its `settings`; `asked`: who is, if anybody."""
+
+    config: Config
     member: Builder
-    config: Any
+    settings: Any
     asked: str
-    asking: Asking
     count: Count
 
+    @property
+    def name(self) -> str:
+        return self.config.builder.name
+
     def chunks(self, document: Document) -> Iterator[Chunk]:
-        return chunks(document, self.config.chunks, self.count)
+        return chunks(document, self.settings.chunks, self.count)
 
     def key(self, chunk: Chunk) -> str:
         """The same as long as builder, settings, model and text are."""
-        return digest_of(self.name, self.config, self.asked, chunk.document.id, chunk.number, chunk.text)[:24]
+        return digest_of(self.name, self.settings, self.asked, chunk.document.id, chunk.number, chunk.text)[:24]
 
     def too_short(self, chunk: Chunk) -> bool:
-        return len(chunk.text) < int(self.config.chunks.least)
+        return len(chunk.text) < int(self.settings.chunks.least)
 
     def examples(self, chunk: Chunk, answers: dict[str, Answer]) -> Iterator[Example | Problem]:
         """What becomes of a chunk."""
         if self.too_short(chunk):
-            yield Problem("too_short", f"{len(chunk.text)} characters, at least {self.config.chunks.least}")
+            yield Problem("too_short", f"{len(chunk.text)} characters, at least {self.settings.chunks.least}")
         elif self.member.READS == "chunks":
-            yield from cast("ChunkBuilder", self.member).examples(chunk, self.config)
+            yield from cast("ChunkBuilder", self.member).examples(chunk, self.settings)
         else:
-            yield from self._read(answers[self.key(chunk)], chunk)
+            yield from self._read(answers.get(self.key(chunk), NO_ANSWER), chunk)
 
     def _read(self, answer: Answer, chunk: Chunk) -> Iterator[Example | Problem]:
         if answer.failure:
@@ -120,31 +141,28 @@ class _Job:
             yield Problem(reason, detail)
             return
         try:
-            yield from cast("AskingBuilder", self.member).read(answer.text, chunk, self.config)
+            yield from cast("AskingBuilder", self.member).read(answer.text, chunk, self.settings)
         except Unreadable as error:
-            yield (
-                Problem("cut_off", "the answer broke off") if answer.truncated else Problem(error.reason, error.detail)
-            )
+            cut_off = Problem("cut_off", "the answer broke off")
+            yield cut_off if answer.truncated else Problem(error.reason, error.detail)
 
 
 def _ask(job: _Job, documents: Documents, asker: Asker, log: Path, progress: Progress | None) -> dict[str, Answer]:
-    """All answers by their keys; what was answered before is not asked."""
-    answers: dict[str, Answer] = {}
-    for line in durable.read_lines(log):
-        answers.setdefault(line["key"], Answer(**line))
+    """All answers by their keys. What was answered before is not asked; what failed before is tried again."""
+    answers = {line["key"]: Answer(**line) for line in durable.read_lines(log)}
     member = cast("AskingBuilder", job.member)
 
     def questions() -> Iterator[Question]:
-        asked = set(answers)
+        asked = {key for key, answer in answers.items() if not answer.failure}
         for document in documents():
             for chunk in job.chunks(document):
                 key = job.key(chunk)
                 if key not in asked and not job.too_short(chunk):
                     asked.add(key)
-                    yield Question(key, member.question(chunk, job.config))
+                    yield Question(key, member.question(chunk, job.settings))
 
-    asking = job.asking
-    wish = Wish(asking.max_tokens, asking.temperature, asking.seed, member.schema(job.config))
+    config = job.config
+    wish = Wish(config.max_tokens, config.temperature, config.seed, member.schema(job.settings))
     for answer in asker.ask(questions(), wish):
         durable.append(log, json.dumps(asdict(answer), ensure_ascii=False))
         answers[answer.key] = answer
@@ -181,7 +199,7 @@ class _Writing:
         facts = [("made by", f"build {self.job.name}"), ("asked", self.job.asked or "nobody")]
         if self.answers:
             used = [answer for key, answer in self.answers.items() if key in self.used]
-            facts.append(("asking took", spent(used).told(self.job.asking.prices)))
+            facts.append(("asking took", spent(used).told(self.job.config.who.prices)))
         amounts = {name: self.counts[name] for name in ("documents", "chunks")} | {"examples": self.folder.num_kept}
         self.folder.finish(card("Built data", facts, amounts | told(self.folder.counts)))
 

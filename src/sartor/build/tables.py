@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from sartor.build import RowBuilder, builder
+from sartor.data.express import Arrived
 from sartor.data.folder import DataFolder, card, making, open_folder, told
 from sartor.data.row import Bad, Progress, Row
 from sartor.data.rows import rows
@@ -36,6 +37,7 @@ def build_table(
     with making(path) as folder:
         num_rows, first = 0, ""
         for row in rows(table, table_label, progress=progress):
+            assert not isinstance(row, Arrived)  # that needs an express, and none was given
             num_rows += 1
             found = _example(cast("RowBuilder", member), row, table_label, config)
             if isinstance(found, LedgerEntry):
