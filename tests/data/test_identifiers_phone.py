@@ -91,7 +91,7 @@ def test_a_countrys_own_spelling_counts_where_the_country_is_named() -> None:
     assert found(phone, "415-555-2671", ("DE",)) == []
 
 
-@pytest.mark.parametrize("number", ["+49 (0)30 901820", "(415) 555-2671", "0171/2345678"])
+@pytest.mark.parametrize("number", ["+49 (0)30 901820", "(415) 555-2671", "0171/2345678", "(949) 222-6550 ext. 213"])
 def test_a_stand_in_has_the_shape_and_the_area(number: str) -> None:
     made = stand_in(phone, number)
     assert shape(made) == shape(number)

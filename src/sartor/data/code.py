@@ -15,13 +15,16 @@ _ASKED = re.compile(
     r"|regex(?:es|p)?|code|script|function|program(?:m?e)?|template|render|dom|parser?|escap(?:e|ed|ing)|entit(?:y|ies))\b",
     re.IGNORECASE,
 )
-#: Lines of a program or a page: declarations, doctypes, scripts, style rules, statements that end in a semicolon.
+#: A page, or lines of a program: declarations, brackets at the end of a line.
 _WRITTEN = re.compile(
     r"<!DOCTYPE|<\?(?:php|xml)|<(?:html|head|script|style|svg|template)\b|\bclassName=|\{\{|\{%"
-    r"|^\s*(?:import|from|def|class|public|private|function|const|let|var|#include|package|using|SELECT)\b.*[;:({'\"]\s*$"
-    r"|^[^\n]*[{}]\s*$|^[^\n]*[=()][^\n]*;\s*$",
+    r"|^[ \t]*(?:import|from|def|class|public|private|function|const|let|var|#include|package|using|SELECT)\b"
+    r".*[;:({'\"][ \t]*$"
+    r"|[{}][ \t]*$",
     re.IGNORECASE | re.MULTILINE,
 )
+_ENTITY_END = re.compile(r"&#?\w{1,31};\Z")
+_MARKS = ("`", "~~~", "    ", "\t")  # without one of them a text has no code that is marked as such
 
 
 def asks_for_code(question: str) -> bool:
@@ -30,11 +33,19 @@ def asks_for_code(question: str) -> bool:
 
 def is_code(text: str) -> bool:
     """Whether a text as a whole is a program or a page."""
-    return _WRITTEN.search(text) is not None
+    return _WRITTEN.search(text) is not None or any(map(_is_statement, text.splitlines() if ";" in text else ()))
+
+
+def _is_statement(line: str) -> bool:
+    """A semicolon at the end of a line that assigns or calls, and is none of an entity."""
+    line = line.rstrip()
+    return line.endswith(";") and not {"=", "("}.isdisjoint(line) and _ENTITY_END.search(line[-34:]) is None
 
 
 def outside_code(text: str, edit: Callable[[str], str]) -> str:
     """The text with what is no code edited."""
+    if not any(mark in text for mark in _MARKS):
+        return edit(text)
     parts, end = [], 0
     for match in CODE.finditer(text):
         parts += [edit(text[end : match.start()]), match[0]]
@@ -44,4 +55,4 @@ def outside_code(text: str, edit: Callable[[str], str]) -> str:
 
 def without_code(text: str) -> str:
     """The text with a blank in place of code."""
-    return CODE.sub(" ", text)
+    return CODE.sub(" ", text) if any(mark in text for mark in _MARKS) else text

@@ -30,13 +30,14 @@ def _shape(kind: str, word: str, pattern: str) -> Shape:
 _AFTER = r"(?![A-Za-z0-9_-])"
 _PEM = (
     r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-    r"(?s:.{1,20000}?)(?:-----END [A-Z0-9 ]{0,40}-----|\Z)"
+    r"(?:(?!-----BEGIN)(?s:.)){1,20000}?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)"
 )
+_PUTTY = r"PuTTY-User-Key-File-\d: (?:(?!PuTTY-User)(?s:.)){1,20000}?Private-MAC: [0-9a-f]+"
 #: What services for language models give out.
 _MODEL_KEY = r"\bsk-(?:proj-|svcacct-|admin-|ant-(?:api|admin)\d\d-|or-v1-)?[A-Za-z0-9_-]{32,}"
 SHAPES = (
     _shape("private_key", "PRIVATE KEY", _PEM),
-    _shape("private_key", "PuTTY-User-Key-File", r"PuTTY-User-Key-File-\d: (?s:.{1,20000}?)Private-MAC: [0-9a-f]+"),
+    _shape("private_key", "PuTTY-User-Key-File", _PUTTY),
     _shape("token", "eyJ", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),  # JSON web tokens
     _shape("api_key", "AKIA", rf"\bAKIA[0-9A-Z]{{16}}{_AFTER}"),  # Amazon, long-term
     _shape("api_key", "ASIA", rf"\bASIA[0-9A-Z]{{16}}{_AFTER}"),  # Amazon, temporary
@@ -66,10 +67,9 @@ SHAPES = (
 
 #: `api_key = "…"`, `"password": "…"`, `--token …`: named as a secret, and as random as one.
 _NAMED = re.compile(
-    r"(?P<name>[\w.-]{0,40}(?:passw(?:or)?d|passwort|passphrase|pwd|secret|token|api[_-]?key|apikey|access[_-]?key|auth[_-]?key"
-    r"|private[_-]?key|client[_-]?secret|credentials?)[\w-]{0,20})[\"']?\s{0,3}(?:=>|:=|[:=])\s{0,3}"
+    r"(?:passw(?:or)?d|passwort|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|auth[_-]?key|private[_-]?key"
+    r"|credentials?)[\w-]{0,20}[\"']?\s{0,3}(?:=>|:=|[:=])\s{0,3}"
     r"(?P<quote>[\"'`]?)(?P<secret>[^\s\"'`,;<>(){}\[\]]{8,200})(?P=quote)",
-    re.IGNORECASE,
 )
 _NAMES = ("pass", "pwd", "secret", "token", "key", "credential")
 #: What stands where a secret shall be filled in.
@@ -94,8 +94,8 @@ def secrets_in(text: str) -> Iterator[Span]:
     lower = text.lower()
     if not any(name in lower for name in _NAMES):
         return
-    for match in _NAMED.finditer(text):
-        if is_random(match["secret"]):
+    for match in _NAMED.finditer(lower if len(lower) == len(text) else text):
+        if is_random(text[slice(*match.span("secret"))]):
             yield Span(*match.span("secret"), "password")
 
 

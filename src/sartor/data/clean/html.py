@@ -34,7 +34,7 @@ _LETTERS = "a|b|i|u|s|q"  # also words of formulas and of types: only where they
 _ATTRIBUTES = r"(?:\s+[a-zA-Z][\w:.-]*(?:\s*=\s*(?:\"[^\"]*\"|'[^']*'|[^\s\"'>]+))?)*"
 _TAG = re.compile(rf"<(/?)({_BREAKS}|{_WITHIN}|{_LETTERS})(?:(?<=\w){_ATTRIBUTES})\s*/?>", re.IGNORECASE)
 _VALUED = re.compile(r"=")
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?:(?!<!--|-->).)*-->", re.DOTALL)
 _BREAKING = re.compile(rf"(?:{_BREAKS})\Z", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE)
 _FEWEST_LINES = 3  # of a text in which a line may be boilerplate: alone it may be what is meant
@@ -55,32 +55,39 @@ def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator
 
 def _mend(text: str, config: Config) -> Mended:
     result = Mended(text)
-    if code.is_code(code.without_code(text)):
+    tags = config.tags and "<" in text
+    entities = config.entities and "&" in text
+    lines = config.boilerplate and text.count("\n") >= _FEWEST_LINES - 1
+    if not (tags or entities or lines) or code.is_code(code.without_code(text)):
         return result
-    if config.tags and "<" in text:
-        closed = {name.lower() for slash, name in _TAG.findall(text) if slash}
-        count = 0
-
-        def take(part: str) -> str:
-            nonlocal count
-            part, comments = _COMMENT.subn("", part)
-            made, tags = _TAG.subn(lambda tag: _instead(tag, closed), part)
-            count += comments + tags
-            return made
-
-        made = code.outside_code(text, take)
-        if made != text:
-            made = _MANY_BREAKS.sub("\n\n", made).strip() or text  # tags alone are no residue
-        result.becomes(made, "html_tags", f"{times(count, 'tag')} taken out")
-    if config.entities and "&" in result.text:
+    if tags:
+        _take_tags(result)
+    if entities:
         count = len(_ENTITY.findall(code.without_code(result.text)))
         made = code.outside_code(result.text, lambda part: _ENTITY.sub(_unescaped, part))
         result.becomes(made, "html_entities", f"{times(count, 'entity')} written out".replace("entitys", "entities"))
-    if config.boilerplate and result.text.count("\n") >= _FEWEST_LINES - 1:
+    if lines:
         made, count = _boilerplate().subn("", result.text)
-        if made.strip():
-            result.becomes(made, "boilerplate", f"{times(count, 'line')} taken out")
+        result.becomes(made if made.strip() else result.text, "boilerplate", f"{times(count, 'line')} taken out")
     return result
+
+
+def _take_tags(result: Mended) -> None:
+    """Take tags and comments out of what is no code. Tags alone are no residue: they stay."""
+    closed = {name.lower() for slash, name in _TAG.findall(result.text) if slash}
+    count = 0
+
+    def take(part: str) -> str:
+        nonlocal count
+        part, comments = _COMMENT.subn("", part)
+        made, tags = _TAG.subn(lambda tag: _instead(tag, closed), part)
+        count += comments + tags
+        return made
+
+    made = code.outside_code(result.text, take)
+    if made != result.text:
+        made = _MANY_BREAKS.sub("\n\n", made).strip() or result.text
+    result.becomes(made, "html_tags", f"{times(count, 'tag')} taken out")
 
 
 @functools.cache

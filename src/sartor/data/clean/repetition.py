@@ -75,15 +75,15 @@ def _shares(prose: str, words: Sequence[str]) -> Iterator[tuple[str, str, float,
         yield reason, f"characters in {what} that stand there before", by_characters, CHARACTERS
     size = sum(map(len, words))
     for length, limit in TOP.items():
-        yield (
-            "repeated_words",
-            f"characters in the most frequent {length} words",
-            min(1.0, _top(words, length) / size),
-            limit,
-        )
+        share = min(1.0, _top(words, length) / size)
+        yield "repeated_words", f"characters in the most frequent {length} words", share, limit
+        if not share:  # what does not repeat does not repeat as a part of more
+            return
     for length, limit in REPEATED.items():
         share = _repeated(words, length) / size
         yield "repeated_words", f"characters in {length} words that stand there before", share, limit
+        if not share:
+            return
 
 
 def _again(parts: Sequence[str]) -> tuple[float, float]:

@@ -24,9 +24,7 @@ WHOLE = False
 _FENCE = re.compile(r"^[ \t>]{0,8}(```+|~~~+)", re.MULTILINE)
 _SENTENCES = re.compile(r"[.!?](?:[\"')\]]*)\s+\S")
 _PROSE_END = re.compile(r"[\w,;–—-]\Z")
-_NO_PROSE = re.compile(
-    r"^\s*(?:[-*+•#>|=]|\d+[.)]|\||\$|@|https?://|[\w ]{1,30}:\s)|\S+://\S+$|^\s*(?:[-=_*~]\s*){3,}$"
-)
+_NO_PROSE = re.compile(r"^\s*(?:[-*+•#>|=]|\d+[.)]|\||\$|@|https?://|[\w ]{1,30}:\s)|^\s*(?:[-=_*~]\s*){3,}$")
 _SPACELESS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]\Z")
 #: Words of a last line: fewer are a heading, a name or a closing word.
 _FEWEST_WORDS = 6
@@ -97,7 +95,12 @@ def _in_a_sentence(answer: str) -> bool:
     last = answer.rpartition("\n")[2]
     if _PROSE_END.search(answer) is None or _SPACELESS.search(answer) or _NO_PROSE.search(last):
         return False
-    if answer.count("```") or len(last.split()) < _FEWEST_WORDS or len(_SENTENCES.findall(answer)) < 2:
+    if (
+        "```" in answer
+        or "://" in last.rpartition(" ")[2]
+        or len(last.split()) < _FEWEST_WORDS
+        or len(_SENTENCES.findall(answer)) < 2
+    ):
         return False
     lines = [line for line in answer.splitlines() if line.strip()]
     unended = sum(_PROSE_END.search(line.rstrip()) is not None for line in lines[:-1])

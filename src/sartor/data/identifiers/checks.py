@@ -23,7 +23,7 @@ def until(good: Callable[[str], bool], drawn: Iterator[str]) -> str:
     return next(text for text in drawn if good(text))
 
 
-def spread(over: str, characters: str) -> str:
-    """`characters`, one after the other, in place of the letters and digits of `over`; marks and spaces stay."""
+def spread(over: str, characters: str, takes: Callable[[str], bool] = str.isalnum) -> str:
+    """`characters`, one after the other, in place of those of `over` that it `takes`; marks and spaces stay."""
     rest = iter(characters)
-    return "".join(next(rest) if place.isalnum() else place for place in over)
+    return "".join(next(rest) if takes(place) else place for place in over)

@@ -22,11 +22,13 @@ _RUN = re.compile(r"[0-9](?<!\w.)[0-9 ()./\u00a0–-]{5,40}(?<=[0-9])")
 _NO_MARKS = dict.fromkeys(map(ord, " ()./\u00a0–-"))
 _SPACE = r"[ \u00a0]{0,2}"
 _GAP = rf"{_SPACE}[-./–]?{_SPACE}"
+#: A gap that is there: with an empty one, a long row of digits could be cut in a million ways, and each would be tried.
+_BREAK = rf"(?:[ \u00a0]{{1,2}}(?:[-./–]{_SPACE})?|[-./–]{_SPACE})"
 _ALONE = r"(?<![\w.,/+$€£=#&-])"  # before a number that starts without a plus
 _END = r"(?:[ ,]{0,2}(?:ext?\.?|x) ?[0-9]{1,5})?(?![\w]|[-./][0-9])"  # perhaps after an extension
 _SHAPES = re.compile(
-    rf"(?<![\w+=])(?P<abroad>(?:\(?\+|00[ -]?(?=[1-9])){_SPACE}[1-9][0-9]{{0,3}}\)?"
-    rf"(?:{_GAP}\(0?[0-9]{{0,4}}\))?(?:{_GAP}[0-9]{{1,11}}){{1,6}}){_END}"
+    rf"(?<![\w+=])(?P<abroad>(?:\(?\+|00[ -]?(?=[1-9])){_SPACE}[1-9][0-9]{{0,14}}\)?"
+    rf"(?:{_GAP}\(0?[0-9]{{0,4}}\){_SPACE}[0-9]{{0,12}})?(?:{_BREAK}[0-9]{{1,12}}){{0,6}}){_END}"
     rf"|{_ALONE}(?P<american>(?:1{_GAP})?(?:\([2-9][0-9]{{2}}\){_GAP}|[2-9][0-9]{{2}}{_SPACE}[-./ \u00a0]{_SPACE})"
     rf"[2-9][0-9]{{2}}{_SPACE}[-. \u00a0]{_SPACE}[0-9]{{4}}){_END}"
     rf"|{_ALONE}(?P<home>(?:\(0[0-9]{{1,5}}\)|0[0-9]{{1,5}}){_SPACE}[-./ ]?{_SPACE}[0-9]{{2,8}}"
@@ -72,9 +74,9 @@ def stand_in(value: str, draw: Draw) -> str:
     made = digits
     for _ in range(_TRIES):
         made = digits[:kept] + draw.like(digits[kept:])
-        if made != digits and ("+" not in value or _valid(_plus(spread(value, made)), "")):
+        if made != digits and ("+" not in value or _valid(_plus(spread(value, made, str.isdigit)), "")):
             break
-    return spread(value, made)
+    return spread(value, made, str.isdigit)
 
 
 def _in_run(text: str, start: int, end: int, countries: tuple[str, ...]) -> Iterator[tuple[int, int]]:
