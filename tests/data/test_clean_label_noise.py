@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import pytest
 
 from sartor.data.clean import Context
 from sartor.data.clean.label_noise import Config, clean
+from sartor.errors import DataError
 from sartor.types import Chat, Example, LedgerEntry, Message, Source, Text
 
 WORDS = {
@@ -32,8 +37,18 @@ def labelled(count: int, flips: set[int]) -> list[Example]:
     return rows
 
 
-def entries(rows: list[Example], **options: Any) -> list[LedgerEntry]:
-    outcomes = clean(rows, Config.model_validate(options), Context())
+def embed(conversations: Sequence[Sequence[Message]]) -> np.ndarray:
+    """Vectors that know what each word is, and words for one thing and another."""
+    counts = [
+        [1e-3 + sum(word in members for word in message.content.split()) for members in WORDS.values()]
+        for (message,) in conversations
+    ]
+    vectors_NV = np.array(counts)
+    return np.asarray(vectors_NV / np.linalg.norm(vectors_NV, axis=1, keepdims=True))
+
+
+def entries(rows: list[Example], context: Context | None = None, **options: Any) -> list[LedgerEntry]:
+    outcomes = clean(rows, Config.model_validate(options), context or Context())
     return [entry for outcome in outcomes for entry in outcome.entries]
 
 
@@ -51,6 +66,14 @@ def test_flipped_labels_are_found_by_each_way_of_judging() -> None:
             ("flagged", "label_noise", "messages[1].content")
         }
     assert all(entry.detail.startswith("rather ") for entry in found)
+
+
+def test_an_encoder_may_say_what_is_near() -> None:
+    rows = labelled(150, FLIPS)
+    found = entries(rows, Context(embed=embed), vectors="encoder", method="neighbours")
+    assert {entry.line for entry in found} == FLIPS
+    with pytest.raises(DataError, match="needs an encoder"):
+        entries(rows, vectors="encoder")
 
 
 def test_they_are_dropped_only_where_that_is_asked_for_and_never_changed() -> None:

@@ -20,7 +20,7 @@ def features() -> Features:
 def test_both_ways_learn_what_there_is_to_learn(features: Features) -> None:
     for likely_NC in (
         suspects.held_out_probabilities(features, LABELS_N, 3, seed=1),
-        suspects.neighbour_shares(features, LABELS_N, 3, 5, seed=1),
+        suspects.neighbour_shares(features.dense, LABELS_N, 3, 5, seed=1),
     ):
         assert likely_NC.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
         assert (likely_NC.argmax(axis=1) == LABELS_N).mean() > 0.95
@@ -32,7 +32,7 @@ def test_a_text_has_no_say_in_its_own_label(features: Features) -> None:
     flipped_N[7] = 2
     for judge in (
         lambda labels_N: suspects.held_out_probabilities(features, labels_N, 3, seed=1),
-        lambda labels_N: suspects.neighbour_shares(features, labels_N, 3, 5, seed=1),
+        lambda labels_N: suspects.neighbour_shares(features.dense, labels_N, 3, 5, seed=1),
     ):
         before_NC, after_NC = judge(LABELS_N), judge(flipped_N)
         assert (before_NC[7] == after_NC[7]).all()
@@ -44,7 +44,7 @@ def test_a_text_has_no_say_in_its_own_label(features: Features) -> None:
 def test_neighbours_are_looked_for_among_so_many_at_most(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suspects, "MOST", 30)
     monkeypatch.setattr(suspects, "_BLOCK", 16)
-    likely_NC = suspects.neighbour_shares(features, LABELS_N, 3, 5, seed=1)
+    likely_NC = suspects.neighbour_shares(features.dense, LABELS_N, 3, 5, seed=1)
     assert likely_NC.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     assert (likely_NC.argmax(axis=1) == LABELS_N).mean() > 0.8
 

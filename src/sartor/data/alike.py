@@ -1,16 +1,19 @@
-"""What cleaners that compare examples share: batches, the part that counts, and what keeps two examples apart."""
+"""What cleaners that compare examples share: batches, vectors, and what keeps two examples apart."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 from sartor.data.clean.texts import Part, answer_of, part_of
 from sartor.data.split import LONGEST_LABEL
-from sartor.types import Example, Text
+from sartor.errors import DataError
+from sartor.types import Embed, Example, Message, Text
 
 Some = TypeVar("Some")
 
@@ -31,6 +34,23 @@ def begun(rows: Iterable[Some], count: int) -> tuple[list[Some], Iterator[Some]]
     stream = iter(rows)
     head = list(itertools.islice(stream, count))
     return head, itertools.chain(head, stream)
+
+
+def vectors_by(embed: Embed | None, cleaner: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """What gives texts vectors of length 1, as the rows of a matrix.
+
+    Raises:
+        DataError: no encoder is at hand.
+    """
+    if embed is None:
+        raise DataError(
+            f"{cleaner} needs an encoder, and none is at hand", hint="name one, for example all-minilm-l6-v2"
+        )
+
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        return np.asarray(embed([(Message(role="user", content=text),) for text in texts]), np.float32)
+
+    return vectors
 
 
 def tagged(examples: Sequence[Example], part: Part, *, numbers: bool) -> tuple[list[str], list[int]]:

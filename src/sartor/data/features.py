@@ -14,6 +14,10 @@ from sartor.data.near.shingles import CHARACTERS, Ragged, runs_of, shingled, sli
 
 #: Columns: some ten thousand short texts have a few hundred thousand features, of which the rare ones may share one.
 COLUMNS = 2**16
+#: Of a longer text the beginning counts, in characters: what it is about shows early, and memory is bounded.
+LONGEST = 4000
+#: Columns of the matrix that texts are compared with each other by: chance moves a cosine by 0.03.
+WIDTH = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Features:
     def owners_F(self) -> np.ndarray:
         return np.repeat(np.arange(len(self)), self.columns.counts)
 
-    def dense(self, rows: np.ndarray, width: int) -> np.ndarray:
+    def dense(self, rows: np.ndarray, width: int = WIDTH) -> np.ndarray:
         """Some rows as a matrix of fewer columns, onto which columns fall with a sign, so that chance cancels out."""
         part = self.columns.taken(rows)
         places = np.repeat(np.arange(len(rows)), part.counts) * width + part.values % width
@@ -42,8 +46,8 @@ class Features:
 
 
 def features_of(texts: Sequence[str]) -> Features:
-    """The features of texts. One without any word has none."""
-    parts = [_counted(texts[part], part.start) for part in slices(texts)]
+    """The features of texts, of which there is one at least. A text without any character has none."""
+    parts = [_counted([text[:LONGEST] for text in texts[part]], part.start) for part in slices(texts)]
     owners_F, columns_F, counts = (np.concatenate([part[place] for part in parts]) for place in range(3))
     rarity_W = np.log((1.0 + len(texts)) / (1.0 + np.bincount(columns_F, minlength=COLUMNS))) + 1.0
     values_F = (1.0 + np.log(counts)) * rarity_W[columns_F]

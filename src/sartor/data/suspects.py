@@ -3,10 +3,12 @@
 Nobody is judged by what was learnt from it: the classifier is trained on the other folds, and a text is no neighbour of
 its own. Softmax regression in numpy; the same rows and seed give the same.
 
-Shape suffixes: N texts · F features of all texts · C classes · W columns · K neighbours.
+Shape suffixes: N texts · F features of all texts · C classes · W columns of features, V of vectors · K neighbours.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,11 +17,12 @@ from sartor.data.features import COLUMNS, Features
 FOLDS = 5
 #: Steps over all rows, and their size by AdaGrad.
 STEPS, RATE = 10, 0.3
-#: Columns of the vectors that neighbours are looked for with.
-WIDTH = 1024
 #: Texts among which neighbours are looked for, at most: drawn by the seed where there are more.
 MOST = 20_000
 _BLOCK = 256
+
+#: The vectors of length 1 of some texts, by their places.
+Vectors = Callable[[np.ndarray], np.ndarray]
 
 
 def held_out_probabilities(features: Features, labels_N: np.ndarray, num_classes: int, seed: int) -> np.ndarray:
@@ -33,15 +36,15 @@ def held_out_probabilities(features: Features, labels_N: np.ndarray, num_classes
     return probabilities_NC
 
 
-def neighbour_shares(features: Features, labels_N: np.ndarray, num_classes: int, num: int, seed: int) -> np.ndarray:
+def neighbour_shares(vectors_of: Vectors, labels_N: np.ndarray, num_classes: int, num: int, seed: int) -> np.ndarray:
     """The share of each class among the nearest others of each text, weighted by their cosine, (N, C)."""
     draw = np.random.default_rng(seed)
     pool = np.sort(draw.permutation(len(labels_N))[:MOST])
-    pool_MW = features.dense(pool, WIDTH)
+    pool_MV = vectors_of(pool)
     shares_NC = np.zeros((len(labels_N), num_classes), np.float32)
     for start in range(0, len(labels_N), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(labels_N)))
-        cosines_NM = features.dense(rows, WIDTH) @ pool_MW.T
+        cosines_NM = vectors_of(rows) @ pool_MV.T
         cosines_NM[rows[:, None] == pool] = -1.0
         count = min(num, len(pool) - 1)
         nearest_NK = np.argpartition(-cosines_NM, count - 1, axis=1)[:, :count]

@@ -13,12 +13,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from sartor.data.alike import batches, tagged
+from sartor.data.alike import batches, tagged, vectors_by
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import Part
 from sartor.data.near.shelf import Column
-from sartor.errors import DataError
-from sartor.types import Embed, Example, Frozen, Message
+from sartor.types import Example, Frozen
 
 SUMMARY = "examples that mean the same as an earlier one, by an encoder"
 REASONS = ("semantic_duplicate",)
@@ -48,16 +47,12 @@ def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator
     Raises:
         DataError: no encoder is at hand.
     """
-    if context.embed is None:
-        raise DataError(
-            "semantic_duplicates needs an encoder, and none is at hand",
-            hint="name one, for example all-minilm-l6-v2, or use near_duplicates, which needs none",
-        )
+    vectors_of = vectors_by(context.embed, "semantic_duplicates")
     stayed = _Stayed()
     for batch in batches(rows, BATCH):
         texts, tags = tagged(batch, config.of, numbers=config.numbers)
-        vectors_ND = _vectors(texts, context.embed)
-        for example, (cosine, other) in zip(batch, stayed.take(batch, vectors_ND, tags, config.threshold), strict=True):
+        nearest = stayed.take(batch, vectors_of(texts), tags, config.threshold)
+        for example, (cosine, other) in zip(batch, nearest, strict=True):
             yield _outcome(example, cosine, other, config)
 
 
@@ -98,11 +93,6 @@ class _Stayed:
                 here = float(cosines_NM[row, place]), self._ids[start + place]
                 nearest[row] = max(nearest[row], here, key=lambda pair: pair[0])
         return nearest
-
-
-def _vectors(texts: list[str], embed: Embed) -> np.ndarray:
-    """A vector of length 1 for each."""
-    return np.asarray(embed([(Message(role="user", content=text),) for text in texts]), np.float32)
 
 
 def _outcome(example: Example, cosine: float, other: str, config: Config) -> Outcome:
