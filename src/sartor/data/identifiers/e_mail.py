@@ -24,33 +24,13 @@ _SPELT = re.compile(rf"[a-z0-9][\w.+-]{{0,63}}{_AT}(?:{_LABEL}{_DOT}){{1,4}}[a-z
 _MAYBE_SPELT = re.compile(r"[\[({<]\s?(?:at|@|ät)\s?[\])}>]", re.IGNORECASE)
 
 #: Names that never reach anybody, and endings of file names that are no top-level domains (`logo@2x.png`).
-_NOBODY = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|invalid|test|localhost|local|localdomain)$")
-_SUFFIXES = frozenset(
-    [
-        "png",
-        "jpg",
-        "jpeg",
-        "gif",
-        "svg",
-        "webp",
-        "bmp",
-        "ico",
-        "js",
-        "ts",
-        "jsx",
-        "tsx",
-        "css",
-        "html",
-        "htm",
-        "json",
-        "xml",
-        "txt",
-        "pdf",
-        "php",
-        "exe",
-        "dll",
-    ]
-)
+_NOBODY = frozenset({"example", "invalid", "test", "localhost", "local", "localdomain"})
+_NOBODYS = (".example.com", ".example.org", ".example.net")
+_SUFFIXES = frozenset({
+    "png", "jpg", "jpeg", "gif", "svg", "webp", "bmp", "ico", "js", "ts", "jsx", "tsx", "css", "html", "htm", "json", "xml",
+    "txt", "pdf", "php", "exe", "dll",
+})  # fmt: skip
+_IN_VAIN = _NOBODY | _SUFFIXES
 #: What stands before a message id: its header, folded or not, or the words of a reply; RFC 2392's URLs.
 _ID_WORDS = ("-id:", "in-reply-to:", "references:", "message ", "article ", "cid:", "mid:", "news:")
 _ID_BEFORE = re.compile(
@@ -96,7 +76,7 @@ def _around(text: str, at: int) -> tuple[int, int] | None:
     if domain is None:
         return None
     name = domain[0].lower()
-    if name.rpartition(".")[2] in _SUFFIXES or _NOBODY.search(name):
+    if name.rpartition(".")[2] in _IN_VAIN or f".{name}".endswith(_NOBODYS):
         return None
     start = at - len(local)
     if local == "git" and text[domain.end() : domain.end() + 1] == ":":  # git@host:path is a place, not a person

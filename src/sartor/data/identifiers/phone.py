@@ -19,6 +19,7 @@ SUMMARY = "telephone numbers"
 
 #: Where digits stand close together: the search jumps from digit to digit, and all else is tried on these runs only.
 _RUN = re.compile(r"[0-9](?<!\w.)[0-9 ()./\u00a0–-]{5,40}(?<=[0-9])")
+_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")  # an IP address: most runs of a log are
 _NO_MARKS = dict.fromkeys(map(ord, " ()./\u00a0–-"))
 _SPACE = r"[ \u00a0]{0,2}"
 _GAP = rf"{_SPACE}[-./–]?{_SPACE}"
@@ -34,6 +35,8 @@ _SHAPES = re.compile(
     rf"|{_ALONE}(?P<home>(?:\(0[0-9]{{1,5}}\)|0[0-9]{{1,5}}){_SPACE}[-./ ]?{_SPACE}[0-9]{{2,8}}"
     rf"(?:[ \u00a0./-][0-9]{{2,6}}){{0,4}}){_END}"
 )
+#: A plus, a country's code and groups: a number even where no plan knows it, such as that of a retired network.
+_SPELT_OUT = re.compile(rf"\+[1-9][0-9]{{0,2}}(?:{_BREAK}\(?[0-9]{{2,}}\)?){{2,6}}")
 _NAMED = re.compile(rf"\(?\+?[0-9][0-9 \u00a0()./-]{{5,16}}[0-9]{_END}")
 _WORD_BEFORE = re.compile(
     r"\b(?:tel(?:e(?:ph|f)ono?e?|efoon|é(?:phone)?)?|(?:tele)?phone|ph|(?:tele)?fax|facsimile|mob(?:ile|il)?|dial|ring"
@@ -58,7 +61,7 @@ _TRIES = 200
 def find(text: str, countries: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
     known = tuple(countries)
     for run in _RUN.finditer(text):
-        if len(run[0].translate(_NO_MARKS)) >= _FEWEST:
+        if len(run[0].translate(_NO_MARKS)) >= _FEWEST and _QUAD.fullmatch(run[0]) is None:
             yield from _in_run(text, *run.span(), known)
 
 
@@ -109,7 +112,8 @@ def _is_phone(value: str, kind: str, countries: tuple[str, ...]) -> bool:
     if len(digits_of(value)) > _MOST:
         return False
     if kind == "abroad":
-        return _valid(_plus(value), "")
+        spelt_out = _SPELT_OUT.fullmatch(value) is not None and len(digits_of(value)) >= _FEWEST_AT_HOME
+        return spelt_out or _valid(_plus(value), "")
     american = _american()
     if kind == "american":
         return any(_valid(value, country) for country in countries if country in american)
