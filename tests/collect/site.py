@@ -59,6 +59,9 @@ def serving(pages: dict[str, Answer]) -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             page = site.answer(self.path, {name.lower(): value for name, value in self.headers.items()})
             body = page.body.encode() if isinstance(page.body, str) else page.body
@@ -68,7 +71,7 @@ def serving(pages: dict[str, Answer]) -> Iterator[Site]:
                 self.send_header(name, value)
             self.end_headers()
             with contextlib.suppress(OSError):
-                self.wfile.write(body)
+                self.wfile.write(body if self.command == "GET" else b"")
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -32,7 +32,7 @@ def test_a_chat_is_kept_whole_if_its_user_agreed(start: Any, tmp_path: Path, str
         if stream:
             list(reply)
     heading, kept = lines(path)
-    assert heading["kind"] == "sartor.chats" and heading["schema"] == 1
+    assert heading["kind"] == "sartor.chats" and heading["version"] == 1
     assert (kept["model"], kept["answer"], kept["finish"]) == ("tickets", "tickets: Hello, wörld 🙂!", "stop")
     assert [turn["content"] for turn in kept["request"]] == ["Be kind.", "hi"]
     assert kept["metadata"] == {"topic": "x"} and kept["consent"] is True and kept["time"]

@@ -30,7 +30,7 @@ class Heading(Frozen):
     """The first line of a log, and one more for each start of the server."""
 
     kind: Literal["sartor.chats"] = "sartor.chats"
-    schema_: Literal[1] = Field(1, alias="schema")
+    version: Literal[1] = 1
     started: str
 
 

@@ -38,7 +38,7 @@ _ROBOTS_MOST = 8 * 2**20
 
 
 #: Settings that change nothing about what a page is: a killed crawl may go on with others.
-_MANNERS = frozenset({"contact", "max_pages", "max_depth", "delay", "longest_delay", "retries"})
+_MANNERS = {"contact", "max_pages", "max_depth", "delay", "longest_delay", "retries"}
 
 
 class Config(Frozen):

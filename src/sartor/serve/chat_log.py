@@ -37,7 +37,7 @@ class ChatLog:
         """
         self._path = path
         self._lock = threading.Lock()
-        durable.append(path, Heading(started=_now()).model_dump_json(by_alias=True))
+        durable.append(path, Heading(started=_now()).model_dump_json())
         path.chmod(_MODE)
 
     def keep(self, request: ChatRequest, answer: str, finish: str) -> None:
