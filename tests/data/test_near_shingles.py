@@ -109,6 +109,11 @@ def test_batches_have_few_texts_and_few_characters() -> None:
     assert list(slices([])) == []
 
 
+def test_characters_that_stand_for_many_are_no_bomb() -> None:
+    units = units_of(["\ufdfa" * 1000])
+    assert units.characters(np.array([0])).counts.tolist() == [2000]
+
+
 def test_of_a_very_long_text_the_beginning_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shingles, "LONGEST", 50)
     assert units_of(["a " * 1000]).words.counts.tolist() == [25]
