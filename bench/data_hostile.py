@@ -212,7 +212,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
         folder / "a.jsonl", GOOD, b'{"text": "a", "n": ', b"9" * 60_000_000, b"}\n"
     ),
     "a quote that nothing closes in 200 MB of CSV": lambda folder: _jsonl(
-        folder / "a.csv", b'text\n"open', *[b"y\n" * (MIB // 2)] * 200
+        folder / "a.csv", b'text\n"open', *[b"y" * 1023 + b"\n"] * (200 * 1024)
     ),
     "2 GB in a gzip file of 2 MB": lambda folder: _gzip(folder / "a.jsonl.gz"),
     "300 GB in a Parquet file of 30 kB": lambda folder: _parquet(folder / "a.parquet"),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sartor.data import table
 from sartor.data.read import Read, read
 from sartor.data.row import Bad, Row
 from sartor.data.table import table_rows
@@ -94,6 +95,15 @@ def test_a_bad_row_costs_only_itself(content: bytes | str, expected: list[tuple[
 def test_a_quote_that_nothing_closes_does_not_swallow_the_file():
     content = 'a,b\n"x,1\n' + "".join(f'"{n}",z\n' for n in range(500))
     assert bad(content) == [(2, "syntax", "a")]
+    assert len(values(content)) == 500
+
+
+def test_a_cell_has_a_limit_of_lines(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(table, "MOST_LINES", 100)
+    content = 'a,b\n1,"open\n' + "2,3\n" * 500
+    (row,) = [row for row in rows_of(content) if isinstance(row, Bad)]
+    assert (row.line, row.field) == (2, "b")
+    assert "100 lines" in row.expected
     assert len(values(content)) == 500
 
 

@@ -21,6 +21,9 @@ DELIMITERS = ",;\t|"
 #: Columns that hold JSON; elsewhere only what is clearly a turn or a list of turns is taken for more than a text.
 STRUCTURES = frozenset({"messages", "conversations", "tools", "functions", "history", "steps"})
 
+#: Most lines of one cell: so many are held to be read again, where a quote turns out to be closed by nothing.
+MOST_LINES = 100_000
+
 _QUOTED = re.compile(r'((?:[^"]++|"")*+)("?)')
 
 #: What `surrogateescape` makes of bytes that are not UTF-8.
@@ -153,9 +156,9 @@ def _row(number: int, line: bytes, lines: _Lines, head: _Header, longest: int) -
         size += len(after[1]) if after[1] is not None else longest + 1
         if after[0]:
             more.append(after)
-        if not after[0] or after[1] is None or size > longest:
+        if not after[0] or after[1] is None or size > longest or len(more) > MOST_LINES:
             lines.give_back(more)
-            expected = f"its end within {longest:,} bytes" if after[0] else "its end"
+            expected = f"its end within {longest:,} bytes and {MOST_LINES:,} lines" if after[0] else "its end"
             return Bad(number, "syntax", "a quote that nothing closes", expected, _last(record, head))
         line = after[1]
     if record.junk:  # a stray quote: it was closed by the next one, which may be the business of another row
