@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.ask.reading import Unreadable, filled, object_of, schema_of
+from sartor.ask.reading import Unreadable, filled, object_of, objects_of, schema_of
 
 RIGHT = {"question": "Why?", "answer": "So."}
 SAID = json.dumps(RIGHT)
@@ -51,6 +51,25 @@ def test_a_text_that_is_not_there(value: dict[str, object]) -> None:
 def test_half_a_surrogate_pair_is_no_text() -> None:
     with pytest.raises(Unreadable):
         filled(object_of('{"a": "\\ud800"}'), "a")
+
+
+@pytest.mark.parametrize(
+    ("text", "members", "whole"),
+    [
+        (f'{{"pairs": [{SAID}, {SAID}]}}', [RIGHT, RIGHT], True),
+        ('{"pairs": []}', [], True),
+        (f'{{"pairs": [{SAID}, {SAID}, {{"question": "Wh', [RIGHT, RIGHT], False),
+        (f'{{"pairs": [{SAID}}}]}}', [RIGHT], False),
+    ],
+)
+def test_of_a_list_that_breaks_off_what_came_before_is_kept(text: str, members: list[object], whole: bool) -> None:
+    assert objects_of(text, "pairs") == (members, whole)
+
+
+@pytest.mark.parametrize("text", ['{"pairs": 3}', '{"pairs": null}', '{"pears": []}', SAID, "[]", ""])
+def test_where_there_is_no_list_it_says_so(text: str) -> None:
+    with pytest.raises(Unreadable):
+        objects_of(text, "pairs")
 
 
 def test_a_schema_is_strict() -> None:

@@ -73,6 +73,13 @@ def test_the_same_question_twice_and_too_many() -> None:
     assert reasons(pair(), pair("What does the kettle hold?"), config=config) == ["", "too_many"]
 
 
+def test_of_a_list_that_breaks_off_the_whole_pairs_are_kept() -> None:
+    text = json.dumps({"pairs": [pair(), pair("What does it hold?")]})[:-90]
+    found = list(qa.read(text, CHUNK, CONFIG))
+    assert isinstance(found[0], Chat)
+    assert [each.reason for each in found[1:] if isinstance(each, Problem)] == ["broken_off"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from sartor.errors import FieldError
 from sartor.formats import fields, strict
 from sartor.types import Json
 
-#: Braces that are tried as the start of the object: an answer full of them is not worth quadratic work.
-_TRIED = 16
+#: Braces that are tried as the start of an object: an answer full of them is not worth quadratic work.
+_TRIED = 32
 #: The longest answer that is searched, in characters. What was asked for is a few thousand.
 _LONGEST = 200_000
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
@@ -37,15 +38,28 @@ def object_of(text: str) -> Json:
     Raises:
         Unreadable: there is none.
     """
-    said = _THOUGHTS.sub("", text[:_LONGEST])
-    at = -1
-    for _ in range(_TRIED):
-        at = said.find("{", at + 1)
-        if at < 0:
-            break
-        if found := _object_at(said[at:]):
-            return found
+    for found in _objects_in(_said(text)):
+        return found
     raise Unreadable("not_json", f"saw {fields.seen(text)}, expected a JSON object")
+
+
+def objects_of(text: str, key: str) -> tuple[list[Any], bool]:
+    """The list under a key of the object in an answer, and whether it is whole: of one that breaks off, what came
+    before that.
+
+    Raises:
+        Unreadable: there is neither.
+    """
+    found = object_of(text)
+    if key in found:
+        if isinstance(found[key], list):
+            return found[key], True
+        raise Unreadable("wrong_keys", f"saw {fields.seen(found[key])}, expected the list `{key}`")
+    said = _said(text)
+    members = list(_objects_in(said[said.find(f'"{key}"') :])) if f'"{key}"' in said else []
+    if not members:
+        raise Unreadable("wrong_keys", f"saw {fields.seen(found)}, expected the list `{key}`")
+    return members, False
 
 
 def filled(value: Json, key: str) -> str:
@@ -66,12 +80,29 @@ def schema_of(**described: str) -> Json:
     return {"type": "object", "properties": properties, "required": list(described), "additionalProperties": False}
 
 
-def _object_at(text: str) -> Json | None:
-    """The JSON object with which a text begins, if it does."""
+def _said(text: str) -> str:
+    return _THOUGHTS.sub("", text[:_LONGEST])
+
+
+def _objects_in(text: str) -> Iterator[Json]:
+    """The JSON objects in a text, one after the other; what stands inside of one is part of it."""
+    at = 0
+    for _ in range(_TRIED):
+        at = text.find("{", at)
+        if at < 0:
+            return
+        value, length = _object_at(text[at:])
+        if value:
+            yield value
+        at += length or 1
+
+
+def _object_at(text: str) -> tuple[Json, int]:
+    """The JSON object with which a text begins, and its length; an empty one where there is none."""
     if strict.too_deep(text.encode("utf-8", "surrogatepass")):
-        return None
+        return {}, 0
     try:
-        value, _ = _DECODER.raw_decode(text)
+        value, length = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) and value else None
+        return {}, 0
+    return (value, length) if isinstance(value, dict) else ({}, 0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sartor.ask.reading import Unreadable, filled, object_of, schema_of
+from sartor.ask.reading import Unreadable, filled, objects_of, schema_of
 from sartor.build import Problem
 from sartor.build import chunks as cutting
 from sartor.build.chunks import Chunk
@@ -74,9 +74,7 @@ def question(chunk: Chunk, config: Config) -> tuple[Message, ...]:
 
 
 def read(text: str, chunk: Chunk, config: Config) -> Iterator[Example | Problem]:
-    pairs = object_of(text).get("pairs")
-    if not isinstance(pairs, list):
-        raise Unreadable("wrong_keys", f"saw {seen(pairs)}, expected the list `pairs`")
+    pairs, whole = objects_of(text, "pairs")
     if not pairs:
         raise Unreadable("nothing_to_ask", "the model found nothing worth asking")
     asked: set[str] = set()
@@ -88,6 +86,8 @@ def read(text: str, chunk: Chunk, config: Config) -> Iterator[Example | Problem]
                 found = Problem("duplicate", f"asked twice about one chunk: {seen(words)}")
             asked.add(words)
         yield found
+    if not whole:
+        yield Problem("broken_off", f"the list breaks off after {len(pairs)} of its objects")
     if len(pairs) > config.pairs:
         yield Problem("too_many", f"{len(pairs)} pairs, {config.pairs} were asked for")
 
