@@ -223,6 +223,38 @@ def test_who_needs_not_all_rows_waits_for_no_end(name: str) -> None:
     assert isinstance(next(member.clean(endless(), member.Config(), CONTEXT)), Outcome)
 
 
+def asked(question: str, answer: str) -> Chat:
+    return Chat(
+        source=SOURCE, messages=(Message(role="user", content=question), Message(role="assistant", content=answer))
+    )
+
+
+def scenes() -> list[list[Example]]:
+    """Rows of which the first is strange among the others, and not by itself."""
+    kinds = {"fruit": ["apple", "pear", "plum", "cherry"], "tool": ["hammer", "saw", "drill", "wrench"]}
+    usual = [
+        asked(f"the {one} and the {other}, {row}", kind)
+        for kind, words in kinds.items()
+        for row, (one, other) in enumerate(itertools.permutations(words, 2))
+    ]
+    long = "the apple and the pear, " * 40
+    english = [asked(f"Question {row}", "This is the answer that was written in English again.") for row in range(9)]
+    german = asked("Question", "Das ist ein deutscher Satz, der von niemandem auf Englisch gelesen wird.")
+    return [
+        numbered([asked(long, "tool"), asked(long, "fruit"), *usual]),  # long, mislabelled, contradicted
+        numbered([german, *english]),
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if cleaner(name).WHOLE])
+def test_who_sees_all_rows_first_has_to(name: str) -> None:
+    def reasons(rows: list[Example]) -> list[str]:
+        member = cleaner(name)
+        return [entry.reason for entry in outcomes_of(member, rows, member.Config())[0].entries]
+
+    assert any(reasons(rows[:1]) != reasons(rows) for rows in scenes())
+
+
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=ROWS, order=st.permutations(NAMES), length=st.integers(1, 5))
 def test_cleaners_in_any_order_lose_nothing(rows: list[Example], order: list[str], length: int) -> None:

@@ -111,7 +111,7 @@ def units_of(texts: Sequence[str]) -> Units:
 
 
 def _plain(text: str) -> str:
-    """The text without what makes no difference. One character may stand for eighteen (U+FDFA): two for each suffice."""
+    """The text without what makes no difference. One character may stand for eighteen (U+FDFA): two suffice."""
     if text.isascii():
         return text.lower().strip()
     return unicodedata.normalize("NFKC", text).casefold().strip()[: 2 * len(text)]
