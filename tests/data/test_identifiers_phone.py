@@ -30,6 +30,8 @@ from .identifiers import found, shape, stand_in
         "06 12 34 56 78",
         "06.12.34.56.78",
         "(602) 392-8288",
+        "1  212  937  2149",
+        "+873-762-692484",
     ],
 )
 def test_numbers_are_found(number: str) -> None:
@@ -79,6 +81,7 @@ def test_what_stands_beside_it_is_looked_at(text: str, number: str) -> None:
         "+0 12 34 56 78",
         "3.14159265358979",
         "page 101-155",
+        "pp. 573-583. 2020",
     ],
 )
 def test_what_looks_like_one_is_left_alone(text: str) -> None:

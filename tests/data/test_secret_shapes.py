@@ -83,6 +83,8 @@ def test_named_secrets_are_found(text: str, secret: str) -> None:
         "-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----",
         "hf_token",
         "keyboard: qwertz123",
+        "token = Sam3Tracker(x)",
+        "token_ids_0=token_ids_0",
     ],
 )
 def test_what_looks_like_one_is_left_alone(text: str) -> None:

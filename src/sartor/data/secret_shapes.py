@@ -74,7 +74,7 @@ _NAMED = re.compile(
 _NAMES = ("pass", "pwd", "secret", "token", "key", "credential")
 #: What stands where a secret shall be filled in.
 _BLANK = re.compile(
-    r"your|example|change|placeholder|xxx|\*\*\*|\.\.\.|…|dummy|test|sample|insert|redacted|env\b|environ|config|none"
+    r"token|secret|passw|your|example|change|placeholder|xxx|\*\*\*|\.\.\.|…|dummy|test|sample|insert|redacted|env\b|environ|config|none"
     r"|null|true|false|undefined|\$\{?|%[A-Z]|process\.|os\.|get\w*|self\.|this\.|settings|args|params|request|^[a-z]+(?:[_.-][a-z]+)*$",
     re.IGNORECASE,
 )
@@ -95,7 +95,8 @@ def secrets_in(text: str) -> Iterator[Span]:
     if not any(name in lower for name in _NAMES):
         return
     for match in _NAMED.finditer(lower if len(lower) == len(text) else text):
-        if is_random(text[slice(*match.span("secret"))]):
+        called = text[match.end("secret") : match.end("secret") + 1] == "("  # a name of code, not a value
+        if not called and is_random(text[slice(*match.span("secret"))]):
             yield Span(*match.span("secret"), "password")
 
 

@@ -27,8 +27,8 @@ _MAYBE_SPELT = re.compile(r"[\[({<]\s?(?:at|@|ät)\s?[\])}>]", re.IGNORECASE)
 _NOBODY = frozenset({"example", "invalid", "test", "localhost", "local", "localdomain"})
 _NOBODYS = (".example.com", ".example.org", ".example.net")
 _SUFFIXES = frozenset({
-    "png", "jpg", "jpeg", "gif", "svg", "webp", "bmp", "ico", "js", "ts", "jsx", "tsx", "css", "html", "htm", "json", "xml",
-    "txt", "pdf", "php", "exe", "dll",
+    "png", "jpg", "jpeg", "gif", "svg", "webp", "bmp", "ico", "js", "ts", "jsx", "tsx", "css", "html", "htm", "json",
+    "xml", "txt", "pdf", "php", "exe", "dll",
 })  # fmt: skip
 _IN_VAIN = _NOBODY | _SUFFIXES
 #: What stands before a message id: its header, folded or not, or the words of a reply; RFC 2392's URLs.

@@ -58,7 +58,8 @@ def stand_in(value: str, draw: Draw) -> str:
 @functools.lru_cache(maxsize=4096)  # the same few stand in most lines of a log
 def _is_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
+        return address.is_global and not address.is_multicast
     except ValueError:
         return False
 

@@ -25,13 +25,14 @@ _SPACE = r"[ \u00a0]{0,2}"
 _GAP = rf"{_SPACE}[-./–]?{_SPACE}"
 #: A gap that is there: with an empty one, a long row of digits could be cut in a million ways, and each would be tried.
 _BREAK = rf"(?:[ \u00a0]{{1,2}}(?:[-./–]{_SPACE})?|[-./–]{_SPACE})"
+_AMERICAN = r"(?:[ \u00a0]{1,2}|[-.]|[ \u00a0]-[ \u00a0]|- )"  # between the groups; not `573-583. 2020`
 _ALONE = r"(?<![\w.,/+$€£=#&-])"  # before a number that starts without a plus
 _END = r"(?:[ ,]{0,2}(?:ext?\.?|x) ?[0-9]{1,5})?(?![\w]|[-./][0-9])"  # perhaps after an extension
 _SHAPES = re.compile(
     rf"(?<![\w+=])(?P<abroad>(?:\(?\+|00[ -]?(?=[1-9])){_SPACE}[1-9][0-9]{{0,14}}\)?"
     rf"(?:{_GAP}\(0?[0-9]{{0,4}}\){_SPACE}[0-9]{{0,12}})?(?:{_BREAK}[0-9]{{1,12}}){{0,6}}){_END}"
-    rf"|{_ALONE}(?P<american>(?:1{_GAP})?(?:\([2-9][0-9]{{2}}\){_GAP}|[2-9][0-9]{{2}}{_SPACE}[-./ \u00a0]{_SPACE})"
-    rf"[2-9][0-9]{{2}}{_SPACE}[-. \u00a0]{_SPACE}[0-9]{{4}}){_END}"
+    rf"|{_ALONE}(?P<american>(?:1{_GAP})?(?:\([2-9][0-9]{{2}}\){_GAP}|[2-9][0-9]{{2}}(?:{_AMERICAN}|/))"
+    rf"[2-9][0-9]{{2}}{_AMERICAN}[0-9]{{4}}){_END}"
     rf"|{_ALONE}(?P<home>(?:\(0[0-9]{{1,5}}\)|0[0-9]{{1,5}}){_SPACE}[-./ ]?{_SPACE}[0-9]{{2,8}}"
     rf"(?:[ \u00a0./-][0-9]{{2,6}}){{0,4}}){_END}"
 )
