@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from sartor.data import near
@@ -39,19 +40,33 @@ class Config(Frozen):
     )
 
 
+def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
+    groups = _groups(rows, config.threshold) if config.near_questions else {}
+    claims_N2 = np.array([_claim(example, groups) for example in rows], np.uint64).reshape(-1, 2)
+    different = np.unique(claims_N2, axis=0)[:, 0]
+    things, counts = np.unique(different, return_counts=True)
+    torn_N = np.isin(claims_N2[:, 0], things[counts > 1])
+    about: dict[int, _Claims] = defaultdict(_Claims)
+    for example, (thing, says), torn in zip(rows, claims_N2.tolist(), torn_N, strict=True):
+        if torn:
+            about[thing].add(says, example)
+    for example, (thing, says), torn in zip(rows, claims_N2.tolist(), torn_N, strict=True):
+        yield _outcome(example, about[thing], says, config) if torn else kept(example)
+
+
 class _Claims:
     """What is said about one thing: how many rows say it, and the first of them."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.first: dict[str, tuple[str, str]] = {}
+        self.counts: Counter[int] = Counter()
+        self.first: dict[int, tuple[str, str]] = {}
 
-    def add(self, says: str, example: Example) -> None:
+    def add(self, says: int, example: Example) -> None:
         self.counts[says] += 1
         self.first.setdefault(says, (example.id, _quoted(example)))
 
     @property
-    def majority(self) -> str | None:
+    def majority(self) -> int | None:
         """What most rows say; None at a tie."""
         (says, count), *others = self.counts.most_common(2)
         return None if others and others[0][1] == count else says
@@ -66,20 +81,7 @@ class _Claims:
         return "; ".join([*named, f"{more:,} more"] if more else named)
 
 
-def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
-    groups = _groups(rows, config.threshold) if config.near_questions else {}
-    about: dict[str, _Claims] = defaultdict(_Claims)
-    for example in rows:
-        thing, says = _claim(example, groups)
-        about[thing].add(says, example)
-    for example in rows:
-        thing, says = _claim(example, groups)
-        yield _outcome(example, about[thing], says, config)
-
-
-def _outcome(example: Example, claims: _Claims, says: str, config: Config) -> Outcome:
-    if len(claims.counts) == 1:
-        return kept(example)
+def _outcome(example: Example, claims: _Claims, says: int, config: Config) -> Outcome:
     if config.action == "report":
         return kept(example, entry_of(example, "flagged", "contradiction", claims.told()))
     if config.action == "majority" and says == claims.majority:
@@ -97,18 +99,23 @@ def _groups(rows: Iterable[Example], threshold: float) -> dict[str, str]:
     }
 
 
-def _claim(example: Example, groups: dict[str, str]) -> tuple[str, str]:
-    """What an example is about, and what it says of it."""
-    asked = groups.get(example.prompt_digest, example.prompt_digest)
+def _claim(example: Example, groups: dict[str, str]) -> tuple[int, int]:
+    """What an example is about, and what it says of it, as 64-bit digests."""
+    digest = example.prompt_digest
+    asked = groups.get(digest, digest)
     if isinstance(example, Text):
-        return asked, ""
+        return _digest(asked), 0
     if isinstance(example, Chat):
         last = example.messages[-1]
-        return asked, digest_of(_plain(last.content), last.tool_calls)
+        return _digest(asked), _digest(_plain(last.content), last.tool_calls)
     if isinstance(example, Pair):
         better, worse = _plain(example.chosen.content), _plain(example.rejected.content)
-        return digest_of(asked, sorted((better, worse))), better
-    return digest_of(asked, _plain(example.answer.content)), str(example.good)
+        return _digest(asked, sorted((better, worse))), _digest(better)
+    return _digest(asked, _plain(example.answer.content)), int(example.good)
+
+
+def _digest(*values: Any) -> int:
+    return int(digest_of(*values)[:16], 16)
 
 
 def _plain(text: str) -> str:
