@@ -22,7 +22,7 @@ from sartor import names
 from sartor.data.identifiers.draw import Draw
 
 KIND = "data.identifiers"
-NOT_MEMBERS: frozenset[str] = frozenset({"checks", "draw"})
+NOT_MEMBERS: frozenset[str] = frozenset({"checks", "draw", "runs"})
 
 
 @dataclass(frozen=True, slots=True)

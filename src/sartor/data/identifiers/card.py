@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from sartor.data.identifiers.checks import digits_of, luhn, spread, until
 from sartor.data.identifiers.draw import Draw
+from sartor.data.identifiers.runs import runs_of
 
 SUMMARY = "payment card numbers"
 
-#: A digit comes first, and only then what must not stand before it: so the search jumps from digit to digit.
 _SHAPE = re.compile(
     r"[0-9](?<![\w+.,/=#-].)(?<![0-9][ -].)[0-9]{3}"
     r"(?:([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{3})?|([ -])[0-9]{6}\2[0-9]{4,5}|[0-9]{9,15})"
@@ -31,12 +31,17 @@ _ISSUERS = (
     (re.compile(r"5018|5020|5038|5893|6304|6759|676[1-3]"), (13, 14, 15, 16, 17, 18, 19)),  # Maestro
 )
 _ISSUER_DIGITS = 6
+_FEWEST = 13  # digits
+_BEYOND = 5  # characters after a run that are looked at
 
 
 def find(text: str, countries: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
-    for match in _SHAPE.finditer(text):
-        if is_card(digits_of(match[0])):
-            yield match.span()
+    for start, end, digits in runs_of(text):
+        if digits < _FEWEST:
+            continue
+        for match in _SHAPE.finditer(text, start, end + _BEYOND):
+            if is_card(digits_of(match[0])):
+                yield match.span()
 
 
 def is_card(digits: str) -> bool:

@@ -12,6 +12,7 @@ from datetime import date
 
 from sartor.data.identifiers.checks import digits_of, luhn, spread
 from sartor.data.identifiers.draw import Draw
+from sartor.data.identifiers.runs import runs_of
 
 SUMMARY = "national identity numbers: BR CH ES FI FR GB IT SE US"
 
@@ -36,16 +37,20 @@ def _starting(first: str) -> re.Pattern[str]:
     return re.compile(rf"{first}(?<![\w.+-].)(?:{shapes})(?![\w-]|\.[0-9])")
 
 
-_STARTS = (_starting("[0-9]"), _starting("[A-Z]"))
+_DIGIT_FIRST, _LETTER_FIRST = _starting("[0-9]"), _starting("[A-Z]")
 _KEPT = {"CH": 3, "FR": 1, "NIE": 1}  # leading characters that say what it is, and no person
+_BEYOND = 16  # characters after a run of digits: the rest of `1 55 08 2A 168 025 38`
 _TRIES = 4096  # the rarest check passes one draw in 97, and a date among random digits one in some thirty
 
 
 def find(text: str, countries: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
-    for shapes in _STARTS:
-        for match in shapes.finditer(text):
-            if _valid(match.lastgroup or "", match[0]):
+    for start, end, _ in runs_of(text):
+        for match in _DIGIT_FIRST.finditer(text, start, end + _BEYOND):
+            if match.start() < end and _valid(match.lastgroup or "", match[0]):
                 yield match.span()
+    for match in _LETTER_FIRST.finditer(text):
+        if _valid(match.lastgroup or "", match[0]):
+            yield match.span()
 
 
 def canonical(value: str) -> str:
@@ -65,7 +70,7 @@ def stand_in(value: str, draw: Draw) -> str:
 
 def _country(value: str) -> str:
     """Whose shape a value has."""
-    matches = (shapes.fullmatch(value) for shapes in _STARTS)
+    matches = (shapes.fullmatch(value) for shapes in (_DIGIT_FIRST, _LETTER_FIRST))
     return next((match.lastgroup or "" for match in matches if match), "")
 
 

@@ -14,13 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from sartor.data.extra import needs
 from sartor.data.identifiers.checks import digits_of, spread
 from sartor.data.identifiers.draw import Draw
+from sartor.data.identifiers.runs import runs_of
 
 SUMMARY = "telephone numbers"
 
-#: Where digits stand close together: the search jumps from digit to digit, and all else is tried on these runs only.
-_RUN = re.compile(r"[0-9](?<!\w.)[0-9 ()./\u00a0–-]{5,40}(?<=[0-9])")
-_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")  # an IP address: most runs of a log are
-_NO_MARKS = dict.fromkeys(map(ord, " ()./\u00a0–-"))
 _SPACE = r"[ \u00a0]{0,2}"
 _GAP = rf"{_SPACE}[-./–]?{_SPACE}"
 #: A gap that is there: with an empty one, a long row of digits could be cut in a million ways, and each would be tried.
@@ -60,10 +57,9 @@ _TRIES = 200
 
 
 def find(text: str, countries: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
-    known = tuple(countries)
-    for run in _RUN.finditer(text):
-        if len(run[0].translate(_NO_MARKS)) >= _FEWEST and _QUAD.fullmatch(run[0]) is None:
-            yield from _in_run(text, *run.span(), known)
+    for start, end, digits in runs_of(text):
+        if digits >= _FEWEST:
+            yield from _in_run(text, start, end, tuple(countries))
 
 
 def canonical(value: str) -> str:
