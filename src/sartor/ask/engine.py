@@ -8,17 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from sartor.ask import Answer, Question, Wish
-from sartor.chat import Speech, open_renderer
 from sartor.errors import SartorError, UserError
 from sartor.generate.protocol import Engine, Failed, Sampling, Token, lost
 from sartor.hub import find
 from sartor.names import resolve
 from sartor.recipe import ModelSpec
 from sartor.types import Frozen
+
+if TYPE_CHECKING:
+    from sartor.chat import Speech
 
 
 class Config(Frozen):
@@ -127,6 +130,8 @@ def open_asker(config: Config) -> Local:
     Raises:
         ModelError: there is none, or it cannot be opened.
     """
+    from sartor.chat import open_renderer  # jinja2, which whoever only reads settings does without
+
     base = find(config.model)
     renderer = open_renderer(base.folder, template_kwargs=config.model.template.items())
     quantize = config.model.quantize or "none"

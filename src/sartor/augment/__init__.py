@@ -4,7 +4,7 @@ A file `augment/x.py` holds
 
 - `SUMMARY`: one line for people;
 - `COMPARES`: which texts must not be met twice: `question`, or `whole` where the question stays the seed's;
-- `ALIKE`: the least and the most that what is made may have in common with its own seed (`checks.alike`, 0 to 1);
+- `ALIKE`: the least and the most that what is made may have in common with its own seed (`known.alike`, 0 to 1);
 - `NEEDS_JUDGE`: nothing comes of it unless somebody says which of two answers is better;
 - `Config`: its settings, with a default for each;
 - `schema(config)`: a JSON Schema of the answers, None for plain words;
@@ -26,7 +26,7 @@ from sartor.types import Chat, Frozen, Json, Message, Pair
 KIND = "augment"
 NOT_MEMBERS: frozenset[str] = frozenset(
     {
-        *("checks", "examine", "failures", "gather", "grow", "judge", "lessons"),
+        *("checks", "examine", "failures", "gather", "grow", "judge", "known", "lessons"),
         *("review", "rounds", "turns", "work"),
     }
 )

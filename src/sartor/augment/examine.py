@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from sartor.ask import Answer
 from sartor.ask.reading import Unreadable
-from sartor.augment.checks import Known, Problem, problems, ways_of
+from sartor.augment.checks import Problem, problems, ways_of
+from sartor.augment.known import Known
 from sartor.augment.rounds import Asked, Checked, Round
 from sartor.augment.work import Work
 

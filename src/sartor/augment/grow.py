@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from sartor.ask import Asker, Wish
 from sartor.augment import judge
-from sartor.augment.examine import Examiner
 from sartor.augment.rounds import Checked, Decision, Round
 from sartor.augment.work import Work
 from sartor.errors import RecipeError
@@ -106,6 +105,8 @@ def _answered(work: Work, each: Round, asker: Asker) -> Iterator[Step]:
 
 def _checked(work: Work, each: Round, judging: Asker | None) -> Iterator[Step]:
     """Look at all answers of a round, and have judged what passed."""
+    from sartor.augment.examine import Examiner  # numpy
+
     found = Examiner(work).look(each)
     if judging is not None:
         yield from _judged(work, each, judging, found)
