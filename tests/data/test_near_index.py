@@ -149,3 +149,10 @@ def test_a_look_that_is_not_taken_leaves_no_trace() -> None:
     assert len(index) == 0
     index.take(look, np.array([True, False, True, False, True]))
     assert [match.number if match else None for match in index.find(texts)] == [0, None, 2, None, 4]
+
+
+def test_scripts_without_spaces() -> None:
+    one = "中文维基百科是维基百科协作计划的中文版本自年月日正式成立由非营利组织负责维运"
+    thai = "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอนหรือวรรณยุกต์เช่นเดียวกับภาษาจีน"
+    texts = [one, thai, one.replace("正式", ""), thai.replace("หรือ", ""), one[::-1], thai[::-1]]
+    assert near.groups(texts) == [0, 1, 0, 1, 4, 5]
