@@ -39,7 +39,7 @@ class Checked(httpx2.BaseTransport):
 
     def __init__(self, resolve: Resolve) -> None:
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(trust_env=False),
+            ssl_context=httpx2.create_ssl_context(),
             max_connections=4,
             max_keepalive_connections=4,
             keepalive_expiry=30,

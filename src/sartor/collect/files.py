@@ -6,10 +6,14 @@ import glob
 from collections.abc import Iterator
 from pathlib import Path
 
+from sartor import durable
 from sartor.collect import Found, Trip, not_taken
 from sartor.collect.ignoring import USUAL, ignored, patterns_in
 from sartor.collect.reading import Facts, Taste, beginning, facts_of, read_file
 from sartor.collect.unpacking import is_archive, read_archive
+from sartor.data.folder import is_data_folder
+from sartor.errors import DataError
+from sartor.types import LedgerEntry
 
 SUMMARY = "files and folders, patterns of them, and archives among them"
 
@@ -32,12 +36,18 @@ def matches(place: str, root: Path) -> bool:
 
 
 def find(config: Config, trip: Trip) -> Iterator[Found]:
-    """Every file, sorted by its path."""
+    """Every file, sorted by its path.
+
+    Raises:
+        DataError: the folder is a data folder already.
+    """
     root = Path(config.root)
     base = root / config.place
     if base.is_file():
-        yield from _one(base, config.place, config, Facts(), trip)
+        yield from _one(base.resolve(), config.place, config, Facts(), trip)  # a link that is named is meant
     elif base.is_dir():
+        if is_data_folder(base):
+            raise DataError(f"{config.place} is a data folder already", hint="it needs no collecting: use it as it is")
         yield from _folder(base, config, trip)
     else:
         for name in _globbed(config.place, root):
@@ -53,27 +63,38 @@ def _folder(base: Path, config: Config, trip: Trip) -> Iterator[Found]:
     patterns = (*USUAL, *listed, *config.exclude)
     top = [path.name for path in base.iterdir() if path.is_file()]
     facts = facts_of(top, lambda name: beginning(base / name))
-    for number, (path, label) in enumerate(_walk(base, base, config.place.rstrip("/"), patterns), start=1):
-        if isinstance(path, str):
-            yield not_taken(label, "excluded", f"by the pattern {path}")
-        elif number > MAX_FILES:
+    number = 0
+    for path, label in _walk(base, base, config.place.rstrip("/"), patterns):
+        if isinstance(path, LedgerEntry):
+            yield path
+            continue
+        number += 1
+        if number > MAX_FILES:
             yield not_taken(label, "max_files", f"it and what comes after: the limit max_files is {MAX_FILES:,}")
             return
-        else:
-            yield from _one(path, label, config, facts, trip)
+        yield from _one(path, label, config, facts, trip)
 
 
-def _walk(folder: Path, base: Path, place: str, patterns: tuple[str, ...]) -> Iterator[tuple[Path | str, str]]:
-    """Files with their labels, sorted; for what is left out, the pattern stands in the file's place."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+def _walk(folder: Path, base: Path, place: str, patterns: tuple[str, ...]) -> Iterator[tuple[Path | LedgerEntry, str]]:
+    """Files with their labels, sorted; for a file or folder that is left out, an entry stands in its place."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith(durable.STAGING))
+    except OSError as error:
+        label = f"{place}/{folder.relative_to(base).as_posix()}/"
+        yield not_taken(label, "unreadable", f"the folder cannot be opened: {error.strerror}"), label
+        return
+    for path in paths:
         relative = path.relative_to(base).as_posix()
         is_folder = path.is_dir() and not path.is_symlink()
+        label = f"{place}/{relative}" + ("/" if is_folder else "")
         if pattern := ignored(relative, patterns, is_folder=is_folder):
-            yield pattern, f"{place}/{relative}" + ("/" if is_folder else "")
+            yield not_taken(label, "excluded", f"by the pattern {pattern}"), label
+        elif is_folder and is_data_folder(path):
+            yield not_taken(label, "data_folder", "it is a data folder already, perhaps made from these files"), label
         elif is_folder:
             yield from _walk(path, base, place, patterns)
         else:
-            yield path, f"{place}/{relative}"
+            yield path, label
 
 
 def _one(path: Path, label: str, config: Config, facts: Facts, trip: Trip) -> Iterator[Found]:

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sartor import durable, names
 from sartor.collect import KIND, PLACES, Clock, Found, Only, Origin, Place, Trip, source
 from sartor.collect.journal import Index
 from sartor.data import folder
 from sartor.data.folder import DataFolder, Making
-from sartor.errors import DataError
+from sartor.errors import DataError, RecipeError
 from sartor.types import Document, LedgerEntry
 
 #: The source of whatever no other source claims.
@@ -36,6 +38,7 @@ def origin_of(place: str, *, root: Path = Path(), **options: Any) -> Origin:
 
     Raises:
         DataError: there is nothing at this place.
+        RecipeError: an option that this source does not have, or not with such a value.
     """
     others = (name for name in names.known(KIND) if name != REST and source(name).matches(place, root))
     name = next(others, REST)
@@ -45,7 +48,13 @@ def origin_of(place: str, *, root: Path = Path(), **options: Any) -> Origin:
             hint="a place is a file, a folder, a pattern such as 'docs/**/*.md', an archive, a URL, or "
             "hf:owner/name@revision; paths are relative to where you are",
         )
-    return Origin(name, source(name).Config.model_validate({"place": place, "root": str(root), **options}))
+    try:
+        return Origin(name, source(name).Config.model_validate({"place": place, "root": str(root), **options}))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        option = ".".join(map(str, first["loc"]))
+        known = ", ".join(sorted(set(source(name).Config.model_fields) - {"place", "root"}))
+        raise RecipeError(f"{place}: the option {option}: {first['msg']}", hint=f"{name} knows {known}") from error
 
 
 def gather(

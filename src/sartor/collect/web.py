@@ -19,7 +19,7 @@ from sartor.collect.addresses import Lookup
 from sartor.collect.ignoring import ignored
 from sartor.collect.journal import Journal
 from sartor.collect.robots import CALLED, Rules, rules_of, unreachable
-from sartor.collect.urls import host_and_port, is_web, normal, origin, path_of, site
+from sartor.collect.urls import PORTS, host_and_port, is_web, normal, origin, path_of, site
 from sartor.data.extra import needs
 from sartor.errors import DataError
 from sartor.extract import NotTaken
@@ -83,6 +83,12 @@ def find(config: Config, trip: Trip) -> Iterator[Found]:
     yield from Crawl.of(config, trip).run()
 
 
+def _private(start: str) -> frozenset[tuple[str, int]]:
+    """What may be private if the user says so: the very host and port, over http and https where it has the usual."""
+    host, port = host_and_port(start)
+    return frozenset((host, other) for other in (PORTS.values() if port in PORTS.values() else (port,)))
+
+
 @dataclass(slots=True)
 class Crawl:
     """One crawl: what waits, what was offered, and what is taken, by address, by canonical address and by content."""
@@ -118,7 +124,7 @@ class Crawl:
             part_seconds=config.part_seconds,
             longest_wait=config.longest_wait,
             retries=config.retries,
-            private=frozenset({host_and_port(start)} if config.allow_private else ()),
+            private=_private(start) if config.allow_private else frozenset(),
         )
         journal = Journal(trip.sidecar / f"web-{digest_of(config.model_dump(exclude=_MANNERS))[:12]}.jsonl")
         return cls(config, trip, start, journal, Fetcher(manners, trip.clock, lookup))

@@ -1,0 +1,210 @@
+"""From files and folders to a data folder: everything with its place, digest and time, and a line for all else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sartor.collect import PLACES, Origin
+from sartor.collect.gather import gather, origin_of
+from sartor.data import folder as data_folder
+from sartor.data.folder import DataFolder
+from sartor.errors import DataError
+
+from .site import FakeTime
+
+ROW = '{"prompt": "a", "completion": "b"}\n'
+
+
+def put(root: Path, **files: bytes | str) -> None:
+    for name, content in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def collected(
+    root: Path, *places: str, target: str = "out", hours: FakeTime | None = None, only: Any = "", **options: Any
+) -> DataFolder:
+    origins = [origin_of(place, root=root, **options) for place in places]
+    return gather(origins, root / target, clock=(hours or FakeTime()).clock(), only=only)
+
+
+def reasons(folder: DataFolder) -> dict[str, str]:
+    return {entry.file: entry.reason for entry in folder.ledger()}
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    put(tmp_path, docs__b_dot_md="# Bee\n", docs__a_dot_txt="ay", docs__sub__c_dot_html="<p>cee</p>")
+    return tmp_path
+
+
+def test_a_folder_in_the_order_of_its_paths_with_digest_time_and_licence(docs: Path) -> None:
+    put(docs, docs__LICENSE="Apache License\nVersion 2.0", docs__d_dot_md="---\nlicense: mit\n---\ndee")
+    folder = collected(docs, "docs/")
+    documents = list(folder.documents())
+    assert [(document.place, document.text) for document in documents] == [
+        ("docs/a.txt", "ay"),
+        ("docs/b.md", "# Bee\n"),
+        ("docs/d.md", "dee"),
+        ("docs/sub/c.html", "cee"),
+    ]
+    assert [document.licence for document in documents] == ["Apache-2.0", "Apache-2.0", "mit", "Apache-2.0"]
+    assert documents[0].digest == hashlib.sha256(b"ay").hexdigest()
+    assert {document.time for document in documents} == {"2026-01-02T03:04:05+00:00"}
+    places = [json.loads(line) for line in (docs / "out" / PLACES).read_text().splitlines()]
+    assert [(place["place"], place["digest"]) for place in places] == [
+        (document.place, document.digest) for document in documents
+    ]
+    assert data_folder.open_folder(docs / "out", "out").digest == folder.digest
+
+
+def test_all_that_is_not_taken_has_a_reason(docs: Path) -> None:
+    put(docs, docs__e_dot_exe="x", docs__empty_dot_txt="", docs__nul_dot_txt=b"a\0b", docs__skip__x_dot_md="x")
+    put(docs, docs___dot_sartorignore="skip/\n", docs__no_dot_pdf="no", docs__deep_dot_html="<div>" * 999)
+    put(docs, docs__big_dot_bin_dot_md="version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    put(docs, docs__old_dot_txt="Größe und Maß".encode("latin-1"))
+    (docs / "docs" / "link.md").symlink_to("b.md")
+    os.mkfifo(docs / "docs" / "pipe.txt")
+    folder = collected(docs, "docs")
+    assert len(list(folder.documents())) == 4
+    assert reasons(folder) == {
+        "docs/.sartorignore": "excluded",
+        "docs/big.bin.md": "lfs_pointer",
+        "docs/deep.html": "html_depth",
+        "docs/e.exe": "media_type",
+        "docs/empty.txt": "empty",
+        "docs/link.md": "link",
+        "docs/no.pdf": "damaged",
+        "docs/nul.txt": "binary",
+        "docs/old.txt": "encoding",
+        "docs/pipe.txt": "not_a_file",
+        "docs/skip/": "excluded",
+    }
+
+
+def test_rows_become_examples_and_bad_ones_entries(tmp_path: Path) -> None:
+    put(tmp_path, d__x_dot_jsonl=ROW + "{bad\n" + ROW.replace("a", "c", 1), d__y_dot_json="[1")
+    folder = collected(tmp_path, "d")
+    assert [example.id for example in folder.examples()] == ["d/x.jsonl:1", "d/x.jsonl:3"]
+    assert reasons(folder) == {"d/x.jsonl": "syntax", "d/y.json": "unreadable"}
+
+
+def test_documents_and_examples_are_told_apart_and_one_kind_is_asked_for(docs: Path) -> None:
+    put(docs, docs__x_dot_jsonl=ROW)
+    with pytest.raises(DataError, match="holds one of both") as caught:
+        collected(docs, "docs")
+    assert "--only documents" in caught.value.hint and not (docs / "out").exists()
+    assert reasons(collected(docs, "docs", only="documents")) == {"docs/x.jsonl": "not_asked_for"}
+    folder = collected(docs, "docs", only="examples")
+    assert [example.id for example in folder.examples()] == ["docs/x.jsonl:1"] and not folder.holds_documents
+
+
+def test_patterns_archives_and_several_places_in_their_order(docs: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(docs / "z.zip", "w") as archive:
+        archive.writestr("top/in.md", "inside")
+    put(docs, code__m_dot_py="x = 1")
+    folder = collected(docs, "z.zip", "docs/**/*.[mh]*", "code/m.py", also=(".py",))
+    assert [document.place for document in folder.documents()] == [
+        "z.zip!in.md",
+        "docs/b.md",
+        "docs/sub/c.html",
+        "code/m.py",
+    ]
+
+
+def test_twice_the_same_gives_the_same_and_what_changes_gets_its_own_time(docs: Path) -> None:
+    hours = FakeTime()
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (docs / "out").iterdir()}
+
+    collected(docs, "docs", hours=hours)
+    before = files()
+    hours.seconds += 3600
+    collected(docs, "docs", hours=hours)
+    assert files() == before
+    put(docs, docs__a_dot_txt="changed")
+    times = {document.place: document.time[11:16] for document in collected(docs, "docs", hours=hours).documents()}
+    assert times == {"docs/a.txt": "04:04", "docs/b.md": "03:04", "docs/sub/c.html": "03:04"}
+
+
+@pytest.mark.parametrize("place", ["nothing", "no/*.md", "a.zip", "docs/none.md"])
+def test_where_nothing_is_a_hint_says_what_a_place_is(docs: Path, place: str) -> None:
+    with pytest.raises(DataError, match="there is nothing at") as caught:
+        collected(docs, place)
+    assert "hf:owner/name@revision" in caught.value.hint
+
+
+def test_an_empty_folder_is_no_data_set(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(DataError, match="nothing could be taken from d: it is empty"):
+        collected(tmp_path, "d")
+    put(tmp_path, d__a_dot_exe="x")
+    with pytest.raises(DataError, match=r"1 media_type; the first: d/a\.exe"):
+        collected(tmp_path, "d")
+
+
+def test_what_was_collected_is_not_collected_again(docs: Path) -> None:
+    folder = collected(docs, ".", target="out")
+    assert reasons(collected(docs, ".", target="again")) == {"./out/": "data_folder"}
+    assert len(list(folder.documents())) == 3
+    with pytest.raises(DataError, match="out is a data folder already"):
+        collected(docs, "out", target="again")
+
+
+def test_a_link_that_is_named_is_followed(docs: Path) -> None:
+    (docs / "link.md").symlink_to("docs/b.md")
+    (document,) = collected(docs, "link.md").documents()
+    assert (document.place, document.text) == ("link.md", "# Bee\n")
+
+
+def test_what_a_killed_collection_left_is_cleared(docs: Path) -> None:
+    left = docs / ".staging-999999999-out"
+    mine = docs / f".staging-{os.getpid()}-other"
+    left.mkdir()
+    mine.mkdir()
+    collected(docs, "docs")
+    assert not left.exists() and mine.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("docs", "files"),
+        ("docs/b.md", "files"),
+        ("https://x.example/", "web"),
+        ("HTTP://x.example", "web"),
+        ("hf:a/b", "hub"),
+    ],
+)
+def test_places_are_known_by_their_form(docs: Path, place: str, source: str) -> None:
+    found = origin_of(place, root=docs)
+    assert isinstance(found, Origin) and found.source == source
+
+
+NAMES = st.sampled_from(["a.md", "b.txt", "c.html", "d.jsonl", "e.pdf", "f.bin", "g.csv", "sub/h.md", ".i.md"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(files=st.dictionaries(NAMES, st.binary(max_size=60), min_size=1))
+def test_every_file_is_kept_or_told(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
+    root = tmp_path_factory.mktemp("any")
+    (root / "d").mkdir()
+    for name, content in {**files, "z.md": b"at least one"}.items():
+        (root / "d" / name).parent.mkdir(exist_ok=True)
+        (root / "d" / name).write_bytes(content)
+    folder = collected(root, "d", only="documents")
+    told = {entry.file for entry in folder.ledger() if entry.action == "dropped"}
+    kept = {document.place for document in folder.documents()}
+    assert told | kept == {f"d/{name}" for name in files} | {"d/z.md"} and not told & kept
