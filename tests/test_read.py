@@ -528,6 +528,7 @@ def test_jsonl_whose_first_row_is_a_list_is_no_array(write: Write):
         (b"PAR1junk", "rows.parquet", "Parquet"),
         (b"PK\x03\x04junk", "rows.jsonl", "zip"),
         ('{"a": 1}'.encode("utf-16"), "rows.jsonl", "UTF-16"),
+        (b'{\n  "train": [["a", "b"]],\n  "test": []\n}', "rows.json", "one JSON object over many lines"),
         (b"\x7fELF\0\0\0", "rows.jsonl", "binary"),
         (b"prose with a \0 in it", "book.txt", "binary"),
         (b"a,b\n1,2\n", "rows.dat", "cannot tell"),

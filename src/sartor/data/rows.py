@@ -45,6 +45,8 @@ _JSON = frozenset({".jsonl", ".ndjson", ".json"})
 _TABLES: dict[str, Kind] = {".csv": "commas", ".tsv": "tabs", ".tab": "tabs"}
 _READABLE = _PROSE | _JSON | _TABLES.keys() | {".parquet", ".gz"}
 _PARQUET = b"PAR1"
+#: An object whose first value, a list or an object, begins on its second line: no line of JSONL begins so.
+_DOCUMENT = re.compile(rb'\{[ \t]*\r?\n\s*"[^"\\\n]*"\s*:\s*[\[{]')
 
 
 def rows(
@@ -128,6 +130,13 @@ def _kind(head: bytes, suffix: str, label: str) -> Kind:
     if b"\0" in head and not re.search(rb"^\s*[\[{]", head, re.MULTILINE):
         raise DataError(
             "this file is binary: it has NUL bytes", hint="give JSONL, a JSON array, or UTF-8 text", where=where
+        )
+    if _DOCUMENT.match(start):
+        raise DataError(
+            "this file is one JSON object over many lines, not an object on each line",
+            hint="take the rows out of it: `jq -c '.train[]' FILE` for the list `train` of objects in it, "
+            "`jq -c '.train[] | {prompt: .[0], completion: .[1]}' FILE` for pairs, `jq -c . FILE` for a single row",
+            where=where,
         )
     # Prose may start with a bracket, [like this]: in a text file only the start of an object decides.
     looks_like_json = re.match(rb'\[\s*[{\]]|\{\s*["}]' if suffix in _PROSE else rb"[\[{]", start)
