@@ -14,6 +14,9 @@ from sartor.errors import DataError
 
 from .conversations import CALL, WEATHER, assert_prompts_are_prefixes, assistant, chat, system, tool, user, whole
 
+#: Opening 262,145 tokens takes its time.
+pytestmark = pytest.mark.slow
+
 TALKS = {
     "one turn": (user("What is 2 + 2?"), assistant("4")),
     "system": (system("Be terse."), user("Hi"), assistant("Hello.")),

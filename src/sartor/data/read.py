@@ -27,6 +27,8 @@ from sartor.types import Example, Json, LedgerEntry, Source
 
 #: Readable rows that vote on the format.
 _SNIFFED = 1000
+#: Rows of which at least one must be readable: more than these are not held for a vote.
+_HEAD = 100_000
 #: How a data folder keeps its examples.
 _PREPARED = "example"
 
@@ -177,13 +179,15 @@ class _Reader:
 
 
 def _until_sniffable(stream: Iterator[Row | Bad | Arrived]) -> list[Row | Bad | Arrived]:
-    """Rows from the front of the stream, until 1,000 of them can vote on the format. Bad rows wait with them."""
+    """Rows from the front of the stream, until 1,000 of them can vote on the format. Bad rows wait with them, but not
+    without end.
+    """
     head: list[Row | Bad | Arrived] = []
     num_votes = 0
     for row in stream:
         head.append(row)
         num_votes += isinstance(row, Row)
-        if num_votes == _SNIFFED:
+        if num_votes == _SNIFFED or len(head) == _HEAD:
             break
     return head
 
