@@ -7,6 +7,7 @@ fit several sections, so not all that is suggested against the archive is wrong:
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from harness import OURS
 from sartor.data.clean import Context
 from sartor.data.clean.label_noise import Config, clean
 from sartor.types import Chat, Message, Source
+from sartor.workshop.knowing import embed_by
 
 Json = dict[str, Any]
 
@@ -30,6 +32,11 @@ MOST = 400
 FLIPPED = 0.1
 METHODS = ("loss", "neighbours", "both")
 MARGINS = (0.3, 0.4, 0.5, 0.6)
+
+
+#: Who judges in the table: by words alone, and with an encoder's neighbours.
+VECTORS = ("words", "encoder")
+ENCODER = "all-minilm-l6-v2"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(seeds: Sequence[int]) -> Json:
     """Each method and margin, over draws of the rows and of the flips."""
     found = [
-        {"seed": seed, "method": method, "margin": margin, **judged(rows, true, method, margin)}
+        {"seed": seed, "vectors": vectors, "method": method, "margin": margin}
+        | judged(rows, true, {"vectors": vectors, "method": method, "margin": margin})
         for seed, (rows, true) in ((seed, flipped(seed)) for seed in seeds)
+        for vectors in VECTORS
         for method in METHODS
+        if (vectors, method) != ("encoder", "loss")  # no neighbours, so none of its vectors
         for margin in MARGINS
     ]
     return {**harness.facts([OURS]), "kind": "data-labels", "runs": found}
@@ -71,10 +81,10 @@ def flipped(seed: int) -> tuple[list[Chat], list[str]]:
     return rows, [section for _, section in chosen]
 
 
-def judged(rows: Sequence[Chat], true: Sequence[str], method: str, margin: float) -> Json:
+def judged(rows: Sequence[Chat], true: Sequence[str], settings: Json) -> Json:
     """What the cleaner suggests, against what was flipped."""
     start = time.perf_counter()
-    outcomes = clean(rows, Config.model_validate({"method": method, "margin": margin}), Context())
+    outcomes = clean(rows, Config.model_validate(settings), Context(embed=embed))
     told = {entry.line: entry.detail for outcome in outcomes for entry in outcome.entries}
     flips = {row.source.line for row, section in zip(rows, true, strict=True) if row.target != section}
     hits = flips & told.keys()
@@ -89,17 +99,23 @@ def judged(rows: Sequence[Chat], true: Sequence[str], method: str, margin: float
     }
 
 
+def embed(conversations: Sequence[Sequence[Message]]) -> Any:
+    """By the encoder, which is opened when it is first asked."""
+    return embed_by(ENCODER)(conversations)
+
+
 def markdown(result: Json) -> str:
     """The whole report."""
     runs = result["runs"]
-    lines = header("judged by", "margin", "told", "precision", "recall", "of the found, the right label", "rows/s")
-    for method in METHODS:
-        for margin in MARGINS:
-            mine = [run for run in runs if (run["method"], run["margin"]) == (method, margin)]
+    lines = header(
+        "judged by", "near by", "margin", "told", "precision", "recall", "of the found, the right label", "rows/s"
+    )
+    for vectors, method, margin in itertools.product(VECTORS, METHODS, MARGINS):
+        if mine := [run for run in runs if (run["vectors"], run["method"], run["margin"]) == (vectors, method, margin)]:
             told, hits, flips, right = (sum(run[key] for run in mine) for key in ("told", "hits", "flipped", "right"))
             rate = sum(run["rows"] for run in mine) / sum(run["seconds"] for run in mine)
             shares = [f"{hits / told:.1%}", f"{hits / flips:.1%}", f"{right / hits:.1%}"]
-            lines.append(line([method, f"{margin:g}", f"{told:,}", *shares, f"{rate:,.0f}"]))
+            lines.append(line([method, vectors, f"{margin:g}", f"{told:,}", *shares, f"{rate:,.0f}"]))
     head = (
         f"Measured {result['date']} on {result['machine']['processor']}: {runs[0]['rows']:,} descriptions of Debian's "
         f"packages in {len(sections.SECTIONS)} sections, {FLIPPED:.0%} of the labels flipped, "

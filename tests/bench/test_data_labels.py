@@ -30,7 +30,7 @@ def test_one_in_ten_is_flipped_and_the_archive_is_kept() -> None:
 
 def test_suggestions_are_judged_by_what_was_flipped() -> None:
     rows, true = data_labels.flipped(2)
-    found = data_labels.judged(rows, true, "neighbours", 0.4)
+    found = data_labels.judged(rows, true, {"method": "neighbours", "margin": 0.4})
     assert found["hits"] >= 0.8 * found["flipped"]
     assert found["right"] >= 0.9 * found["hits"]
     assert found["told"] <= 1.3 * found["hits"]
@@ -39,7 +39,9 @@ def test_suggestions_are_judged_by_what_was_flipped() -> None:
 def test_the_table() -> None:
     run = {"seed": 1, "rows": 240, "flipped": 20, "told": 16, "hits": 12, "right": 9, "seconds": 2.0}
     runs = [
-        {**run, "method": method, "margin": margin} for method in data_labels.METHODS for margin in data_labels.MARGINS
+        {**run, "vectors": "words", "method": method, "margin": margin}
+        for method in data_labels.METHODS
+        for margin in data_labels.MARGINS
     ]
     page = data_labels.markdown({"date": "2026-11-26", "machine": {"processor": "a processor"}, "runs": runs})
-    assert "| both | 0.4 | 16 | 75.0% | 60.0% | 75.0% | 120 |" in page
+    assert "| both | words | 0.4 | 16 | 75.0% | 60.0% | 75.0% | 120 |" in page

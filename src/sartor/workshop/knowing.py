@@ -17,7 +17,8 @@ from sartor.texts import open_texts
 from sartor.types import Embed, Example, Message
 from sartor.workshop import Job
 
-EMBEDS = frozenset({"semantic_duplicates"})
+#: Cleaners that embed, or may be told to.
+EMBEDS = frozenset({"semantic_duplicates", "label_noise"})
 
 
 def knowing(
@@ -28,7 +29,7 @@ def knowing(
     if model is not None:
         renderer = _renderer(model)
         count = lambda example: num_tokens(example, renderer)  # noqa: E731
-    embed = embed_by(encoder) if any(step.name in EMBEDS for step in steps) else None
+    embed = (lambda texts: embed_by(encoder)(texts)) if any(step.name in EMBEDS for step in steps) else None
     return Context(held_out=held_out, count_tokens=count, embed=embed, seed=job.seed)
 
 
