@@ -18,7 +18,7 @@ from sartor import durable
 from sartor.ask import Answer, Question
 from sartor.augment.gather import gather
 from sartor.augment.grow import Step, grow, leave_waiting
-from sartor.augment.work import Work
+from sartor.augment.work import Config, Work, open_work, reopen
 from sartor.data.folder import DataFolder
 from sartor.errors import DataError, RecipeError, UserError
 from sartor.types import Chat, Pair
@@ -151,6 +151,33 @@ def test_ranking_needs_a_judge_and_believes_it_only_twice(tmp_path: Path) -> Non
     assert all(isinstance(pair, Pair) for pair in pairs)
     assert {"market" in pair.chosen.content for pair in pairs if isinstance(pair, Pair)} == {True, False}
     assert [found.reason for found in work.outcomes() if found.fate == "rejected"].count("no_winner") >= 1
+
+
+def test_what_was_made_may_be_grown_from_again(tmp_path: Path) -> None:
+    _, folder = grown(tmp_path, lambda question: Answer(question.key, new_example(question.key)), wanted=4, rounds=1)
+    again = open_work(tmp_path / "again", list(folder.examples()), Config(size=4, rounds=1, accept=True))
+    run(again, FakeAsker(lambda question: Answer(question.key, new_example(f"again {question.key}"))))
+    examples = list(gather(again, tmp_path / "more", "more").examples())
+    assert [each.name for each in again.rounds()] == ["round-002"]
+    assert len({example.id for example in examples}) == len(examples) > 10
+    assert {example.source.origin for example in again.accepted()} <= {seed.id for seed in seeds()}
+
+
+def test_fewer_rounds_than_there_are_hide_none(tmp_path: Path) -> None:
+    work, _ = grown(tmp_path, wanted=100)
+    assert job(tmp_path / "work", wanted=100, rounds=1).tally() == work.tally()
+
+
+def test_files_that_somebody_has_changed_are_refused_by_name(tmp_path: Path) -> None:
+    work, _ = grown(tmp_path)
+    decisions = tmp_path / "work/round-001/decisions.jsonl"
+    decisions.write_text(decisions.read_text() + '{"key": "round-001/001", "decision": "maybe"}\n')
+    with pytest.raises(DataError, match=r"round-001/decisions\.jsonl"):
+        work.tally()
+    settings_file = tmp_path / "work/augment.json"
+    settings_file.write_text(settings_file.read_text().replace('"wanted": 8', '"wanted": "many"'))
+    with pytest.raises(DataError, match="`wanted`"):
+        reopen(tmp_path / "work", "work")
 
 
 def test_a_job_is_not_mixed_with_another(tmp_path: Path) -> None:

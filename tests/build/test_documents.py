@@ -49,7 +49,7 @@ def built(folder: Path, script: Script = answered, papers: list[Document] | None
 def test_chunks_become_examples_or_named_failures(tmp_path: Path) -> None:
     folder = built(tmp_path)
     examples = list(folder.examples())
-    assert [example.id for example in examples] == ["build/qa:1", "build/qa:2", "build/qa:3"]
+    assert [example.id for example in examples] == [f"build/qa/a/manual.md:{n}" for n in (1, 2, 3)]
     assert {example.source.origin for example in examples} == {"a/manual.md"}
     assert [(entry.file, entry.line, entry.reason) for entry in folder.ledger()] == [
         ("b.txt", 1, "too_short"),

@@ -9,14 +9,16 @@ work/
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from sartor import durable
 from sartor.ask.opening import Who
@@ -77,6 +79,13 @@ class Work:
         """By their ids."""
         return {seed.id: seed for seed in self.all_seeds if isinstance(seed, Chat) and not unsuitable(seed)}
 
+    @cached_property
+    def first(self) -> int:
+        """The number of the first round, after those in which seeds were made: no id is used twice."""
+        ours = re.compile(re.escape(self.place("round-")) + r"(\d+)")
+        before = [int(found[1]) for seed in self.all_seeds if (found := ours.fullmatch(seed.source.file))]
+        return max(before, default=0) + 1
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time, the others wait; what a killed one left half-written is gone."""
@@ -87,13 +96,8 @@ class Work:
 
     def rounds(self) -> list[Round]:
         """Those that have begun, in their order."""
-        found = []
-        for number in range(1, self.config.rounds + 1):
-            each = Round(self.folder / _name(number))
-            if not each.asked:
-                break
-            found.append(each)
-        return found
+        numbered = (Round(self.folder / f"round-{number:03d}") for number in count(self.first))
+        return list(takewhile(lambda each: each.asked, numbered))
 
     def outcomes(self) -> Iterator[Outcome]:
         """What became of all questions, in their order."""
@@ -125,7 +129,7 @@ class Work:
     def begin(self) -> Round:
         """The next round, with all its questions on disk."""
         before = self.rounds()
-        each = Round(self.folder / _name(len(before) + 1))
+        each = Round(self.folder / f"round-{self.first + len(before):03d}")
         each.ask(self._questions(each, start=sum(len(earlier.asked) for earlier in before)))
         return each
 
@@ -203,7 +207,13 @@ def reopen(folder: Path, label: str) -> Work:
         raise DataError(f"{label} holds no augmentation", hint="`sartor data augment` begins one")
     settings = {key: value for key, value in read_json(folder / SETTINGS).items() if key != "schema"}
     seeds = tuple(map(EXAMPLE.validate_python, durable.read_lines(folder / SEEDS)))
-    return Work(folder, Config.model_validate(settings), seeds)
+    try:
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"{label}/{SETTINGS}: `{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
+        raise DataError(message, hint="correct it, or begin anew in another folder") from error
+    return Work(folder, config, seeds)
 
 
 def _refuse_another(work: Work, seeds: str) -> None:
@@ -227,7 +237,3 @@ def _fault(found: Outcome) -> Fault | None:
     if found.fate != "rejected":
         return None
     return Fault(reason=found.reason) if found.by == "checks" else Fault(words=found.reason)
-
-
-def _name(number: int) -> str:
-    return f"round-{number:03d}"

@@ -173,13 +173,17 @@ def _ask(job: _Job, documents: Documents, asker: Asker, log: Path, progress: Pro
 
 @dataclass(slots=True)
 class _Writing:
-    """Examples in the order of the documents; `places` says from which lines each of them was made."""
+    """Examples in the order of the documents; `places` says from which lines each of them was made.
+
+    `numbers`: of the examples of each document, which are their lines.
+    """
 
     job: _Job
     answers: dict[str, Answer]
     folder: Making
     places: IO[str]
     counts: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[str] = field(default_factory=Counter)
     seen: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
 
@@ -211,7 +215,8 @@ class _Writing:
         if isinstance(found, Problem):
             self.folder.tell(_dropped(place, found))
             return
-        source = Source(file=f"build/{self.job.name}", line=self.folder.num_kept + 1, origin=place.origin)
+        self.numbers[place.file] += 1
+        source = Source(file=f"build/{self.job.name}/{place.file}", line=self.numbers[place.file], origin=place.origin)
         example = found.model_copy(update={"source": source})
         self.seen[example.digest] = example.id
         self.folder.keep(example)
