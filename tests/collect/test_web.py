@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from sartor.collect import Clock
+from sartor.collect import Clock, Trip
 from sartor.collect.gather import gather, origin_of
+from sartor.collect.web import Config, Crawl
 from sartor.data.folder import DataFolder
 from sartor.errors import DataError
+from sartor.types import Document
 
 from .site import FakeTime, Page, Site, html, serving
 
@@ -317,3 +319,48 @@ def test_who_we_are_is_said(target: Path) -> None:
         assert all(headers["user-agent"].endswith("(+ops@example.org)") for headers in site.headers)
         assert all(headers["user-agent"].startswith("sartor/") for headers in site.headers)
         assert not any("cookie" in headers for headers in site.headers)
+
+
+def test_a_server_that_stalls_or_hangs_up_is_tried_again_and_then_left(target: Path) -> None:
+    def stalls(before: int, headers: dict[str, str]) -> Page:
+        time.sleep(0.5)
+        return Page(html("Late"))
+
+    torn = Page(b"half", headers={"Content-Length": "5000"})
+    with serving({"/": Page(html("Start", "/late", "/torn")), "/late": stalls, "/torn": torn}) as site:
+        folder = crawl(site, target, retries=1, part_seconds=0.1)
+        assert reasons(folder, site) == {"/late": "unreachable", "/torn": "unreachable"}
+        assert site.counted("/late") == 2 and site.counted("/torn") == 2
+
+
+def test_an_answer_that_takes_for_ever_has_a_limit(target: Path) -> None:
+    hours = FakeTime()
+    ticking = Clock(hours.clock().now, lambda: hours.sleep(50) or hours.seconds, hours.sleep)  # type: ignore[func-returns-value]
+    with serving({"/": Page("x" * 200_000)}) as site, pytest.raises(DataError, match="answer_seconds"):
+        crawl(site, target, clock=ticking, answer_seconds=60.0)
+
+
+def test_what_failed_for_a_while_is_asked_again_and_what_is_settled_is_not(tmp_path: Path) -> None:
+    def recovers(before: int, headers: dict[str, str]) -> Page:
+        return Page(html("Well again")) if before else Page(status=500)
+
+    with serving({"/": Page(html("Start", "/ill", "/gone")), "/ill": recovers}) as site:
+        config = Config(place=site.url(), allow_private=True, delay=0.0, retries=0)
+        for expected in (1, 2):
+            found = list(Crawl.of(config, Trip(tmp_path, FakeTime().clock())).run())
+            assert sum(isinstance(member, Document) for member in found) == expected
+        assert (site.counted("/"), site.counted("/ill"), site.counted("/gone")) == (1, 2, 1)
+
+
+def test_only_what_is_under_a_path_and_on_named_hosts(target: Path) -> None:
+    with serving({"/other": Page(html("Other"))}) as other:
+        links = ("/docs/b", "/blog", other.url("/other"))
+        pages = {"/docs/a": Page(html("Aa", *links)), "/docs/b": Page(html("Bb")), "/blog": Page(html("Blog"))}
+        with serving(pages) as site:
+            folder = crawl(site, target, "/docs/a", under="/docs/")
+            assert paths(folder, site) == ["/docs/a", "/docs/b"]
+            assert reasons(folder, site) == {"/blog": "excluded", other.url("/other"): "other_site"}
+            folder = crawl(site, target, "/docs/a", hosts=(other.address.removeprefix("http://"),))
+            assert (
+                reasons(folder, site)[other.url("/other")] == "private_address"
+            )  # only where it begins may be private

@@ -21,6 +21,8 @@ _AROUND = ["nav", "header", "footer", "aside", "form", "[role=navigation]", "[ro
 #: A main text of fewer characters may be no more than what the heuristics left; a page with less than this share of
 #: text that is no link leads to texts, and is none.
 _SHORT, _UNLINKED = 200, 0.5
+#: Beside a list of links fewer characters than this are its heading, and no text.
+_HEADING = 80
 _LICENCE_NAMES = frozenset({"dc.rights", "dcterms.rights", "dcterms.license", "license", "licence"})
 _ROBOTS_NAMES = frozenset({"robots", "sartor"})
 #: Elements that say something of the page, or lead to another.
@@ -61,7 +63,7 @@ def extract(content: bytes, charset: str = "") -> Extracted:
 
 
 def _text(tree: Any) -> tuple[str, tuple[Note, ...]]:
-    """The main text; of a short page that is no list of links, all of its text."""
+    """The main text; of a short page all of its text, unless it is a list of links, which has none."""
     from resiliparse.extract.html2text import extract_plain_text
 
     main = _tidy(extract_plain_text(tree, main_content=True, alt_texts=False, skip_elements=_SKIPPED))
@@ -69,7 +71,9 @@ def _text(tree: Any) -> tuple[str, tuple[Note, ...]]:
         return main, ()
     whole = _tidy(extract_plain_text(tree, alt_texts=False, skip_elements=[*_SKIPPED, *_AROUND]))
     unlinked = _tidy(extract_plain_text(tree, alt_texts=False, skip_elements=[*_SKIPPED, *_AROUND, "a"]))
-    if len(whole) <= len(main) or len(unlinked) < _UNLINKED * len(whole):
+    if len(unlinked) < _UNLINKED * len(whole):
+        return main if len(main) >= _HEADING else "", ()
+    if len(whole) <= len(main):
         return main, ()
     return whole, (
         Note("whole_page", f"{len(main):,} characters looked like its main text: all {len(whole):,} are taken"),
