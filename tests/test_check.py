@@ -180,6 +180,17 @@ def test_leak(judged: Callable[..., Check]) -> None:
     assert not found.ok
 
 
+def test_near_leak(judged: Callable[..., Check]) -> None:
+    def asks(number: int, end: str) -> str:
+        return " ".join(f"word{number}{letter}" for letter in "abcdefghijklmnop") + end
+
+    train = [row(asks(number, ""), "answer") for number in range(60)]
+    test = [row(asks(number, " please"), "answer") for number in range(3)] + [row(f"new {n}", "a") for n in range(60)]
+    problem = only(judged(train, files={"test.jsonl": test}, test="test.jsonl"), "near_leak")
+    assert (problem.severity, problem.where[0]) == ("warning", "test.jsonl:1 ≈ train.jsonl:1")
+    assert "contamination" in problem.hint
+
+
 def test_prompt_differs(qwen3_tokenizer: Any, judged: Callable[..., Check]) -> None:
     """Qwen3 told not to think, and a row that thinks."""
     qwen3 = Renderer(qwen3_tokenizer, template_kwargs=(("enable_thinking", False),))
@@ -291,7 +302,7 @@ def test_a_label_that_only_held_out_items_have_is_named(tmp_path: Path, renderer
 def test_every_code_is_provoked_by_a_test_of_this_file() -> None:
     codes = set(re.findall(r'code="(\w+)"', inspect.getsource(check_module)))
     assert codes == {
-        *("nothing_trained", "stop_token_untrained", "too_long", "leak", "prompt_differs", "unreadable"),
+        *("nothing_trained", "stop_token_untrained", "too_long", "leak", "near_leak", "prompt_differs", "unreadable"),
         *("few_examples", "few_test_items", "duplicates", "no_target"),
         *("no_labels", "unseen_label", "served_after_conversion"),
     }

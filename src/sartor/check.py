@@ -95,6 +95,7 @@ def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int,
             _nothing_trained(prepared),
             _stop_untrained(prepared),
             _leak(prepared),
+            _near_leak(prepared),
             _inexact(prepared),
             _unreadable(prepared),
             _few(counts),
@@ -192,6 +193,21 @@ def _leak(prepared: Prepared) -> Problem | None:
         hint="remove them from one of the two files",
         count=len(prepared.leaks),
         where=tuple(f"{held_out} = {train}" for held_out, train in prepared.leaks[:SHOWN_PLACES]),
+    )
+
+
+def _near_leak(prepared: Prepared) -> Problem | None:
+    equal = {held_out for held_out, _ in prepared.leaks}
+    pairs = [pair for pair in prepared.near_leaks if pair[0] not in equal]
+    if not pairs:
+        return None
+    return Problem(
+        code="near_leak",
+        severity="warning",
+        message=f"{len(pairs)} held-out items ask nearly the same as a training example: their proof is worth less",
+        hint="`data.clean: [contamination]` takes these out of the training split",
+        count=len(pairs),
+        where=tuple(f"{held_out} ≈ {train}" for held_out, train in pairs[:SHOWN_PLACES]),
     )
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sartor.data.families import families
+from sartor.data.families import alike, families
 from sartor.data.split import split
 from sartor.types import Chat, Message, Source
 
@@ -71,3 +71,10 @@ def test_a_giant_family_is_never_held_out(seed: int) -> None:
     parts = split(rows, seed=seed)
     assert not {item.source.origin for item in (*parts.dev, *parts.test)} - {""}
     assert "a.jsonl:3" in {item.id for item in parts.train}
+
+
+def test_held_out_items_that_are_nearly_asked_in_training_are_found() -> None:
+    rows = different(40)
+    held_out = [row(100, f"{rows[3].messages[0].content} please"), row(101, "Wholly other words"), row(102, "Nothing")]
+    assert alike(rows, held_out) == [("a.jsonl:100", "a.jsonl:3")]
+    assert alike([], held_out) == []

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 from sartor.data.clean.texts import question_of, whole_of
-from sartor.data.near import groups
+from sartor.data.near import BATCH, Index, frame_of, groups
 from sartor.types import Example
 
 
@@ -27,9 +27,28 @@ def families(examples: Sequence[Example]) -> dict[str, list[int]]:
     return {min(examples[place].prompt_digest for place in places): places for places in members.values()}
 
 
+def alike(train: Sequence[Example], held_out: Sequence[Example]) -> list[tuple[str, str]]:
+    """(held-out id, training id) of items that ask nearly the same as a training example."""
+    asked = list(map(_asked, train))
+    index = Index(frame=frame_of(asked))
+    for start in range(0, len(asked), BATCH):
+        index.add(asked[start : start + BATCH])
+    found = []
+    for start in range(0, len(held_out), BATCH):
+        batch = held_out[start : start + BATCH]
+        for item, match in zip(batch, index.find(list(map(_asked, batch))), strict=True):
+            if match is not None:
+                found.append((item.id, train[match.number].id))
+    return found
+
+
+def _asked(example: Example) -> str:
+    return question_of(example) or whole_of(example)
+
+
 def _bonds(examples: Sequence[Example]) -> Iterable[list[int]]:
     """Places that belong together, for each of the reasons."""
-    near = groups([question_of(example) or whole_of(example) for example in examples])
+    near = groups(list(map(_asked, examples)))
     reasons: tuple[Iterable[Hashable], ...] = (
         [example.prompt_digest for example in examples],
         near,

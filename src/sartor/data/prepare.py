@@ -14,6 +14,7 @@ from sartor import durable
 from sartor.chat import Speech
 from sartor.data.clean import Context
 from sartor.data.cleaning import Chosen, chosen, cleaned
+from sartor.data.families import alike
 from sartor.data.ledger import Ledger, listed, refuse_if_many
 from sartor.data.pack import Segment, segment
 from sartor.data.read import Read, read
@@ -61,6 +62,7 @@ class Prepared:
     format: str
     too_long: tuple[Tokenised, ...]
     leaks: tuple[tuple[str, str], ...]
+    near_leaks: tuple[tuple[str, str], ...] = ()
 
     @property
     def everything(self) -> tuple[Tokenised, ...]:
@@ -104,6 +106,7 @@ def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Pr
         for role, examples in (("train", train), ("dev", parts.dev), ("test", parts.test))
     }
     train_read = files["train"]
+    brought = [example for role in ("dev", "test") if files[role] for example in getattr(parts, role)]
     return Prepared(
         **prepared,
         ledger=Ledger(
@@ -114,6 +117,7 @@ def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Pr
         format=train_read.format if train_read else "",
         too_long=tuple(too_long),
         leaks=tuple(leaks(train, parts.test + parts.dev)),
+        near_leaks=tuple(alike(train, brought)),
     )
 
 
