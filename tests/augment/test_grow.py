@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from sartor import durable
 from sartor.ask import Answer, Question
+from sartor.ask.opening import Who
 from sartor.augment.gather import gather
 from sartor.augment.grow import Step, grow, leave_waiting
-from sartor.augment.work import Config, Work, open_work, reopen
+from sartor.augment.work import Config, Work, name_of, open_work, reopen
 from sartor.data.folder import DataFolder
 from sartor.errors import DataError, RecipeError, UserError
 from sartor.types import Chat, Pair
@@ -161,6 +162,12 @@ def test_what_was_made_may_be_grown_from_again(tmp_path: Path) -> None:
     assert [each.name for each in again.rounds()] == ["round-002"]
     assert len({example.id for example in examples}) == len(examples) > 10
     assert {example.source.origin for example in again.accepted()} <= {seed.id for seed in seeds()}
+
+
+def test_the_name_of_a_job_is_that_of_what_may_not_change() -> None:
+    name = name_of(seeds(), Config())
+    assert name == name_of(seeds(), Config(wanted=7, accept=True, judge=Who(), rounds=3))
+    assert len({name, name_of(seeds(3), Config()), name_of(seeds(), Config(temperature=0.1))}) == 3
 
 
 def test_fewer_rounds_than_there_are_hide_none(tmp_path: Path) -> None:

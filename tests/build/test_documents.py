@@ -85,6 +85,13 @@ def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     assert len(again.asked) == 1
 
 
+def test_two_builds_may_share_their_answers(tmp_path: Path) -> None:
+    asker = FakeAsker(answered)
+    one = built(tmp_path / "one", asker=asker, answers=tmp_path / "answers").digest
+    assert built(tmp_path / "other", asker=asker, answers=tmp_path / "answers").digest == one
+    assert len(asker.asked) == 3
+
+
 def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     down = FakeAsker(lambda question: Answer(question.key, failure="http_503: overloaded"))
     assert list(built(tmp_path, asker=down).examples()) == []

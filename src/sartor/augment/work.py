@@ -31,7 +31,7 @@ from sartor.augment.turns import unsuitable
 from sartor.errors import DataError
 from sartor.recipe import Named, validated
 from sartor.store import read_json
-from sartor.types import EXAMPLE, Chat, Example, Frozen, LedgerEntry, Source
+from sartor.types import EXAMPLE, Chat, Example, Frozen, LedgerEntry, Source, digest_of
 
 SETTINGS, SEEDS, LOCK = "augment.json", "seeds.jsonl", ".lock"
 #: Settings that may change while a job goes on: they decide how far, who is asked and at what price, not what is made.
@@ -171,6 +171,12 @@ class Work:
         others = [example for example in pool if example.id != seed.id]
         draw = random.Random(f"{self.config.seed}:others:{number}")  # noqa: S311
         return Draw(number, seed, tuple(draw.sample(others, min(self.config.shown, len(others)))))
+
+
+def name_of(seeds: Sequence[Example], config: Config) -> str:
+    """A name for the folder of a job: the same as long as its seeds are, and the settings that may not change."""
+    fixed = config.model_dump(mode="json", exclude=set(FREE))
+    return f"augment-{digest_of(fixed, [seed.model_dump(mode='json') for seed in seeds])[:8]}"
 
 
 def open_work(folder: Path, seeds: Sequence[Example], config: Config) -> Work:

@@ -1,6 +1,6 @@
 """The verb: documents → chunks → examples, each chunk ending as examples or as a named failure in the ledger.
 
-What a model answered is kept beside the result, in `<result>.answers/`, and never asked again: killed at any moment,
+What a model answered is kept in a folder beside the result, and never asked again: killed at any moment,
 the same call goes on, and what failed is tried again. The result is written at the end, in the order of the documents,
 whoever answered first.
 """
@@ -66,6 +66,7 @@ def build(
     label: str,
     *,
     asker: Asker | None = None,
+    answers: Path | None = None,
     count: Count = len,
     progress: Progress | None = None,
 ) -> DataFolder:
@@ -76,6 +77,7 @@ def build(
         config: the builder, its settings, and how it asks.
         path: where the folder shall be; `label` names it in messages.
         asker: who is asked, where `config.asks`.
+        answers: a folder for what was answered, which other builds may share; `<path>.answers` where none is given.
         count: the size of a text, where chunks are measured in tokens.
         progress: told how many chunks are answered.
 
@@ -90,12 +92,12 @@ def build(
     if config.asks and asker is None:
         raise RecipeError(f"the builder {name} asks a model", hint="say who is asked: `who: {url: …, model: …}`")
     job = _Job(config, member, settings, asker.name if config.asks and asker else "", count)
-    answers: dict[str, Answer] = {}
+    answered: dict[str, Answer] = {}
     if config.asks and asker is not None:
-        log = path.with_name(f"{path.name}.answers") / ANSWERS
-        answers = _ask(job, documents, asker, log, progress)
+        log = (answers or path.with_name(f"{path.name}.answers")) / ANSWERS
+        answered = _ask(job, documents, asker, log, progress)
     with making(path) as folder, durable.opened(folder.staging / PLACES) as places:
-        writing = _Writing(job, answers, folder, places)
+        writing = _Writing(job, answered, folder, places)
         for document in documents():
             writing.document(document)
         writing.finish()
