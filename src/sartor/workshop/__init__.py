@@ -3,7 +3,7 @@
 A file `workshop/x.py` holds
 
 - `SUMMARY`: one line for people;
-- `TAKES`: what the step before it, or `data.train`, must give: "nothing", "documents", "examples" or "anything";
+- `TAKES`: what the step before it, or `data.train`, must give: "nothing", "documents" or "examples";
 - `Config`: its settings;
 - `inputs(config, root)`: what decides the result beside its settings and what it takes, such as digests of files;
 - `run(job, config)`: make the data folder `job.to`; a step that was stopped goes on where it stopped.
@@ -31,7 +31,7 @@ NOT_MEMBERS: frozenset[str] = frozenset({"knowing"})
 #: Where the folders of steps lie, beside the runs.
 MADE = f"{RUNS}/data"
 
-Takes = Literal["nothing", "documents", "examples", "anything"]
+Takes = Literal["nothing", "documents", "examples"]
 Progress = Callable[[int, int], None]
 
 
@@ -145,7 +145,7 @@ def _refuse_misfit(name: str, member: Step, source: Path | None) -> None:
 def _refuse_wrong_kind(one: Planned) -> None:
     assert one.job.source is not None
     holds = "documents" if DataFolder(one.job.source).holds_documents else "examples"
-    if one.step.TAKES not in (holds, "anything"):
+    if one.step.TAKES != holds:
         raise RecipeError(
             f"{one.name} needs {one.step.TAKES}, and {one.job.source.name} holds {holds}",
             hint="`build` makes examples of documents"
