@@ -7,6 +7,7 @@ fit several sections, so not all that is suggested against the archive is wrong:
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import random
 import time
@@ -100,7 +101,12 @@ def judged(rows: Sequence[Chat], true: Sequence[str], settings: Json) -> Json:
 
 
 def embed(conversations: Sequence[Sequence[Message]]) -> Any:
-    """By the encoder, which is opened when it is first asked."""
+    """By the encoder, once for each batch: rows come in the same batches for each margin."""
+    return _embed(tuple(tuple(messages) for messages in conversations))
+
+
+@functools.cache
+def _embed(conversations: tuple[tuple[Message, ...], ...]) -> Any:
     return embed_by(ENCODER)(conversations)
 
 
@@ -115,7 +121,8 @@ def markdown(result: Json) -> str:
             told, hits, flips, right = (sum(run[key] for run in mine) for key in ("told", "hits", "flipped", "right"))
             rate = sum(run["rows"] for run in mine) / sum(run["seconds"] for run in mine)
             shares = [f"{hits / told:.1%}", f"{hits / flips:.1%}", f"{right / hits:.1%}"]
-            lines.append(line([method, vectors, f"{margin:g}", f"{told:,}", *shares, f"{rate:,.0f}"]))
+            speed = f"{rate:,.0f}" if vectors == "words" else "–"  # its vectors are made once for all margins
+            lines.append(line([method, vectors, f"{margin:g}", f"{told:,}", *shares, speed]))
     head = (
         f"Measured {result['date']} on {result['machine']['processor']}: {runs[0]['rows']:,} descriptions of Debian's "
         f"packages in {len(sections.SECTIONS)} sections, {FLIPPED:.0%} of the labels flipped, "
