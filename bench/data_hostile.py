@@ -254,12 +254,12 @@ def smuggled(family: str, count: int) -> Json:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     renderer = Renderer(tokenizer)
     added = [(id, token) for id, token in tokenizer.added_tokens_decoder.items() if len(token.content.strip()) > 2]
-    tags = [token.content for _, token in added]
     steers = {
         id
         for id, token in added
         if token.special or token.content.startswith("<|") or token.content in tokenizer.chat_template
     }
+    tags = [token.content for id, token in added if id in steers]
     draw = random.Random(SEED)
     plain = _steering(renderer, steers, "u", "a")
     start, held, forged = time.perf_counter(), 0, []

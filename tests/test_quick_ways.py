@@ -72,13 +72,13 @@ def outcome(read: Any, raw: bytes) -> tuple[Any, ...]:
     return ("read", repr(value))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(raw=st.lists(PIECES, max_size=12).map(lambda parts: "".join(parts).encode()) | st.binary(max_size=40))
 def test_any_bytes_are_read_alike(raw: bytes):
     assert outcome(strict.loads, raw) == outcome(strict.careful, raw)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(tree=TREES, plainly=st.booleans(), comma=SPACES, colon=SPACES, indent=st.sampled_from([None, 1]))
 def test_any_json_is_read_alike(tree: Any, plainly: bool, comma: str, colon: str, indent: int | None):
     written = json.dumps(tree, ensure_ascii=plainly, separators=(f",{comma}", f"{colon}:{colon}"), indent=indent)
@@ -86,7 +86,7 @@ def test_any_json_is_read_alike(tree: Any, plainly: bool, comma: str, colon: str
     assert outcome(strict.loads, raw) == outcome(strict.careful, raw)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(data=st.data(), tree=TREES)
 def test_a_doubled_key_is_never_overlooked(data: st.DataObject, tree: Any):
     key = json.dumps(data.draw(st.text('a":\\ :', max_size=4)))
@@ -139,7 +139,7 @@ ODD = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(messages=st.lists(MESSAGES | ODD, max_size=5) | st.lists(MESSAGES, max_size=6))
 def test_a_plain_conversation_is_what_the_careful_way_makes_of_it(messages: list[Any]):
     quick = plain.plain_chat(messages, SOURCE)
@@ -191,7 +191,7 @@ AROUND = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     turns=st.lists(TURNS, max_size=4), around=AROUND, more=st.sampled_from(["", ',{"role":"assistant","content":"z"}'])
 )

@@ -120,7 +120,7 @@ def test_an_empty_row_is_an_error(name: str):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_row_crashes_a_format(name: str, data: st.DataObject):
     form = formats.named(name)
@@ -129,7 +129,7 @@ def test_no_row_crashes_a_format(name: str, data: st.DataObject):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_damage_to_the_sample_crashes_a_format(name: str, data: st.DataObject):
     form = formats.named(name)

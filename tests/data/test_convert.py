@@ -76,7 +76,7 @@ EXAMPLES = st.one_of(
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 @given(example=EXAMPLES)
 def test_what_is_written_reads_back_or_says_what_is_lost(name: str, example: Example):
     form = formats.writer(name)
