@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,18 +13,38 @@ import typer
 from rich.markup import escape
 
 from sartor.cli.common import AsJson, put, talk
-from sartor.errors import UserError
+from sartor.errors import Refused, UserError
 
 if TYPE_CHECKING:
     from sartor.data.folder import DataFolder
-    from sartor.types import Example
+    from sartor.types import Example, Json, LedgerEntry
     from sartor.workshop import Progress
 
 app = typer.Typer(name="data", help="Collect, clean, build, augment, review and inspect data.", no_args_is_help=True)
 
 Source = Annotated[Path, typer.Argument(help="A file of examples, or a data folder.")]
 To = Annotated[Path, typer.Option("--to", help="The data folder to write.")]
+Ask = Annotated[
+    str, typer.Option("--ask", help="Who is asked: a base here, or {url: …, model: …, key_from: VARIABLE}.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is there already.")]
+
+
+@app.command()
+def collect(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="PLACE...", help="Paths, 'docs/**/*.md', archives, URLs, hf:owner/name@revision."),
+    ],
+    to: To,
+    only: Annotated[str, typer.Option(help="documents or examples, where places have both.")] = "",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="An option of the places: max_pages=50.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take documents or examples from places, each with its source, digest, time and licence. A crawl goes on."""
+    settings = {"places": places, "only": only, "options": _settings(sets)}
+    _tell(_made("collect", None, to, settings, force=force), as_json)
 
 
 @app.command()
@@ -37,8 +59,171 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Drop, mend or mark examples; every one that is not used as it came is in the ledger, with its reason."""
-    folder = _made("clean", source, to, [f"cleaners={cleaners}", *(sets or ())], force=force)
+    settings = _settings([f"cleaners={cleaners}", *(sets or ())])
+    _tell(_made("clean", source, to, settings, force=force), as_json)
+
+
+@app.command()
+def build(
+    source: Annotated[Path, typer.Argument(help="A data folder of documents, or a table for builders of rows.")],
+    to: To,
+    builder: Annotated[str, typer.Option("--with", help="The builder, as in a recipe: {name: qa, pairs: 3}.")] = "qa",
+    ask: Ask = "",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Another setting: max_tokens=512.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make examples of documents, grounded in them, or of the rows of a table. What was answered is not asked again."""
+    settings = _settings([f"builder={builder}", *_who(ask), *(sets or ())])
+    _tell(_made("build", source, to, settings, force=force), as_json)
+
+
+@app.command()
+def augment(
+    seeds: Source,
+    to: To,
+    way: Annotated[str, typer.Option("--with", help="What is made, as in a recipe: {name: paraphrase}.")] = "",
+    wanted: Annotated[int, typer.Option(help="Accepted examples after which it ends.", min=1)] = 100,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept what passed the checks, unseen.")] = False,
+    ask: Ask = "",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Another setting: size=20.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Grow examples from seeds, in rounds that are checked and reviewed. Stopped at any moment, it goes on."""
+    from sartor.augment.gather import gather
+    from sartor.augment.grow import leave_waiting
+    from sartor.augment.review import at_desk
+    from sartor.augment.work import Config
+    from sartor.cli.desk import Terminal
+    from sartor.recipe import validated
+    from sartor.workshop import Job
+    from sartor.workshop.augment import grown, work_folder
+
+    _refuse_existing(to, force)
+    accept = ["accept=true"] if yes else []
+    chosen = [f"recipe={way}"] if way else []
+    config = validated(Config, _settings([f"wanted={wanted}", *accept, *chosen, *_who(ask), *(sets or ())]), "augment")
+    seated = sys.stdin.isatty() and not yes
+    with _bar("augment") as progress:
+        work = grown(Job(to, Path(), seeds, progress=progress), config, leave_waiting)
+    while seated and work.tally().waiting:
+        before = work.tally().waiting
+        at_desk(work, Terminal())
+        if work.tally().waiting == before:
+            break
+        if not work.tally().waiting:
+            with _bar("augment") as progress:
+                work = grown(Job(to, Path(), seeds, progress=progress), config, leave_waiting)
+    if waiting := work.tally().waiting:
+        raise Refused(
+            f"{waiting} examples wait for a decision", hint=f"sartor data review {work_folder(to)}, then again"
+        )
+    _tell(gather(work, to, str(to)), as_json)
+
+
+@app.command()
+def review(
+    rounds: Annotated[Path, typer.Argument(help="The folder of rounds, NAME.rounds beside the data folder NAME.")],
+    decisions: Annotated[Path | None, typer.Option(help="A file of decisions (JSONL) instead of a terminal.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accept, edit or reject what passed the checks; the reasons are told to whoever is asked next."""
+    from sartor.augment.review import at_desk, by_file
+    from sartor.augment.work import reopen
+    from sartor.cli.desk import Terminal
+
+    work = reopen(rounds, str(rounds))
+    if decisions is None and not sys.stdin.isatty():
+        raise UserError("nobody sits at this terminal", hint="give the decisions in a file: --decisions FILE")
+    done = by_file(work, decisions, str(decisions)) if decisions else at_desk(work, Terminal())
+    tally = work.tally()
+    document = {"decided": done, "accepted": tally.accepted, "waiting": tally.waiting}
+    put(document, f"{done} decided; {tally.accepted} accepted so far, {tally.waiting} wait", as_json)
+
+
+@app.command()
+def failures(
+    to: To,
+    run: Annotated[str, typer.Option("--run", help="A run's folder, name or id; the newest if none.")] = "",
+    below: Annotated[float, typer.Option(help="A lower score than this is a failure.", min=0, max=1)] = 1.0,
+    ask: Ask = "",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """What the untuned model answers wrongly on train and dev, as seeds for `augment`. Never of the test split."""
+    from sartor.ask.opening import Who, open_asker
+    from sartor.cli.common import newest_run, run_named
+    from sartor.workshop.mining import mine
+
+    _refuse_existing(to, force)
+    chosen = run_named(run) if run else newest_run()
+    who = _settings(_who(ask)).get("who", chosen.recipe.model.name)
+    with contextlib.closing(open_asker(Who.model_validate(who))) as asker, _bar("failures") as progress:
+        folder = mine(chosen, asker, to, below=below, progress=progress)
     _tell(folder, as_json)
+
+
+@app.command()
+def convert(
+    source: Source,
+    to: To,
+    form: Annotated[str, typer.Option("--format", help="openai, alpaca, sharegpt, completion, preference, unpaired.")],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write rows in another format; what it cannot hold is in the ledger."""
+    from sartor.data.convert import ROWS
+    from sartor.data.convert import convert as converted
+
+    _refuse_existing(to, force)
+    with _bar("convert") as progress:
+        found = converted(source, to, to=form, label=source.name, progress=progress)
+    counts = {f"{action}: {reason}": count for (action, reason), count in found.counts.most_common()}
+    document = {"file": str(to / ROWS), "rows_in": found.rows_in, "rows_out": found.rows_out, "ledger": counts}
+    lines = [f"{to / ROWS}: {found.rows_out:,} of {found.rows_in:,} rows, from {found.source_format}"]
+    put(document, escape("\n".join([*lines, *(f"  {name}: {count:,}" for name, count in counts.items())])), as_json)
+
+
+@app.command()
+def inspect(
+    source: Source,
+    model: Annotated[str, typer.Option(help="Count and show the tokens of this base, with what is trained.")] = "",
+    search: Annotated[str, typer.Option(help="Show rows with these words.")] = "",
+    reason: Annotated[str, typer.Option(help="Show rows of which the ledger tells this reason.")] = "",
+    limit: Annotated[int, typer.Option(help="The most rows to show.", min=0, max=1000)] = 5,
+    languages: Annotated[bool, typer.Option("--languages", help="Tell the language of each row.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page that stands alone.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Statistics, lengths, labels, what the ledger tells, and rows with the tokens that are trained."""
+    from sartor import durable
+    from sartor.data.folder import is_data_folder, open_folder
+    from sartor.data.inspect import Asked, examples_of
+    from sartor.data.inspect import inspect as found_in
+    from sartor.data.languages import language_of
+    from sartor.report.inspection import render_inspection
+    from sartor.sinks.inspection import show_inspection
+    from sartor.workshop.knowing import renderer_of
+
+    if is_data_folder(source):
+        folder = open_folder(source, str(source))
+        rows: Iterable[Example] = examples_of(folder)
+        entries = list(folder.ledger())
+    else:
+        rows, entries = _read(source)
+    facts = found_in(
+        rows,
+        entries,
+        label=str(source),
+        asked=Asked(search=search, reason=reason, most=limit),
+        renderer=renderer_of(model) if model else None,
+        language_of=language_of if languages else None,
+    )
+    if html:
+        durable.atomic_write(html, render_inspection(facts))
+        talk.print(f"wrote {html}", highlight=False)
+    put(facts.model_dump(mode="json"), show_inspection(facts), as_json)
 
 
 @app.command()
@@ -83,16 +268,27 @@ def restore(
     _tell(put_back(_examples(before), open_folder(after, str(after)), rows, to), as_json)
 
 
-def _made(step: str, source: Path | None, to: Path, sets: list[str], *, force: bool) -> DataFolder:
-    """Run one step of the workshop by its name, with settings as `--set` gives them."""
+def _settings(sets: Sequence[str] | None) -> Json:
+    """Settings as `--set` gives them."""
+    from sartor.recipe import settings_of
+
+    return settings_of(sets or ())
+
+
+def _who(ask: str) -> list[str]:
+    return [f"who={ask}"] if ask else []
+
+
+def _made(step: str, source: Path | None, to: Path, settings: Json, *, force: bool) -> DataFolder:
+    """Run one step of the workshop by its name."""
     from sartor.data.folder import open_folder
-    from sartor.recipe import settings_of, validated
+    from sartor.recipe import validated
     from sartor.workshop import Job
     from sartor.workshop import step as member_of
 
     _refuse_existing(to, force)
     member = member_of(step)
-    config = validated(member.Config, settings_of(sets), step)
+    config = validated(member.Config, settings, step)
     with _bar(step) as progress:
         member.run(Job(to, Path(), source, progress=progress), config)
     return open_folder(to, str(to))
@@ -110,6 +306,15 @@ def _examples(path: Path) -> Iterator[Example]:
     for outcome in stream(path, format=None, fields={}, label=path.name):
         if outcome.example is not None:
             yield outcome.example
+
+
+def _read(path: Path) -> tuple[list[Example], list[LedgerEntry]]:
+    """All rows of a file, and what there is to tell of them."""
+    from sartor.data.read import read
+
+    with _bar("reading") as progress:
+        found = read(path, format=None, fields={}, label=path.name, progress=progress)
+    return list(found.examples), list(found.entries)
 
 
 def _tell(folder: DataFolder, as_json: bool) -> None:

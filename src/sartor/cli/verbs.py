@@ -239,5 +239,7 @@ def serve(
         names = ", ".join(model.name for model in desk.models)
         secret = key.text if key.origin not in ("--api-key", "SARTOR_API_KEY") else f"the one from {key.origin}"
         talk.print(f"serving {names}\n  base URL {url}\n  key {secret}", highlight=False, soft_wrap=True)
+        if log_chats:
+            talk.print(f"  chats that say `store: true` are kept in {log_chats}", highlight=False, soft_wrap=True)
 
     answer(desk, key=key, host=host, port=port, behind_proxy=behind_proxy, log=log, ready=ready)

@@ -27,7 +27,7 @@ from sartor.store import RUNS
 from sartor.types import Frozen, digest_of
 
 KIND = "workshop"
-NOT_MEMBERS: frozenset[str] = frozenset({"knowing"})
+NOT_MEMBERS: frozenset[str] = frozenset({"knowing", "mining"})
 #: Where the folders of steps lie, beside the runs.
 MADE = f"{RUNS}/data"
 
@@ -145,7 +145,7 @@ def _refuse_misfit(name: str, member: Step, source: Path | None) -> None:
 def _refuse_wrong_kind(one: Planned) -> None:
     assert one.job.source is not None
     holds = "documents" if DataFolder(one.job.source).holds_documents else "examples"
-    if one.step.TAKES != holds:
+    if holds != one.step.TAKES:
         raise RecipeError(
             f"{one.name} needs {one.step.TAKES}, and {one.job.source.name} holds {holds}",
             hint="`build` makes examples of documents"

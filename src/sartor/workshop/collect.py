@@ -28,8 +28,8 @@ class Config(Frozen):
 
 def inputs(config: Config, root: Path) -> Any:
     """The digests of local files; what lies elsewhere is fetched once."""
-    found = [(place, *_files(root / place)) for place, _ in map(_split, config.places) if "://" not in place]
-    return [(place, [(file.name, durable.sha256(file)) for file in files]) for place, *files in found]
+    places = [place for place, _ in map(_split, config.places) if "://" not in place]
+    return [(place, [(file.name, durable.sha256(file)) for file in _files(root / place)]) for place in places]
 
 
 def run(job: Job, config: Config) -> None:

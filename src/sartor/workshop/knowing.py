@@ -27,7 +27,7 @@ def knowing(
     """The context of cleaners: no model is opened that none of them needs."""
     count = None
     if model is not None:
-        renderer = _renderer(model)
+        renderer = renderer_of(model)
         count = lambda example: num_tokens(example, renderer)  # noqa: E731
     embed = (lambda texts: embed_by(encoder)(texts)) if any(step.name in EMBEDS for step in steps) else None
     return Context(held_out=held_out, count_tokens=count, embed=embed, seed=job.seed)
@@ -55,5 +55,10 @@ def embed_by(encoder: str) -> Embed:
     return embed
 
 
-def _renderer(model: str) -> Renderer:
+def renderer_of(model: str) -> Renderer:
+    """The tokenizer and template of a base.
+
+    Raises:
+        ModelError: there is no such model.
+    """
     return open_renderer(Path(find(ModelSpec(name=model)).folder))
