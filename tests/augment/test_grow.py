@@ -200,8 +200,8 @@ def test_a_job_is_not_mixed_with_another(tmp_path: Path) -> None:
 
 # ---- killed at any moment --------------------------------------------------------------------------------------------
 
-#: All operations, or each third.
-STRIDE = 1 if "SARTOR_TEST_KILLS" in os.environ else 3
+#: All operations, or each fourth.
+STRIDE = 1 if "SARTOR_TEST_KILLS" in os.environ else 4
 
 
 def whole_job(folder: Path) -> None:
@@ -294,7 +294,7 @@ REPLIES = st.one_of(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_asked_is_accepted_and_rejected_and_failed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -70,7 +70,7 @@ def balanced(work: Work, folder: Path) -> None:
     assert len(set(digests)) == len(digests)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_a_server_that_errs_stalls_and_lies(tmp_path: Path, seed: int) -> None:
     """Three rounds of 24: each lie comes at least once, in a mixed order, among good answers."""
     acts = [*LIES.values(), *(good(number) for number in range(51))]
