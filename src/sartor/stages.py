@@ -43,6 +43,7 @@ from sartor.store import STAGES, Run, data_digests, read_json
 from sartor.texts import Texts, form_of, labels_of, open_texts
 from sartor.train import train
 from sartor.types import Form, digest_of
+from sartor.workshop.knowing import embed_by
 
 Events = Generator[Event, None, None]
 ENGINE = "sartor"
@@ -186,7 +187,7 @@ def _check(bench: Bench) -> Events:
     for name in workshop.made(workshop.planned(bench.run.recipe, bench.run.root)):
         yield Entered(stage=name, number=1, of=1)
     context = bench.shape.context - num_virtual(bench.recipe.tune.adapter)
-    prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=context)
+    prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=context, embed=embed_by())
     write(bench.run, prepared)
     found = judge(bench.recipe, prepared, bench.renderer, context=context, form=bench.form)
     durable.write_json(bench.run.path("check.json"), found.model_dump(mode="json", by_alias=True))

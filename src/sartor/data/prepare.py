@@ -23,7 +23,7 @@ from sartor.errors import DataError, Where
 from sartor.names import resolve
 from sartor.recipe import Recipe
 from sartor.store import Run
-from sartor.types import EXAMPLE, Chat, Example, LedgerEntry, Text
+from sartor.types import EXAMPLE, Chat, Embed, Example, LedgerEntry, Text
 
 PARTS = ("train", "dev", "test")
 
@@ -69,15 +69,19 @@ class Prepared:
         return self.train + self.dev + self.test
 
 
-def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int) -> Prepared:
-    """Read, render, split. Examples over the longest length are dropped if the recipe says so, else reported.
+def prepare(recipe: Recipe, root: Path, renderer: Speech, *, context: int, embed: Embed | None = None) -> Prepared:
+    """Read, clean, render, split. Examples over the longest length are dropped if the recipe says so, else reported.
+
+    `embed` is for cleaners that compare meanings.
 
     Raises:
         DataError: a file cannot be read, or too many rows of it, or no row of it is left.
     """
     limit = min(recipe.data.max_length or context, context)
     steps = chosen(recipe.data.clean)
-    knowing = Context(count_tokens=lambda example: num_tokens(example, renderer), seed=recipe.tune.seed)
+    knowing = Context(
+        count_tokens=lambda example: num_tokens(example, renderer), embed=embed, root=root, seed=recipe.tune.seed
+    )
     files = {role: _read(recipe, root, role) for role in PARTS}
     entries: list[LedgerEntry] = []
     kept: dict[str, list[Tokenised]] = {}

@@ -16,7 +16,7 @@ from sartor.errors import RecipeError
 from sartor.recipe import Named
 from sartor.types import Example, Frozen
 from sartor.workshop import Job, Takes
-from sartor.workshop.knowing import knowing
+from sartor.workshop.knowing import ENCODER, knowing
 
 SUMMARY = "drops, mends or marks examples by the cleaners that are named"
 TAKES: Takes = "examples"
@@ -29,7 +29,7 @@ class Config(Frozen):
     only_train: bool = Field(False, description="No part of it will be held out: cleaners that choose are let in.")
     held_out: str | None = Field(None, description="A file of examples that must not be met again: contamination.")
     model: str | None = Field(None, description="The base whose tokens are counted, for cleaners that count tokens.")
-    encoder: str = Field("all-minilm-l6-v2", description="The encoder for cleaners that compare meanings.")
+    encoder: str = Field(ENCODER, description="The encoder for cleaners that compare meanings.")
 
 
 def inputs(config: Config, root: Path) -> Any:
@@ -50,7 +50,7 @@ def run(job: Job, config: Config) -> None:
         _refuse_choosing(steps)
     assert job.source is not None
     found = stream(job.source, format=config.format, fields=config.fields, label=job.source.name, progress=job.progress)
-    context = knowing(steps, job, model=config.model, encoder=config.encoder, held_out=_held_out(config, job.root))
+    context = knowing(job, model=config.model, encoder=config.encoder, held_out=_held_out(config, job.root))
     with making(job.to) as folder:
         for example in cleaned(_examples(found, folder), steps, context, folder.tell):
             folder.keep(example)

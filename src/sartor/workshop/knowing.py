@@ -9,7 +9,6 @@ from typing import Any
 
 from sartor.chat import Renderer, open_renderer
 from sartor.data.clean import Context
-from sartor.data.cleaning import Chosen
 from sartor.data.prepare import num_tokens
 from sartor.hub import find
 from sartor.recipe import ModelSpec
@@ -17,25 +16,26 @@ from sartor.texts import open_texts
 from sartor.types import Embed, Example, Message
 from sartor.workshop import Job
 
-#: Cleaners that embed, or may be told to.
-EMBEDS = frozenset({"semantic_duplicates", "label_noise"})
+ENCODER = "all-minilm-l6-v2"
 
 
-def knowing(
-    steps: Sequence[Chosen], job: Job, *, model: str | None, encoder: str, held_out: Sequence[Example]
-) -> Context:
-    """The context of cleaners: no model is opened that none of them needs."""
+def knowing(job: Job, *, model: str | None, encoder: str, held_out: Sequence[Example]) -> Context:
+    """The context of cleaners: no encoder is opened that none of them needs."""
     count = None
     if model is not None:
         renderer = renderer_of(model)
         count = lambda example: num_tokens(example, renderer)  # noqa: E731
-    embed = (lambda texts: embed_by(encoder)(texts)) if any(step.name in EMBEDS for step in steps) else None
-    return Context(held_out=held_out, count_tokens=count, embed=embed, seed=job.seed)
+    return Context(held_out=held_out, count_tokens=count, embed=embed_by(encoder), root=job.root, seed=job.seed)
+
+
+def embed_by(encoder: str = ENCODER) -> Embed:
+    """Vectors of length 1 by an encoder, which is opened when the first are asked for."""
+    return lambda conversations: _opened(encoder)(conversations)
 
 
 @cache
-def embed_by(encoder: str) -> Embed:
-    """Vectors of length 1 by an encoder.
+def _opened(encoder: str) -> Embed:
+    """An encoder at work.
 
     Raises:
         ModelError: there is no such model.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from sartor import names
@@ -39,13 +40,14 @@ class Context:
     """What a cleaner may know beside its examples.
 
     `held_out`: examples that must not be met again in these, such as the test split. `count_tokens`: of an example as
-    the base sees it; None where no model is at hand. `embed`: vectors of length 1 by an encoder, likewise. `seed`: for
-    whatever is drawn, and for names that stand for others.
+    the base sees it; None where no model is at hand. `embed`: vectors of length 1 by an encoder, likewise. `root`: the
+    folder that paths in settings are relative to. `seed`: for whatever is drawn, and for names that stand for others.
     """
 
     held_out: Sequence[Example] = ()
     count_tokens: Callable[[Example], int] | None = None
     embed: Embed | None = None
+    root: Path = Path()
     seed: int = 17
 
 

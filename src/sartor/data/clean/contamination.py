@@ -46,7 +46,7 @@ def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator
     Raises:
         DataError: there is nothing to compare with, or a benchmark cannot be read.
     """
-    items = [*context.held_out, *(item for name in config.benchmarks for item in _benchmark(name))]
+    items = [*context.held_out, *(item for name in config.benchmarks for item in _benchmark(context.root, name))]
     if not items:
         raise DataError(
             "contamination has nothing to compare with", hint="name files in `benchmarks`, or hold out a test split"
@@ -100,8 +100,8 @@ def _asked(example: Example) -> str:
     return part_of(example, "question")
 
 
-def _benchmark(name: str) -> Sequence[Example]:
+def _benchmark(root: Path, name: str) -> Sequence[Example]:
     """The items of a benchmark file."""
-    found = read(Path(name), format=None, fields={}, label=name)
+    found = read(root / name, format=None, fields={}, label=name)
     refuse_if_many(found.ledger)
     return found.examples

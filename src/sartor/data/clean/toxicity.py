@@ -37,7 +37,7 @@ class Config(Frozen):
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
     if not config.words:
         return map(kept, rows)
-    pattern = _pattern(config.words)
+    pattern = _pattern(context.root, config.words)
 
     def find(text: str) -> tuple[Span, ...]:
         return tuple(Span(*match.span(), "listed_word") for match in pattern.finditer(text))
@@ -45,14 +45,14 @@ def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator
     return map(Redaction(find, config.action, lambda kind, value: "***", "masked").of, rows)
 
 
-def _pattern(name: str) -> re.Pattern[str]:
+def _pattern(root: Path, name: str) -> re.Pattern[str]:
     """One expression for all words, the longest first.
 
     Raises:
         DataError: the file cannot be read, or has no words.
     """
     try:
-        lines = Path(name).read_text(encoding="utf-8").splitlines()
+        lines = (root / name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list of words {name}", hint="a UTF-8 text with one word a line") from error
     words = sorted(
