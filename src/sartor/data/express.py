@@ -1,7 +1,7 @@
 """Lines that go straight from their bytes to an example, because their format has a quick way for plain rows.
 
-It opens when the format is known, and closes where most rows are not plain: then trying costs more than it saves. What
-comes of a row is the same either way.
+It closes where most rows are not plain: then trying costs more than it saves. What comes of a row is the same either
+way.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class Arrived(NamedTuple):
 
 @dataclass(slots=True)
 class Express:
-    """The quick way for one file, closed until its format is known."""
+    """The quick way for one file. `patience`: how many rows may still be tried in vain."""
 
     label: str
-    read: Callable[[bytes, Source], Example | None] | None = None
+    read: Callable[[bytes, Source], Example | None]
     patience: int = _PATIENCE
 
-    def open_for(self, format: str) -> None:
-        self.read = LINES.get(format)
-
     def take(self, raw: bytes, line: int) -> Arrived | None:
-        """The row, if it is a plain one and the way is open."""
-        if self.read is None:
+        """The row, if it is a plain one and the way is still open."""
+        if self.patience < 0:
             return None
         example = self.read(raw, Source(file=self.label, line=line))
-        if example is not None:
-            self.patience = min(self.patience + 1, _PATIENCE)
-            return Arrived(line, example)
-        self.patience -= 1
-        if self.patience < 0:
-            self.read = None
-        return None
+        if example is None:
+            self.patience -= 1
+            return None
+        self.patience = min(self.patience + 1, _PATIENCE)
+        return Arrived(line, example)
+
+
+def express_for(format: str, label: str) -> Express | None:
+    """The quick way of a format, if it has one."""
+    return Express(label, LINES[format]) if format in LINES else None

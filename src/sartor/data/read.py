@@ -16,7 +16,7 @@ from pathlib import Path
 from sartor import formats
 from sartor.data import ledger
 from sartor.data.clean import Outcome
-from sartor.data.express import Arrived, Express
+from sartor.data.express import Arrived, express_for
 from sartor.data.folder import EXAMPLES, is_data_folder, open_folder
 from sartor.data.row import Bad, Progress, Row
 from sartor.data.rows import LONGEST, rows
@@ -27,8 +27,8 @@ from sartor.types import Example, Json, LedgerEntry, Source
 
 #: Readable rows that vote on the format.
 _SNIFFED = 1000
-#: Rows of which at least one must be readable: more than these are not held for a vote.
-_HEAD = 100_000
+#: Rows of which at least one must be readable: more than these are not looked at for a vote.
+_HEAD = 20_000
 #: How a data folder keeps its examples.
 _PREPARED = "example"
 
@@ -93,7 +93,7 @@ def stream(
     progress: Progress | None = None,
     longest: int = LONGEST,
 ) -> Stream:
-    """Read a file row by row: no more of it is held than the rows that vote on its format.
+    """Read a file row by row: no more than one of them is held. Its first rows are read twice where they vote.
 
     Args:
         path: the file: JSONL, a JSON array, CSV, TSV, Parquet or text, perhaps packed with gzip; or a data folder.
@@ -109,20 +109,16 @@ def stream(
     """
     if is_data_folder(path):
         path, format = _examples_of(path, label), format or _PREPARED
-    express = Express(label)
-    found = rows(path, label, longest=longest, progress=progress, express=express)
-    mapped = (_mapped(row, fields) for row in found) if fields else found
     candidates = (format,) if format else formats.reading(fields)
-    head: list[Row | Bad | Arrived] = []
     if len(candidates) > 1:
-        head = _until_sniffable(mapped)
+        head = (_mapped(row, fields) for row in rows(path, label, longest=longest))
         candidates = (_sniffed(head, candidates, label),)
     name = candidates[0]
     reader = _Reader(name, formats.named(name), fields, label, chosen=bool(format or fields))
     _check_fields(reader)
-    if not fields:
-        express.open_for(name)
-    return Stream(reader, itertools.chain(head, mapped))
+    express = None if fields else express_for(name, label)
+    found = rows(path, label, longest=longest, progress=progress, express=express)
+    return Stream(reader, (_mapped(row, fields) for row in found) if fields else found)
 
 
 def _examples_of(path: Path, label: str) -> Path:
@@ -178,30 +174,29 @@ class _Reader:
         return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
 
 
-def _until_sniffable(stream: Iterator[Row | Bad | Arrived]) -> list[Row | Bad | Arrived]:
-    """Rows from the front of the stream, until 1,000 of them can vote on the format. Bad rows wait with them, but not
-    without end.
-    """
-    head: list[Row | Bad | Arrived] = []
-    num_votes = 0
-    for row in stream:
-        head.append(row)
-        num_votes += isinstance(row, Row)
-        if num_votes == _SNIFFED or len(head) == _HEAD:
+def _sniffed(head: Iterator[Row | Bad | Arrived], among: tuple[str, ...], label: str) -> str:
+    """The format that 1,000 readable rows at the front of a file vote for. Only their outlines are held."""
+    voters: list[Json] = []
+    bad: list[LedgerEntry] = []
+    for row in itertools.islice(head, _HEAD):
+        if isinstance(row, Bad):
+            bad.append(_entry(row, label))
+        elif isinstance(row, Row):
+            voters.append(_outline(row.value))
+        if len(voters) == _SNIFFED:
             break
-    return head
-
-
-def _sniffed(head: list[Row | Bad | Arrived], among: tuple[str, ...], label: str) -> str:
-    voters = [row.value for row in head if isinstance(row, Row)]
     if not voters:
-        bad = [_entry(row, label) for row in head if isinstance(row, Bad)]
         raise DataError(
             f"none of {len(bad):,} rows can be read\n{ledger.listed(bad)}",
             hint="each line must be one whole JSON object, as `jq -c . FILE` writes it; or give a JSON array",
             where=Where(label),
         )
     return formats.sniff(voters, among=among, where=Where(label))
+
+
+def _outline(value: Json) -> Json:
+    """A row without what is in its texts and lists: formats are told apart by keys."""
+    return {key: type(part)() if isinstance(part, str | list | dict) else part for key, part in value.items()}
 
 
 def _check_fields(reader: _Reader) -> None:

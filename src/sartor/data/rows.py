@@ -79,7 +79,7 @@ def _rows(
     suffix = path.suffix.lower() if file is packed else Path(path.stem).suffix.lower()
     kind = _kind(file.peek(_HEAD)[:_HEAD], suffix, label)
     if kind == "lines":
-        yield from _json_lines(file, longest, express or Express(label))
+        yield from _json_lines(file, longest, express)
     elif kind == "blocks":
         yield from _text_blocks(file, longest)
     elif kind == "array":
@@ -167,12 +167,13 @@ def _breaks_off(line: bytes) -> bool:
     return False
 
 
-def _json_lines(file: BinaryIO, longest: int, express: Express) -> Iterator[Row | Bad | Arrived]:
+def _json_lines(file: BinaryIO, longest: int, express: Express | None) -> Iterator[Row | Bad | Arrived]:
     for number, line in lines_of(file, longest):
         if line is None:
             yield overlong(number, "line", longest)
         elif not line.isspace() and line:
-            yield express.take(line, number) or row_of(loaded(line.rstrip(b"\r\n")), number)
+            arrived = express.take(line, number) if express else None
+            yield arrived or row_of(loaded(line.rstrip(b"\r\n")), number)
 
 
 def _json_array(file: BinaryIO, label: str, longest: int, *, counted: bool) -> Iterator[Row | Bad]:
