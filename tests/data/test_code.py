@@ -8,17 +8,24 @@ from sartor.data import code
 
 
 @pytest.mark.parametrize(
-    "question", ["Write HTML for a list", "a regex for dates?", "Fix this code", "escape & in XML"]
+    "question", ["Write HTML for a list", "a regex for dates?", "What does the <br> tag do?", "escape & in XML"]
 )
 def test_asked_for(question: str) -> None:
-    assert code.asks_for_code(question)
+    assert code.asks_for_markup(question)
 
 
 @pytest.mark.parametrize(
-    "question", ["What is a heron?", "Wie spät ist es?", "the programmed death of cells", "encode, decode"]
+    "question",
+    [
+        "What is a heron?",
+        "Wie spät ist es?",
+        "the programmed death of cells",
+        "encode, decode",
+        "Where do I enter the code?",
+    ],
 )
 def test_not_asked_for(question: str) -> None:
-    assert not code.asks_for_code(question)
+    assert not code.asks_for_markup(question)
 
 
 def test_only_what_is_no_code_is_edited() -> None:

@@ -1,4 +1,4 @@
-"""Which parts of a text are code, and whether code is what a talk is about: there nothing is tidied up."""
+"""Which parts of a text are code, and whether mark-up is what a talk is about: there nothing is tidied up."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 CODE = re.compile(
     r"(?:^|\n)[ \t]*(```|~~~).*?(?:\n[ \t]*\1|\Z)|`[^`\n]+`|(?:(?<=\n\n)|\A)(?:(?: {4}|\t)[^\n]*\n?)+", re.DOTALL
 )
-#: Words of someone who asks for mark-up or a program.
+#: Words of someone who asks about mark-up. A program shows itself in the answer; the word `code` may be anything.
 _ASKED = re.compile(
-    r"\b(?:x?html5?|xml|svg|jsx|css|java ?script|php|mark-?up|markdown|snippet|web ?(?:page|site)|tags?|source code"
-    r"|regex(?:es|p)?|code|script|function|program(?:m?e)?|template|render|dom|parser?|escap(?:e|ed|ing)|entit(?:y|ies))\b",
+    r"\b(?:x?html5?|xml|svg|jsx|css|java ?script|php|mark-?up|markdown|web ?(?:page|site)|html? ?tags?|tags|source code"
+    r"|regex(?:es|p)?|regular expression|the dom|escap(?:e|ed|ing)|entit(?:y|ies))\b|\bthe\W+\w+\W+tag\b",
     re.IGNORECASE,
 )
 #: A page, or lines of a program: declarations, brackets at the end of a line.
@@ -27,7 +27,7 @@ _ENTITY_END = re.compile(r"&#?\w{1,31};\Z")
 _MARKS = ("`", "~~~", "    ", "\t")  # without one of them a text has no code that is marked as such
 
 
-def asks_for_code(question: str) -> bool:
+def asks_for_markup(question: str) -> bool:
     return _ASKED.search(question) is not None
 
 

@@ -1,7 +1,7 @@
 """Residue of web pages in prose: tags, entities, and lines of buttons and notices.
 
-Mark-up that is meant stays: code, whole pages, and talks that are about mark-up or programs. So `<br>` in a support
-answer becomes a line break, and the same in an answer to "how do I break a line in HTML?" does not.
+Mark-up that is meant stays: code, whole pages, and talks that are about mark-up. So `<br>` in a support answer becomes
+a line break, and the same in an answer to "how do I break a line in HTML?" does not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Config(Frozen):
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
     mend = functools.partial(_mend, config=config)
     for example in rows:
-        yield kept(example) if code.asks_for_code(question_of(example)) else mended(example, mend)
+        yield kept(example) if code.asks_for_markup(question_of(example)) else mended(example, mend)
 
 
 def _mend(text: str, config: Config) -> Mended:
