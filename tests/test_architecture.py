@@ -30,7 +30,10 @@ ORDER = (
 #: What every command loads before it knows what to do: no heavy library at import.
 WORDS = ORDER[: ORDER.index("hub") + 1]
 HEAVY = ("torch", "transformers", "numpy", "peft", "safetensors", "matplotlib", "fastapi", "huggingface_hub")
-LEAVES = ("objectives", "metrics", "adapters", "formats", "arms", "data.clean", "build", "augment", "workshop")
+LEAVES = (
+    *("objectives", "metrics", "adapters", "formats", "arms"),
+    *("data.clean", "extract", "collect", "build", "augment", "workshop"),
+)
 
 LONGEST_FUNCTION, LONGEST_FILE, SMALL = 60, 500, 30
 

@@ -98,6 +98,22 @@ def test_rows_become_examples_and_bad_ones_entries(tmp_path: Path) -> None:
     assert reasons(folder) == {"d/x.jsonl": "syntax", "d/y.json": "unreadable"}
 
 
+def test_rows_in_tables_and_packed(tmp_path: Path) -> None:
+    import gzip
+
+    put(tmp_path, d__x_dot_csv="prompt,completion\na,b\n", d__y_dot_jsonl_dot_gz=gzip.compress(ROW.encode()))
+    put(tmp_path, d__z_dot_txt_dot_gz=gzip.compress(b"prose"))
+    folder = collected(tmp_path, "d")
+    assert [example.id for example in folder.examples()] == ["d/x.csv:2", "d/y.jsonl.gz:1"]
+    assert reasons(folder) == {"d/z.txt.gz": "media_type"}
+
+
+def test_what_stands_before_a_break_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, x_dot_json="[" + f"{ROW.strip()},\n" * 1100 + "{bad")
+    folder = collected(tmp_path, "x.json")
+    assert len(list(folder.examples())) == 1100 and reasons(folder) == {"x.json": "unreadable"}
+
+
 def test_documents_and_examples_are_told_apart_and_one_kind_is_asked_for(docs: Path) -> None:
     put(docs, docs__x_dot_jsonl=ROW)
     with pytest.raises(DataError, match="holds one of both") as caught:

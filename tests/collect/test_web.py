@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -302,6 +304,21 @@ def test_a_killed_crawl_goes_on_where_it_stopped(slow_site: Site, target: Path) 
     assert paths(folder, slow_site) == [f"/{number:02}" for number in range(15)]
     assert all(slow_site.counted(path) == 1 for path in [*finished, "/missing"]) and slow_site.counted("/08") == 2
     assert reasons(folder, slow_site) == {"/missing": "status", "/15": "status"}
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_crawl_killed_at_any_write_loses_and_doubles_nothing(slow_site: Site, target: Path) -> None:
+    """Seven operations are the journal's lines of the first pages, later ones the folder's files and its renaming."""
+    command = [sys.executable, str(CRAWLER), slow_site.url("/00"), str(target)]
+    for operation in (4, 9, 14):
+        environment = {**os.environ, "SARTOR_FAILPOINT": f"{operation}:kill"}
+        assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+        assert not target.exists()
+    subprocess.run(command, check=True)
+    folder = DataFolder(target)
+    assert paths(folder, slow_site) == [f"/{number:02}" for number in range(15)]
+    # robots.txt and the sitemap four times, each page once, and once more what was under way at each of three kills
+    assert len(slow_site.asked) <= 4 * 2 + 17 + 3
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sartor import extract
 from sartor.extract import NotTaken, markdown, media_type_of, text
-from sartor.extract.markdown import front_matter
+from sartor.extract.front_matter import front_matter
 
 
 def test_front_matter_is_read_and_taken_off() -> None:

@@ -9,42 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from sartor import durable
 from sartor.collect import Found, Place, Trip, not_taken
+from sartor.collect.logged import KIND, Logged
 from sartor.formats import strict
-from sartor.types import Chat, Frozen, Json, LedgerEntry, Message, Source, digest_of
+from sartor.types import Chat, Frozen, LedgerEntry, Message, Source, digest_of
 
 SUMMARY = "chats of our own server whose users agreed (`sartor serve --log-chats`)"
 
-KIND = "sartor.chats"
 #: Longest line: what one request may have, and its answer.
 CHAT_BYTES = 64 * 2**20
 MEDIA_TYPE = "application/jsonl"
-
-
-class Heading(Frozen):
-    """The first line of a log, and one more for each start of the server."""
-
-    kind: Literal["sartor.chats"] = "sartor.chats"
-    version: Literal[1] = 1
-    started: str
-
-
-class Logged(Frozen):
-    """One finished chat. `consent`: the request said `store: true`; `finish`: why the answer ended."""
-
-    time: str
-    consent: bool
-    model: str
-    request: tuple[Message, ...]
-    tools: tuple[Json, ...] = ()
-    metadata: dict[str, str] = Field(default_factory=dict)
-    answer: str
-    finish: str
 
 
 class Config(Frozen):

@@ -26,7 +26,9 @@ ROWS: Mapping[str, str] = {
     ".tsv": "text/tab-separated-values",
     ".parquet": "application/vnd.apache.parquet",
 }
-#: Largest file of prose and of rows, in bytes. Prose is held as a whole; rows are held as examples.
+#: Files of rows are read through this, files of prose are not.
+PACKED = ".gz"
+#: Largest file of prose and of rows, in bytes. Prose is held as a whole, rows are not.
 PROSE_BYTES = 128 * 2**20
 ROWS_BYTES = 16 * 2**30
 
@@ -84,8 +86,11 @@ def read_file(path: Path, label: str, taste: Taste, facts: Facts, trip: Trip) ->
 
 def media_type_of(label: str, taste: Taste) -> str:
     """What a file is by its suffix; "" where nobody reads it."""
+    suffix = PurePosixPath(label.lower().removesuffix(PACKED)).suffix
+    if rows := ROWS.get(suffix):
+        return rows
     suffix = PurePosixPath(label.lower()).suffix
-    return ROWS.get(suffix) or extract.media_type_of(label) or ("text/plain" if suffix in taste.also else "")
+    return extract.media_type_of(label) or ("text/plain" if suffix in taste.also else "")
 
 
 def document_of(
@@ -124,7 +129,7 @@ def facts_of(names: Iterable[str], content: Callable[[str], bytes]) -> Facts:
     known = {name.lower(): name for name in names}
     licence = ""
     if "readme.md" in known:
-        from sartor.extract.markdown import front_matter
+        from sartor.extract.front_matter import front_matter
 
         text = content(known["readme.md"]).decode("utf-8", "replace").replace("\r\n", "\n")
         licence = front_matter(text)[0].get("license", "")
@@ -162,12 +167,23 @@ def _document(path: Path, label: str, kind: str, taste: Taste, facts: Facts, tri
 
 
 def _examples(path: Path, label: str, kind: str, taste: Taste, facts: Facts, trip: Trip) -> Iterator[Found]:
+    """Row by row, so that a file of any size fits. Where it breaks off behind the rows that its format is told from,
+    what stands before the break is kept.
+    """
+    broken: NotTaken | None = None
+    about: Json = dict(facts.about)
     try:
-        read = data_read.read(path, format=taste.format or None, fields=taste.fields, label=label)
+        found = data_read.stream(path, format=taste.format or None, fields=taste.fields, label=label)
+        for outcome in found:
+            if outcome.example is not None:
+                yield outcome.example
+            yield from outcome.entries
+        about |= {"format": found.format, "rows": found.rows}
     except RecipeError:
         raise
     except DataError as error:
-        raise NotTaken("unreadable", f"{error.message.splitlines()[0]} ({error.hint})") from error
+        where = f" (line {error.where.line})" if error.where and error.where.line else ""
+        broken = NotTaken("unreadable", f"{error.message.splitlines()[0]}{where}; {error.hint}")
     digest = durable.sha256(path)
     yield Place(
         place=label,
@@ -176,10 +192,10 @@ def _examples(path: Path, label: str, kind: str, taste: Taste, facts: Facts, tri
         num_bytes=path.stat().st_size,
         media_type=kind,
         licence=facts.licence,
-        about=facts.about | {"format": read.format, "rows": read.rows},
+        about=about,
     )
-    yield from read.examples
-    yield from read.entries
+    if broken:
+        raise broken
 
 
 def _kaggle_licence(content: bytes) -> str:

@@ -25,7 +25,7 @@ from typing import IO, Any, cast
 from sartor import durable
 from sartor.collect import Found, Trip, not_taken
 from sartor.collect.ignoring import USUAL, ignored
-from sartor.collect.reading import CARD_BYTES, Facts, Taste, facts_of, media_type_of, read_file
+from sartor.collect.reading import CARD_BYTES, PACKED, Facts, Taste, facts_of, media_type_of, read_file
 from sartor.extract import NotTaken, over
 
 #: Members of one archive: the largest repositories have some 100,000 files.
@@ -119,7 +119,8 @@ def _member(
     if not media_type_of(name, taste):  # not unpacked only to be left out
         yield from read_file(Path(name), place, taste, facts, trip)
         return
-    with tempfile.NamedTemporaryFile(suffix=PurePosixPath(name).suffix) as file:
+    suffixes = PurePosixPath(name).suffixes[-2 if name.endswith(PACKED) else -1 :]
+    with tempfile.NamedTemporaryFile(suffix="".join(suffixes)) as file:
         try:
             _unpack(member, file, meter)
         except _BROKEN as error:

@@ -22,7 +22,7 @@ from sartor.errors import DataError
 from sartor.types import Json
 
 KIND = "extract"
-NOT_MEMBERS: frozenset[str] = frozenset({"encodings", "licences", "nesting"})
+NOT_MEMBERS: frozenset[str] = frozenset({"encodings", "front_matter", "licences", "nesting"})
 
 
 class NotTaken(DataError):

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from sartor import durable
-from sartor.collect.chats import Heading, Logged
+from sartor.collect.logged import Heading, Logged
 from sartor.errors import MachineError
 from sartor.serve.question import messages_of, tools_of
 from sartor.serve.wire import ChatRequest
