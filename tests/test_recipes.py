@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from sartor import workshop
 from sartor.adapters import family_of
 from sartor.catalogue import card
+from sartor.data.cleaning import chosen
 from sartor.errors import RecipeError
 from sartor.metrics.load import load as load_metric
 from sartor.names import known, resolve
-from sartor.recipe import Recipe, load
+from sartor.recipe import Recipe, load, validated
 
 ROOT = Path(__file__).parents[1]
 RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), ROOT / "demo" / "sartor.yaml"]
@@ -26,6 +28,9 @@ def demand_known_names(recipe: Recipe) -> None:
     family = family_of(adapter.name)
     family.Config(**{**family.PRESETS[adapter.name].settings, **adapter.settings})
     resolve("objectives", objective.name).Config(**objective.settings)
+    chosen(recipe.data.clean)
+    for step in recipe.data.make:
+        validated(workshop.step(step.name).Config, step.settings, "data.make")
     for arm in recipe.prove.arms or ():
         resolve("arms", arm)
     if recipe.data.format is not None:
@@ -57,7 +62,9 @@ def test_every_choice_is_explained(path: Path) -> None:
     assert sum(line.lstrip().startswith("#") for line in lines) >= 5
 
 
-@pytest.mark.parametrize("override", ["task.metric=exakt", "tune.adapter=lorra", "tune.objective=stf"])
+@pytest.mark.parametrize(
+    "override", ["task.metric=exakt", "tune.adapter=lorra", "tune.objective=stf", "data.clean=[pie]"]
+)
 def test_the_check_of_names_trips(override: str) -> None:
     with pytest.raises(RecipeError, match="unknown"):
         demand_known_names(load(RECIPES[0], [override]))
