@@ -79,6 +79,13 @@ def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
         Config(kinds=("email",))
 
 
+def test_an_unknown_country_is_refused() -> None:
+    assert Config(countries=("CH",)).countries == ("CH",)
+    for country in ("UK", "de", "Germany"):
+        with pytest.raises(ValidationError, match="GB, not UK"):
+            Config(countries=(country,))
+
+
 def test_the_longest_of_overlapping_finds_wins_and_none_overlap() -> None:
     spans = (Span(0, 4, "phone"), Span(2, 9, "card"), Span(2, 9, "iban"), Span(9, 12, "phone"))
     assert apart(spans) == (Span(2, 9, "card"), Span(9, 12, "phone"))

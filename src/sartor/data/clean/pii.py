@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from sartor import names
 from sartor.data.clean import Context, Outcome
+from sartor.data.extra import needs
 from sartor.data.identifiers import KIND, found_in, identifier, stand_in_of
 from sartor.data.redact import Redaction
 from sartor.types import Example, Frozen
@@ -44,6 +45,15 @@ class Config(Frozen):
             if kind not in names.known(KIND):
                 raise ValueError(f"unknown kind {kind!r}; {names.suggest(kind, names.known(KIND))}")
         return kinds
+
+    @field_validator("countries")
+    @classmethod
+    def _countries(cls, countries: tuple[str, ...]) -> tuple[str, ...]:
+        known = tuple(sorted(needs("phonenumbers").SUPPORTED_REGIONS))
+        for country in countries:
+            if country not in known:
+                raise ValueError(f"unknown country {country!r}: two capitals as in ISO 3166, such as GB, not UK")
+        return countries
 
 
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
