@@ -51,35 +51,30 @@ def plain_chat(messages: Any, source: Source) -> Chat | None:
         found = _OF_VALUES(messages)
     except ValidationError:
         return None
-    return Chat(source=source, messages=found) if _is_plain(found) else None
+    return Chat(source=source, messages=found) if _is_plain(found) and _is_whole(found) else None
 
 
 def _is_plain(messages: tuple[Message, ...]) -> bool:
-    """System prompts first, no two answers in a row, no turn of a tool, no blank text, an answer at the end."""
+    """System prompts first, no two answers in a row, no turn of a tool, no blank text, no NUL, an answer at the end."""
     before = ""
-    contents = []
     for message in messages:
         role, content = message.role, message.content
-        if message.model_fields_set != _KEYS:
+        if message.model_fields_set != _KEYS or "\0" in content:
             return False
         if role == "user" or (role == "assistant" and before not in _UNANSWERABLE):
             if not content or content.isspace():
                 return False
         elif role not in _LEADING or before not in _FIRST:
             return False
-        contents.append(content)
         before = role
-    return before == "assistant" and _is_clean("".join(contents))
+    return before == "assistant"
 
 
-def _is_clean(text: str) -> bool:
-    """Without a NUL, and without half of a surrogate pair."""
-    if "\0" in text:
-        return False
-    if text.isascii():
-        return True
+def _is_whole(messages: tuple[Message, ...]) -> bool:
+    """No half of a surrogate pair, which the bytes of a line cannot bring here, but a value can."""
     try:
-        text.encode("utf-8")
+        for message in messages:
+            message.content.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True
