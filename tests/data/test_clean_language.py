@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from sartor.data.languages import language_of
 
 from .rows import outcomes, reasons, talk
@@ -27,6 +30,12 @@ def test_the_list_decides() -> None:
 def test_too_short_a_text_and_code_are_never_judged() -> None:
     for answer in ("Ja.", "42", "", "https://example.org/der/reiher/steht/im/wasser", f"```python\n# {GERMAN}\n```"):
         assert reasons("language", talk(answer), keep=["en"]) == []
+
+
+def test_what_is_no_code_is_refused() -> None:
+    for code in ("German", "EN", "e"):
+        with pytest.raises(ValidationError, match="no language code"):
+            outcomes("language", [], keep=[code])
 
 
 def test_no_rows_give_none() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sartor.data.clean import Context, Outcome, dropped, kept
 from sartor.data.clean.texts import answer_of, question_of, whole_of
@@ -25,6 +26,14 @@ class Config(Frozen):
     )
     of: Literal["answer", "question", "whole"] = Field(default="answer", description="which text is judged")
     surest: float = Field(default=0.6, ge=0, le=1, description="how sure the answer must be, for a row to be dropped")
+
+    @field_validator("keep")
+    @classmethod
+    def _codes(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
+        for code in keep:
+            if not re.fullmatch(r"[a-z]{2,3}", code):
+                raise ValueError(f"{code!r} is no language code: two small letters, such as en or de")
+        return keep
 
 
 _PARTS = {"answer": answer_of, "question": question_of, "whole": whole_of}
