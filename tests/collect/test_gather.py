@@ -179,6 +179,13 @@ def test_what_was_collected_is_not_collected_again(docs: Path) -> None:
         collected(docs, "out", target="again")
 
 
+def test_what_is_no_data_folder_is_not_replaced(docs: Path) -> None:
+    for target in ("docs", "docs/b.md"):
+        with pytest.raises(DataError, match="is there, and is no data folder"):
+            collected(docs, "docs", target=target)
+    assert (docs / "docs" / "b.md").read_text() == "# Bee\n"
+
+
 def test_a_link_that_is_named_is_followed(docs: Path) -> None:
     (docs / "link.md").symlink_to("docs/b.md")
     (document,) = collected(docs, "link.md").documents()

@@ -75,9 +75,10 @@ def gather(
         progress: told how many were kept and how many not.
 
     Raises:
-        DataError: nothing is there to be taken, or documents and examples are mixed.
+        DataError: nothing is there to be taken, documents and examples are mixed, or the folder is somebody else's.
         MachineError: the disk is full, or a library is missing.
     """
+    _require_ours(path)
     sidecar = path.with_name(f".{path.name}.collecting")
     _clear_killed(path)
     trip = _trip(path, sidecar, only, clock or Clock())
@@ -107,6 +108,12 @@ class Tally:
     kind: str = ""
     first: str = ""
     first_told: str = ""
+
+
+def _require_ours(path: Path) -> None:
+    """What is replaced is a data folder, or nothing."""
+    if path.exists() and not folder.is_data_folder(path) and (path.is_file() or any(path.iterdir())):
+        raise DataError(f"{path} is there, and is no data folder", hint="name another: it would be replaced")
 
 
 def _trip(path: Path, sidecar: Path, only: Only, clock: Clock) -> Trip:

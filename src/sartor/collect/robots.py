@@ -45,7 +45,8 @@ class Rules:
         if self.rules is None:
             return 0.0
         rate = self.rules.request_rate(CALLED)
-        return max(self.rules.crawl_delay(CALLED) or 0.0, rate.seconds / rate.requests if rate else 0.0)
+        asked = (self.rules.crawl_delay(CALLED) or 0.0, rate.seconds / rate.requests if rate and rate.requests else 0.0)
+        return max((seconds for seconds in asked if seconds > 0), default=0.0)  # "nan" is no number of seconds
 
     @property
     def sitemaps(self) -> tuple[str, ...]:
