@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sartor.data import express
 from sartor.data.read import read
 from sartor.errors import FieldError
-from sartor.formats import plain, strict
+from sartor.formats import plain, sharegpt, strict
 from sartor.formats.turns import conversation, read_turns
 from sartor.types import Source
 
@@ -231,6 +231,22 @@ def test_the_express_closes_where_it_only_costs_time():
         assert way.take(b"{}", line) is None
     assert len(tried) < 2000
     assert express.express_for("alpaca", "rows.jsonl") is None
+
+
+SPEAKERS = st.sampled_from(["human", "gpt", "system", "human", "gpt", "tool", "GPT", ["gpt"], None])
+SPOKEN = st.builds(lambda speaker, value: {"from": speaker, "value": value}, SPEAKERS, TEXTS | st.none())
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(turns=st.lists(SPOKEN | ODD, max_size=5))
+def test_plain_turns_are_what_the_careful_way_makes_of_them(turns: list[Any]):
+    def outcome_of(row: dict[str, Any]) -> Any:
+        try:
+            return sharegpt.parse(row, SOURCE)
+        except FieldError as error:
+            return error.field, error.seen, error.expected
+
+    assert outcome_of({"conversations": turns}) == outcome_of({"conversations": turns, "tools": ""})
 
 
 def test_a_plain_conversation_goes_the_quick_way():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sartor.errors import FieldError
 from sartor.formats import Change, Parsed, Written
 from sartor.formats.keys import RATING, lacks
+from sartor.formats.plain import plain_chat
 from sartor.formats.speakers import read_speakers, read_tools
 from sartor.formats.turns import conversation
 from sartor.formats.writing import as_chat, in_text, rounded, without, written
@@ -24,6 +27,10 @@ SAMPLE: Json = {
     "tools": '[{"name": "forecast", "description": "The weather of tomorrow.", "parameters": {"type": "object"}}]',
 }
 
+_KEYS = frozenset({"from", "value"})
+_PLAIN = {"human": "user", "gpt": "assistant", "system": "system"}
+_SPEAKING = tuple(_PLAIN)
+
 
 def matches(row: Json) -> bool:
     return "conversations" in row and lacks(row, "messages", *RATING)
@@ -35,7 +42,22 @@ def parse(row: Json, source: Source) -> Parsed:
     Raises:
         FieldError: a turn is malformed, the turns are out of order, or nobody answers.
     """
+    bare = row.get("tools") is None and row.get("system") is None
+    if bare and (chat := plain_chat(_messages(row.get("conversations")), source)):
+        return Parsed(chat)
     return conversation(read_speakers(row), read_tools(row), source)
+
+
+def _messages(turns: Any) -> list[Json] | None:
+    """Plain turns as OpenAI's messages, for the quick way; None where one is not plain."""
+    if not isinstance(turns, list):
+        return None
+    made: list[Json] = []
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.keys() != _KEYS or turn["from"] not in _SPEAKING:
+            return None
+        made.append({"role": _PLAIN[turn["from"]], "content": turn["value"]})
+    return made
 
 
 _SPEAKERS = {"system": "system", "developer": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
