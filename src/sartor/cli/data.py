@@ -98,7 +98,7 @@ def augment(
     from sartor.cli.desk import Terminal
     from sartor.recipe import validated
     from sartor.workshop import Job
-    from sartor.workshop.augment import grown, work_folder
+    from sartor.workshop.growing import grown, work_folder
 
     _refuse_existing(to, force)
     accept = ["accept=true"] if yes else []

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 from sartor.data.clean.texts import question_of, whole_of
-from sartor.data.near import BATCH, Index, frame_of, groups
+from sartor.data.near import BATCH, Index, frame_of, groups, root
 from sartor.types import Example
 
 
@@ -19,11 +19,11 @@ def families(examples: Sequence[Example]) -> dict[str, list[int]]:
     first = list(range(len(examples)))
     for same in _bonds(examples):
         for place in same[1:]:
-            one, other = _root(first, same[0]), _root(first, place)
+            one, other = root(first, same[0]), root(first, place)
             first[max(one, other)] = min(one, other)
     members: dict[int, list[int]] = defaultdict(list)
     for place in range(len(examples)):
-        members[_root(first, place)].append(place)
+        members[root(first, place)].append(place)
     return {min(examples[place].prompt_digest for place in places): places for places in members.values()}
 
 
@@ -59,10 +59,3 @@ def _bonds(examples: Sequence[Example]) -> Iterable[list[int]]:
         for place, key in enumerate(keys):
             together[key].append(place)
         yield from together.values()
-
-
-def _root(first: list[int], place: int) -> int:
-    while first[place] != place:
-        first[place] = first[first[place]]
-        place = first[place]
-    return place

@@ -27,7 +27,7 @@ from sartor.store import RUNS
 from sartor.types import Frozen, digest_of
 
 KIND = "workshop"
-NOT_MEMBERS: frozenset[str] = frozenset({"knowing", "mining"})
+NOT_MEMBERS: frozenset[str] = frozenset({"growing", "knowing", "mining"})
 #: Where the folders of steps lie, beside the runs.
 MADE = f"{RUNS}/data"
 

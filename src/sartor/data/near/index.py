@@ -208,13 +208,13 @@ def groups(
         keep_D[look.pairs.rows_N[look.pairs.likeness_N == 1.0]] = False  # who is near to one is near to its twin
         for row, number, _ in look.pairs:
             if first[start + row] != first[number]:
-                ours, theirs = _root(first, start + row), _root(first, number)
+                ours, theirs = root(first, start + row), root(first, number)
                 first[max(ours, theirs)] = min(ours, theirs)
         index.take(look, keep_D)
-    return [_root(first, place) for place in range(len(texts))]
+    return [root(first, place) for place in range(len(texts))]
 
 
-def _root(first: list[int], place: int) -> int:
+def root(first: list[int], place: int) -> int:
     """The first of a group; the way there is halved for the next one who asks."""
     while first[place] != place:
         first[place] = first[first[place]]
