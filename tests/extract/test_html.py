@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.extract import NotTaken, html
-from sartor.extract.nesting import DEPTH, depth
+from sartor.extract.nesting import DEPTH, measured
 
 LONG = "Fish live in water, and water is wet; that is why fish never dry their fins. " * 4
 
@@ -73,7 +73,7 @@ def test_deep_pages_are_refused_before_they_are_parsed(markup: str) -> None:
 
 @pytest.mark.parametrize("markup", ["<p>a" * 3000, "<li>a<br>" * 3000, "<div><b>x</b></div>" * 3000, "</b>" * 3000])
 def test_long_pages_are_not_deep(markup: str) -> None:
-    assert depth(markup) <= 2
+    assert measured(markup)[0] <= 2
     html.extract(markup.encode())
 
 
@@ -81,6 +81,12 @@ def test_too_large_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html, "HTML_BYTES", 100)
     with pytest.raises(NotTaken, match="the limit html_bytes is 100"):
         html.extract(page(LONG))
+
+
+@pytest.mark.parametrize("markup", ["<p>", "</p>", "<br/>", "<!-- --><hr>"])
+def test_too_many_tags_are_named(markup: str) -> None:
+    with pytest.raises(NotTaken, match="the limit html_tags is 400,000"):
+        html.extract(markup.encode() * 400_001)
 
 
 TAGS = st.sampled_from(
@@ -96,4 +102,4 @@ def test_whatever_is_written_is_read_or_refused(markup: str) -> None:
     except NotTaken as error:
         assert error.reason in ("binary", "encoding")
     else:
-        assert depth(markup) <= DEPTH and isinstance(found.text, str)
+        assert measured(markup)[0] <= DEPTH and isinstance(found.text, str)

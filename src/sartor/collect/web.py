@@ -80,6 +80,9 @@ def find(config: Config, trip: Trip) -> Iterator[Found]:
     Raises:
         DataError: the address is none.
     """
+    if trip.only == "examples":
+        yield not_taken(config.place, "not_asked_for", "only examples are wanted, and pages are documents")
+        return
     yield from Crawl.of(config, trip).run()
 
 
