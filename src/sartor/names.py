@@ -16,6 +16,14 @@ from sartor.errors import RecipeError
 
 #: Kinds whose member may be named as `module:attribute`, that is, come from the user's own file.
 OPEN_KINDS = frozenset({"metrics"})
+#: What one member of a kind is called, where that is not the kind without its s.
+_WORDS = {
+    "augment": "way to augment",
+    "build": "builder",
+    "collect": "source",
+    "data.clean": "cleaner",
+    "workshop": "step",
+}
 
 
 def known(kind: str) -> tuple[str, ...]:
@@ -72,4 +80,4 @@ def _users_own(kind: str, name: str) -> Any:
 
 
 def _singular(kind: str) -> str:
-    return kind[:-1] if kind.endswith("s") else kind
+    return _WORDS.get(kind, kind.removesuffix("s"))

@@ -92,13 +92,12 @@ def augment(
 ) -> None:
     """Grow examples from seeds, in rounds that are checked and reviewed. Stopped at any moment, it goes on."""
     from sartor.augment.gather import gather
-    from sartor.augment.grow import leave_waiting
     from sartor.augment.review import at_desk
     from sartor.augment.work import Config
     from sartor.cli.desk import Terminal
     from sartor.recipe import validated
     from sartor.workshop import Job
-    from sartor.workshop.growing import grown, work_folder
+    from sartor.workshop.growing import grown, rounds_beside
 
     _refuse_existing(to, force)
     accept = ["accept=true"] if yes else []
@@ -106,7 +105,7 @@ def augment(
     config = validated(Config, _settings([f"wanted={wanted}", *accept, *chosen, *_who(ask), *(sets or ())]), "augment")
     seated = sys.stdin.isatty() and not yes
     with _bar("augment") as progress:
-        work = grown(Job(to, Path(), seeds, progress=progress), config, leave_waiting)
+        work = grown(Job(to, Path(), seeds, progress=progress), config, rounds_beside(to))
     while seated and work.tally().waiting:
         before = work.tally().waiting
         at_desk(work, Terminal())
@@ -114,10 +113,10 @@ def augment(
             break
         if not work.tally().waiting:
             with _bar("augment") as progress:
-                work = grown(Job(to, Path(), seeds, progress=progress), config, leave_waiting)
+                work = grown(Job(to, Path(), seeds, progress=progress), config, rounds_beside(to))
     if waiting := work.tally().waiting:
         raise Refused(
-            f"{waiting} examples wait for a decision", hint=f"sartor data review {work_folder(to)}, then again"
+            f"{waiting} examples wait for a decision", hint=f"sartor data review {rounds_beside(to)}, then again"
         )
     _tell(gather(work, to, str(to)), as_json)
 

@@ -16,6 +16,8 @@ from sartor.workshop import Job, Takes
 
 SUMMARY = "makes examples of documents or of the rows of a table"
 TAKES: Takes = "documents"
+#: Beside the data folder: what was answered for a build is not asked again by another one.
+ANSWERS = "build.answers"
 
 
 def inputs(config: Config, root: Path) -> Any:
@@ -49,5 +51,6 @@ def run(job: Job, config: Config) -> None:
             job.to,
             job.to.name,
             asker=asker,
+            answers=job.to.parent / ANSWERS,
             progress=(lambda done: progress(done, 0)) if progress else None,
         )

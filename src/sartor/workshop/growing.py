@@ -7,27 +7,34 @@ from pathlib import Path
 
 from sartor.ask.opening import open_asker
 from sartor.augment.grow import Review, grow, leave_waiting
-from sartor.augment.work import Config, Work, open_work
+from sartor.augment.work import Config, Work, name_of, open_work
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.workshop import Job
 
 
-def grown(job: Job, config: Config, review: Review = leave_waiting) -> Work:
-    """The job with as many rounds as there can be, each reviewed in this way."""
+def grown(job: Job, config: Config, rounds: Path | None = None, *, review: Review = leave_waiting) -> Work:
+    """The job with as many rounds as there can be, each reviewed in this way.
+
+    Args:
+        rounds: the folder of its rounds; where none is given, one beside `job.to` that is named after what must not
+            change, so that a step that asks for more goes on.
+    """
     assert job.source is not None
     found = read(job.source, format=None, fields={}, label=job.source.name)
     refuse_if_many(found.ledger)
-    work = open_work(work_folder(job.to), found.examples, config)
+    work = open_work(rounds or job.to.parent / name_of(found.examples, config), found.examples, config)
     with contextlib.ExitStack() as stack:
         asker = stack.enter_context(contextlib.closing(open_asker(config.who)))
-        judging = stack.enter_context(contextlib.closing(open_asker(config.judge))) if config.judge else None
+        judging = asker if config.judge == config.who else None
+        if config.judge and not judging:
+            judging = stack.enter_context(contextlib.closing(open_asker(config.judge)))
         for each in grow(work, asker, judging=judging, review=review):
             if job.progress:
                 job.progress(each.done, each.total)
     return work
 
 
-def work_folder(to: Path) -> Path:
-    """Where the rounds of a job lie that ends in this data folder."""
+def rounds_beside(to: Path) -> Path:
+    """Where a person finds the rounds of what ends in this data folder."""
     return to.with_name(f"{to.name}.rounds")

@@ -9,7 +9,7 @@ How near two texts are is the Jaccard index of their sets of shingles (`shingles
 of their signatures (`minhash.py`) are candidates; the sets themselves decide (`shelf.py`), so a wrong pair is rare.
 """
 
-from sartor.data.near.index import SAMPLE, THRESHOLD, Index, Match, groups
+from sartor.data.near.index import SAMPLE, THRESHOLD, Index, Match, groups, root
 from sartor.data.near.shingles import BATCH, frame_of, slices
 
-__all__ = ["BATCH", "SAMPLE", "THRESHOLD", "Index", "Match", "frame_of", "groups", "slices"]
+__all__ = ["BATCH", "SAMPLE", "THRESHOLD", "Index", "Match", "frame_of", "groups", "root", "slices"]
