@@ -198,7 +198,7 @@ AROUND = st.sampled_from(
 def test_a_plain_line_is_what_the_careful_way_makes_of_it(turns: list[str], around: str, more: str):
     row = f'"messages":[{",".join(turns)}{more}]'
     raw = around.replace("%s", row).encode()
-    quick = plain.plain_line(raw, SOURCE)
+    quick = plain.plain_line(raw, SOURCE.file, SOURCE.line)
     if quick is None:
         return
     parsed = conversation(read_turns(strict.careful(raw), "messages"), (), SOURCE)
@@ -209,7 +209,7 @@ def test_a_plain_line_is_what_the_careful_way_makes_of_it(turns: list[str], arou
 @pytest.mark.parametrize("text", ["hi", 'he said "so": 1', "\\", "é\n", "a: b"])
 def test_a_plain_line_goes_the_quick_way(text: str):
     row = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "a"}]}
-    assert plain.plain_line(json.dumps(row).encode(), SOURCE) is not None
+    assert plain.plain_line(json.dumps(row).encode(), "rows.jsonl", 7) is not None
 
 
 @pytest.mark.parametrize("end", [b"", b',"score":1'])
@@ -226,7 +226,7 @@ def test_a_file_gives_the_same_by_either_way(tmp_path: Path, end: bytes, monkeyp
 
 def test_the_express_closes_where_it_only_costs_time():
     tried = []
-    way = express.Express("rows.jsonl", lambda raw, source: tried.append(raw))
+    way = express.Express("rows.jsonl", lambda raw, file, line: tried.append(raw))
     for line in range(5000):
         assert way.take(b"{}", line) is None
     assert len(tried) < 2000

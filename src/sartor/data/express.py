@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sartor.formats.plain import plain_line
-from sartor.types import Example, Source
+from sartor.types import Example
 
-#: Formats with a quick way from the bytes of a row; None: not a plain row.
-LINES: dict[str, Callable[[bytes, Source], Example | None]] = {"chat": plain_line}
+#: Formats with a quick way from the bytes of a row, its file and its line; None: not a plain row.
+LINES: dict[str, Callable[[bytes, str, int], Example | None]] = {"chat": plain_line}
 #: How many rows more may be tried in vain than with success.
 _PATIENCE = 1000
 
@@ -31,14 +31,14 @@ class Express:
     """The quick way for one file. `patience`: how many rows may still be tried in vain."""
 
     label: str
-    read: Callable[[bytes, Source], Example | None]
+    read: Callable[[bytes, str, int], Example | None]
     patience: int = _PATIENCE
 
     def take(self, raw: bytes, line: int) -> Arrived | None:
         """The row, if it is a plain one and the way is still open."""
         if self.patience < 0:
             return None
-        example = self.read(raw, Source(file=self.label, line=line))
+        example = self.read(raw, self.label, line)
         if example is None:
             self.patience -= 1
             return None

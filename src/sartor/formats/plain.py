@@ -25,22 +25,34 @@ class _Row(Frozen):
 
 
 _OF_BYTES = TypeAdapter(_Row).validator.validate_json
+_CHAT = TypeAdapter(Chat).validator.validate_python
 _OF_VALUES = TypeAdapter(tuple[Message, ...]).validator.validate_python
 
 
-def plain_line(raw: bytes, source: Source) -> Chat | None:
+def plain_line(raw: bytes, file: str, line: int) -> Chat | None:
     """The conversation in the JSON of `{"messages": [{"role", "content"}, …]}`, if there is nothing to be said of it.
 
-    A doubled key would be overlooked, so the keys are counted: by their quotes where no text has any, else one by one.
+    A doubled key would be overlooked, so the keys are counted. All texts are filled, thus each turn has both its keys,
+    and no other if the number is right.
     """
     try:
         messages = _OF_BYTES(raw).messages
     except ValidationError:
         return None
-    num_keys = 1 + 2 * len(messages)
-    if raw.count(b'"') != 4 * num_keys - 2 and num_keys_written(raw) != num_keys:
+    if not _is_plain(messages) or not _has_keys(raw, 1 + 2 * len(messages), messages):
         return None
-    return Chat(source=source, messages=messages) if _is_plain(messages) else None
+    chat: Chat = _CHAT({"source": {"file": file, "line": line}, "messages": messages})
+    return chat
+
+
+def _has_keys(raw: bytes, num_keys: int, messages: tuple[Message, ...]) -> bool:
+    """Does a line have no more than that many keys? By its quotes: two for each key and each text, and those in the
+    texts; one by one where a quote may be written as a number.
+    """
+    inside = sum(message.content.count('"') for message in messages)
+    if raw.count(b'"') == 4 * num_keys - 2 + inside and not (inside and b"\\u0022" in raw):
+        return True
+    return num_keys_written(raw) == num_keys
 
 
 def plain_chat(messages: Any, source: Source) -> Chat | None:
@@ -59,12 +71,12 @@ def _is_plain(messages: tuple[Message, ...]) -> bool:
     before = ""
     for message in messages:
         role, content = message.role, message.content
-        if message.model_fields_set != _KEYS or "\0" in content:
+        if not content or content.isspace() or "\0" in content:
             return False
-        if role == "user" or (role == "assistant" and before not in _UNANSWERABLE):
-            if not content or content.isspace():
+        if role in _LEADING:
+            if before not in _FIRST:
                 return False
-        elif role not in _LEADING or before not in _FIRST:
+        elif role != "user" and (role != "assistant" or before in _UNANSWERABLE):
             return False
         before = role
     return before == "assistant"
