@@ -49,8 +49,10 @@ def _has_keys(raw: bytes, num_keys: int, messages: tuple[Message, ...]) -> bool:
     """Does a line have no more than that many keys? By its quotes: two for each key and each text, and those in the
     texts; one by one where a quote may be written as a number.
     """
-    inside = sum(message.content.count('"') for message in messages)
-    if raw.count(b'"') == 4 * num_keys - 2 + inside and not (inside and b"\\u0022" in raw):
+    more = raw.count(b'"') - (4 * num_keys - 2)
+    if not more:
+        return True
+    if more == sum(message.content.count('"') for message in messages) and b"\\u0022" not in raw:
         return True
     return num_keys_written(raw) == num_keys
 
