@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from sartor import cli
 from sartor.hub import find
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan
 from sartor.recipe import ModelSpec
+
+from .shell import Shell
 
 TOKENIZERS = Path(__file__).parent.parent / ".cache" / "tokenizers"
 
@@ -133,3 +136,10 @@ def _tokenizer(folder: Path) -> Any:
 
     assert (folder / "tokenizer.json").exists(), f"no tokenizer in {folder}: run `make test`, which puts it there"
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """`sartor` in this process, in a folder of its own."""
+    monkeypatch.setattr(cli.talk, "file", None)
+    return Shell(tmp_path, monkeypatch, capsys)
