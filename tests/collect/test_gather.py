@@ -98,6 +98,16 @@ def test_rows_become_examples_and_bad_ones_entries(tmp_path: Path) -> None:
     assert reasons(folder) == {"d/x.jsonl": "syntax", "d/y.json": "unreadable"}
 
 
+def test_a_clone_of_a_data_set_has_a_card_that_is_no_part_of_it(tmp_path: Path) -> None:
+    card = "---\nlicense: cc-by-4.0\ntask_categories:\n- text-generation\n---\n# Things\n\nconfigs: none\n"
+    put(tmp_path, d__README_dot_md=card, d__data__x_dot_jsonl=ROW)
+    folder = collected(tmp_path, "d")
+    assert len(list(folder.examples())) == 1 and reasons(folder) == {"d/README.md": "describes_the_place"}
+    assert "cc-by-4.0 (1)" in (tmp_path / "out" / "card.md").read_text()
+    put(tmp_path, d__README_dot_md="---\nlicense: mit\n---\n# Docs\n\nconfigs: none\n")
+    assert reasons(collected(tmp_path, "d", only="documents")) == {"d/data/x.jsonl": "not_asked_for"}
+
+
 def test_rows_in_tables_and_packed(tmp_path: Path) -> None:
     import gzip
 

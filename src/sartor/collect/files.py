@@ -62,7 +62,7 @@ def _folder(base: Path, config: Config, trip: Trip) -> Iterator[Found]:
     listed = patterns_in(own.read_text("utf-8", "replace")) if own.is_file() else ()
     patterns = (*USUAL, *listed, *config.exclude)
     top = [path.name for path in base.iterdir() if path.is_file()]
-    facts = facts_of(top, lambda name: beginning(base / name))
+    facts = facts_of(top, lambda name: beginning(base / name), f"{config.place.rstrip('/')}/")
     number = 0
     for path, label in _walk(base, base, config.place.rstrip("/"), patterns):
         if isinstance(path, LedgerEntry):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,8 @@ ROWS_BYTES = 16 * 2**30
 #: What describes a place, and is no data of it.
 KAGGLE_CARD = "dataset-metadata.json"
 _ABOUT = frozenset({KAGGLE_CARD, "dataset_infos.json", "dataset_info.json", "croissant.json"})
+#: Fields that only the card of a data set has before its text.
+_DATA_CARD = re.compile(r"^(task_categories|task_ids|size_categories|dataset_info|configs|pretty_name):", re.MULTILINE)
 _LFS = b"version https://git-lfs.github.com/spec/"
 #: Cards and licences are short.
 CARD_BYTES = 2**20
@@ -55,10 +58,13 @@ class Taste(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the place says of all its files: a licence, and what goes into `about` of each."""
+    """What the place says of all its files: a licence, and what goes into `about` of each. `card`: the file that says
+    it of a data set, which is no part of it.
+    """
 
     licence: str = ""
     about: Json = field(default_factory=dict)
+    card: str = ""
 
 
 def read_file(path: Path, label: str, taste: Taste, facts: Facts, trip: Trip) -> Iterator[Found]:
@@ -66,7 +72,7 @@ def read_file(path: Path, label: str, taste: Taste, facts: Facts, trip: Trip) ->
     kind = media_type_of(label, taste)
     try:
         name = PurePosixPath(label.partition("!")[2] or label).name
-        if name in _ABOUT or licences.is_licence_file(name):
+        if name in _ABOUT or licences.is_licence_file(name) or label == facts.card:
             raise NotTaken("describes_the_place", "it is about the data, and no part of it")
         if not kind:
             read = ", ".join((*ROWS, *taste.also))
@@ -124,21 +130,24 @@ def noted(place: str, notes: Iterable[Note]) -> Iterator[LedgerEntry]:
         yield LedgerEntry(action="flagged", file=place, line=0, reason=note.reason, detail=note.detail)
 
 
-def facts_of(names: Iterable[str], content: Callable[[str], bytes]) -> Facts:
-    """What the files at the root of a folder or archive say of all: the card of a data set, or the licence's text."""
+def facts_of(names: Iterable[str], content: Callable[[str], bytes], before: str = "") -> Facts:
+    """What the files at the root of a folder or archive say of all: the card of a data set, or the licence's text.
+    `before` stands before the names in places.
+    """
     known = {name.lower(): name for name in names}
-    licence = ""
+    licence = card = ""
     if "readme.md" in known:
         from sartor.extract.front_matter import front_matter
 
         text = content(known["readme.md"]).decode("utf-8", "replace").replace("\r\n", "\n")
         licence = front_matter(text)[0].get("license", "")
+        card = before + known["readme.md"] if _DATA_CARD.search(text.removesuffix(front_matter(text)[1])) else ""
     if not licence and KAGGLE_CARD in known:
         licence = _kaggle_licence(content(known[KAGGLE_CARD]))
     for lower in sorted(known):
         if not licence and licences.is_licence_file(lower):
             licence = licences.from_text(content(known[lower]).decode("utf-8", "replace"))
-    return Facts(licence)
+    return Facts(licence, card=card)
 
 
 def beginning(path: Path) -> bytes:

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -93,8 +93,10 @@ def read_archive(path: Path, label: str, taste: Taste, trip: Trip) -> Iterator[F
 def _members(members: list[Member], meter: Meter, label: str, taste: Taste, trip: Trip, digest: str) -> Iterator[Found]:
     top = _top_folder(members)
     named = {member.name.removeprefix(top): member for member in members if not member.problem[0]}
-    facts = facts_of([name for name in named if "/" not in name], lambda name: _beginning(named[name], meter))
-    facts = Facts(facts.licence, {"archive": digest})
+    facts = facts_of(
+        (name for name in named if "/" not in name), lambda name: _beginning(named[name], meter), f"{label}!"
+    )
+    facts = replace(facts, about={"archive": digest})
     seen: set[str] = set()
     for member in members:
         name = member.name.removeprefix(top)
