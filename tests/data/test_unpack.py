@@ -63,5 +63,5 @@ def test_a_bomb_is_refused_by_a_named_limit(tmp_path: Path, monkeypatch: pytest.
     path = packed(tmp_path / "rows.jsonl.gz", GOOD + b'{"text": "' + b"y" * 2**24 + b'"}')
     with pytest.raises(DataError, match="200 times its size"):
         taken(path, longest=2**16)
-    harmless = packed(tmp_path / "few.jsonl.gz", GOOD * 20_000)
-    assert taken(harmless).rows == 20_000
+    harmless = packed(tmp_path / "few.jsonl.gz", GOOD * 5000)
+    assert taken(harmless).rows == 5000
