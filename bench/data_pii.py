@@ -36,7 +36,7 @@ from harness import CACHE, HERE, RESULTS, facts, say, write
 from sartor import names
 from sartor.data.clean import Context
 from sartor.data.clean.pii import Config, clean
-from sartor.data.identifiers import KIND, Span, found_in, identifier
+from sartor.data.finding.identifiers import KIND, Span, found_in, identifier
 from sartor.types import Source, Text
 
 Json = dict[str, Any]
@@ -224,7 +224,7 @@ def measure() -> Json:
 
 
 def speed(mails: list[Path]) -> Json:
-    """Megabytes a second of the whole cleaner on one core: every twentieth mail, headers and all, and the bodies alone."""
+    """Megabytes a second of the whole cleaner on one core: every twentieth mail, with headers, and the bodies alone."""
     chosen = mails[::20]
     texts = {"mails": [path.read_bytes().decode("latin-1") for path in chosen], "bodies": [*map(body_of, chosen)]}
     return {name: _rate(found) for name, found in texts.items()}

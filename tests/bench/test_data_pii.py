@@ -8,8 +8,8 @@ import pytest
 
 import data_pii
 import identifiers
-from sartor.data.identifiers import Span
-from sartor.data.identifiers.iban import is_iban
+from sartor.data.finding.identifiers import Span
+from sartor.data.finding.identifiers.iban import is_iban
 
 TEXT = "Dear Ada,\n\nwrite to ada@mail.net\nor not.\n"
 LABEL = Span(TEXT.index("ada@"), TEXT.index("\nor"), "e_mail")

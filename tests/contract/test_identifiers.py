@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor import names
-from sartor.data.identifiers import KIND, found_in, identifier, stand_in_of
+from sartor.data.finding.identifiers import KIND, found_in, identifier, stand_in_of
 
 NAMES = names.known(KIND)
 COUNTRIES = ("US", "GB", "DE", "FR", "ES", "IT")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sartor.data.identifiers import stand_in_of
+from sartor.data.finding.identifiers import stand_in_of
 
 COUNTRIES = ("US", "GB", "DE", "FR", "ES", "IT")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sartor.data.languages import language_of
+from sartor.data.finding.languages import language_of
 
 from .rows import outcomes, reasons, talk
 

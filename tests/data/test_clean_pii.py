@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sartor.data.clean import Context
 from sartor.data.clean.pii import REASONS, Config, clean
-from sartor.data.identifiers import Span, apart
+from sartor.data.finding.identifiers import Span, apart
 from sartor.types import Chat, Message, Source
 
 VALUES = {

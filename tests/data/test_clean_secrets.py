@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .rows import answer, outcomes, reasons, talk
-from .test_secret_shapes import KEYS
+from .test_finding_secret_shapes import KEYS
 
 
 def test_masked_with_its_kind_and_never_told() -> None:

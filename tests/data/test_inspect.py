@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sartor.data.finding.languages import language_of
 from sartor.data.folder import DataFolder, making
 from sartor.data.inspect import Asked, Facts, examples_of, holds, inspect, spread_of, tokens_of, words_of
-from sartor.data.languages import language_of
 from sartor.types import Document, Example, LedgerEntry, Message, Pair, Source, Unpaired
 
 from ..toy_speech import ToySpeech  # noqa: TID252 - the tests are no package that could be imported by name

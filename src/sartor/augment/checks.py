@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sartor.augment import Made
 from sartor.augment.turns import answer_of, question_of
-from sartor.data.languages import language_of
+from sartor.data.finding.languages import language_of
 from sartor.formats import strict
 from sartor.formats.fields import shorten
 from sartor.types import Chat, Frozen, Pair

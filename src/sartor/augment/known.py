@@ -11,7 +11,7 @@ from sartor.augment import Made, Recipe
 from sartor.augment.checks import Problem, made_answer
 from sartor.augment.turns import question_of
 from sartor.data import near
-from sartor.data.alike import tagged
+from sartor.data.finding.alike import tagged
 from sartor.data.near.index import Look
 from sartor.types import Chat
 

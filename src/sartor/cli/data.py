@@ -197,10 +197,10 @@ def inspect(
 ) -> None:
     """Statistics, lengths, labels, what the ledger tells, and rows with the tokens that are trained."""
     from sartor import durable
+    from sartor.data.finding.languages import language_of
     from sartor.data.folder import is_data_folder, open_folder
     from sartor.data.inspect import Asked, examples_of
     from sartor.data.inspect import inspect as found_in
-    from sartor.data.languages import language_of
     from sartor.report.inspection import render_inspection
     from sartor.sinks.inspection import show_inspection
     from sartor.workshop.knowing import renderer_of

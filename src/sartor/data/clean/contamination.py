@@ -13,12 +13,12 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data import near
-from sartor.data.alike import batches, begun, tagged
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import part_of, whole_of
+from sartor.data.finding.alike import batches, begun, tagged
+from sartor.data.finding.runs import Runs
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
-from sartor.data.runs import Runs
 from sartor.errors import DataError
 from sartor.types import Example, Frozen
 

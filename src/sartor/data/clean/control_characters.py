@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pydantic import Field
 
 from sartor.data.clean import Context, Outcome
-from sartor.data.mend import Mended, mended, times
+from sartor.data.finding.mend import Mended, mended, times
 from sartor.types import Example, Frozen
 
 SUMMARY = "removes control, zero-width and direction characters that nobody sees"

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from sartor.data.clean import Context, Outcome
 from sartor.data.extra import needs
-from sartor.data.mend import Mended, mended
+from sartor.data.finding.mend import Mended, mended
 from sartor.types import Example, Frozen
 
 SUMMARY = "repairs texts that were read in a wrong encoding, and writes all in one Unicode form"

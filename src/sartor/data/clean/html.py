@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from sartor.data import code, patterns
 from sartor.data.clean import Context, Outcome, kept
 from sartor.data.clean.texts import question_of
-from sartor.data.mend import Mended, mended, times
+from sartor.data.finding import code, patterns
+from sartor.data.finding.mend import Mended, mended, times
 from sartor.types import Example, Frozen
 
 SUMMARY = "takes tags, entities and page boilerplate out of prose, and leaves code alone"

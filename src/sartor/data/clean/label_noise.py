@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from sartor.data import suspects
-from sartor.data.alike import batches, vectors_by
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import question_of
-from sartor.data.features import Features, features_of
+from sartor.data.finding import suspects
+from sartor.data.finding.alike import batches, vectors_by
+from sartor.data.finding.features import Features, features_of
 from sartor.data.split import labels
 from sartor.types import Chat, Example, Frozen
 

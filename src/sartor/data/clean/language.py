@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from sartor.data.clean import Context, Outcome, dropped, kept
 from sartor.data.clean.texts import answer_of, question_of, whole_of
-from sartor.data.languages import language_of
+from sartor.data.finding.languages import language_of
 from sartor.types import Example, Frozen
 
 SUMMARY = "drops rows in other languages than the wanted ones, or than most rows are in"

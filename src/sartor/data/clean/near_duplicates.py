@@ -13,9 +13,9 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data import near
-from sartor.data.alike import batches, begun, tagged
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import Part, part_of
+from sartor.data.finding.alike import batches, begun, tagged
 from sartor.types import Example, Frozen
 
 SUMMARY = "examples that say nearly the same as an earlier one"

@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 from sartor import names
 from sartor.data.clean import Context, Outcome
 from sartor.data.extra import needs
-from sartor.data.identifiers import KIND, found_in, identifier, stand_in_of
-from sartor.data.redact import Redaction
+from sartor.data.finding.identifiers import KIND, found_in, identifier, stand_in_of
+from sartor.data.finding.redact import Redaction
 from sartor.types import Example, Frozen
 
 SUMMARY = "e-mail addresses, telephone, card, bank and identity numbers, IP addresses"

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import answer_of
-from sartor.data.patterns import lines_of
+from sartor.data.finding.patterns import lines_of
 from sartor.types import Example, Frozen, Text
 
 SUMMARY = "drops answers in which an assistant refuses or speaks of itself as a model"

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from sartor.data import code
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import texts_of
+from sartor.data.finding import code
 from sartor.types import Example, Frozen
 
 SUMMARY = "drops rows whose text repeats lines, paragraphs or word groups (Gopher's rules)"

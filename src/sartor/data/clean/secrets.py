@@ -12,9 +12,9 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data.clean import Context, Outcome
-from sartor.data.identifiers import Span, apart
-from sartor.data.redact import Redaction
-from sartor.data.secret_shapes import secrets_in
+from sartor.data.finding.identifiers import Span, apart
+from sartor.data.finding.redact import Redaction
+from sartor.data.finding.secret_shapes import secrets_in
 from sartor.types import Example, Frozen
 
 SUMMARY = "API keys, tokens, passwords and private keys"

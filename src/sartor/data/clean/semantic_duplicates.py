@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from sartor.data.alike import batches, tagged, vectors_by
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import Part
+from sartor.data.finding.alike import batches, tagged, vectors_by
 from sartor.data.near.shelf import Column
 from sartor.types import Example, Frozen
 

@@ -14,8 +14,8 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data.clean import Context, Outcome, kept
-from sartor.data.identifiers import Span
-from sartor.data.redact import Redaction
+from sartor.data.finding.identifiers import Span
+from sartor.data.finding.redact import Redaction
 from sartor.errors import DataError
 from sartor.types import Example, Frozen
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sartor.data.features import COLUMNS, Features
+from sartor.data.finding.features import COLUMNS, Features
 
 FOLDS = 5
 #: Steps over all rows, and their size by AdaGrad.

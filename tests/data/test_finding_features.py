@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.data.features import Features, features_of
+from sartor.data.finding.features import Features, features_of
 
 
 def cosines(features: Features, width: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sartor.data import suspects
-from sartor.data.features import Features, features_of
+from sartor.data.finding import suspects
+from sartor.data.finding.features import Features, features_of
 
 TEXTS = [f"{['red', 'green', 'blue'][row % 3]} thing of number {row}" for row in range(90)]
 LABELS_N = np.arange(90) % 3

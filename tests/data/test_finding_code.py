@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data import code
+from sartor.data.finding import code
 
 
 @pytest.mark.parametrize(

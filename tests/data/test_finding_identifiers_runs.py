@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.identifiers.runs import runs_of
+from sartor.data.finding.identifiers.runs import runs_of
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sartor.data.runs import FEWEST, MANY, WORDS, Runs
+from sartor.data.finding.runs import FEWEST, MANY, WORDS, Runs
 
 LETTERS = [
     "alpha",

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 
-from sartor.data.identifiers.checks import digits_of, luhn, spread
-from sartor.data.identifiers.draw import Draw
-from sartor.data.identifiers.runs import runs_of
+from sartor.data.finding.identifiers.checks import digits_of, luhn, spread
+from sartor.data.finding.identifiers.draw import Draw
+from sartor.data.finding.identifiers.runs import runs_of
 
 SUMMARY = "national identity numbers: BR CH ES FI FR GB IT SE US"
 

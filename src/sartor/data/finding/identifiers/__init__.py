@@ -1,6 +1,6 @@
 """Personal identifiers in running text: one kind a file, found by its shape and by its check digits.
 
-A file `data/identifiers/x.py` holds
+A file `data/finding/identifiers/x.py` holds
 
 - `SUMMARY`: one line for people;
 - `find(text, countries)`: where such identifiers stand, as (start, end); `countries` are the ISO codes whose national
@@ -19,9 +19,9 @@ from itertools import pairwise
 from typing import Protocol, cast
 
 from sartor import names
-from sartor.data.identifiers.draw import Draw
+from sartor.data.finding.identifiers.draw import Draw
 
-KIND = "data.identifiers"
+KIND = "data.finding.identifiers"
 NOT_MEMBERS: frozenset[str] = frozenset({"checks", "draw", "runs"})
 
 

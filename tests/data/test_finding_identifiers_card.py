@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.identifiers import card
+from sartor.data.finding.identifiers import card
 
 from .identifiers import found, shape, stand_in
 

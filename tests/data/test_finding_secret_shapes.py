@@ -7,7 +7,7 @@ import string
 
 import pytest
 
-from sartor.data.secret_shapes import SHAPES, entropy, is_random, secrets_in
+from sartor.data.finding.secret_shapes import SHAPES, entropy, is_random, secrets_in
 
 _RNG = random.Random(5)
 

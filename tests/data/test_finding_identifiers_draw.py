@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sartor.data.identifiers.draw import Draw
+from sartor.data.finding.identifiers.draw import Draw
 
 
 def test_a_key_gives_the_same_on_every_machine() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from sartor.data.identifiers.checks import spread
-from sartor.data.identifiers.draw import Draw
+from sartor.data.finding.identifiers.checks import spread
+from sartor.data.finding.identifiers.draw import Draw
 
 SUMMARY = "bank account numbers (IBAN)"
 

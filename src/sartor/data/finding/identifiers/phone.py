@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from sartor.data.extra import needs
-from sartor.data.identifiers.checks import digits_of, spread
-from sartor.data.identifiers.draw import Draw
-from sartor.data.identifiers.runs import runs_of
+from sartor.data.finding.identifiers.checks import digits_of, spread
+from sartor.data.finding.identifiers.draw import Draw
+from sartor.data.finding.identifiers.runs import runs_of
 
 SUMMARY = "telephone numbers"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.identifiers import phone
+from sartor.data.finding.identifiers import phone
 
 from .identifiers import found, shape, stand_in
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sartor.data.identifiers import Span
+from sartor.data.finding.identifiers import Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from sartor.data.identifiers.checks import digits_of, luhn, spread, until
-from sartor.data.identifiers.draw import Draw
-from sartor.data.identifiers.runs import runs_of
+from sartor.data.finding.identifiers.checks import digits_of, luhn, spread, until
+from sartor.data.finding.identifiers.draw import Draw
+from sartor.data.finding.identifiers.runs import runs_of
 
 SUMMARY = "payment card numbers"
 

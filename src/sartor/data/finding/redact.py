@@ -13,7 +13,7 @@ from typing import Any
 
 from sartor.data.clean import Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import edited, texts_of
-from sartor.data.identifiers import Span
+from sartor.data.finding.identifiers import Span
 from sartor.types import Chat, Example, LedgerEntry, Message, Pair, Text
 
 Find = Callable[[str], Sequence[Span]]

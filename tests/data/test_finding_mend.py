@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sartor.data.mend import Mended, mended, times
+from sartor.data.finding.mend import Mended, mended, times
 
 from .rows import talk
 

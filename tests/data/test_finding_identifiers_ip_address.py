@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.identifiers import ip_address
+from sartor.data.finding.identifiers import ip_address
 
 from .identifiers import found, stand_in
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.identifiers import Span
-from sartor.data.redact import Redaction, redacted
+from sartor.data.finding.identifiers import Span
+from sartor.data.finding.redact import Redaction, redacted
 from sartor.types import Chat, Example, Message, Pair, Source, Text, ToolCall, Unpaired
 
 SOURCE = Source(file="rows.jsonl", line=7)

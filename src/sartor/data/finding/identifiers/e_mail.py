@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from sartor.data.identifiers.draw import Draw
+from sartor.data.finding.identifiers.draw import Draw
 
 SUMMARY = "e-mail addresses"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from sartor.data.alike import batches, begun, tagged
 from sartor.data.clean.texts import Part
+from sartor.data.finding.alike import batches, begun, tagged
 from sartor.types import Chat, Message, Pair, Source, Text
 
 SOURCE = Source(file="rows.jsonl", line=1)

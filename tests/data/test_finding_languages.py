@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.languages import FEWEST_LETTERS, language_of
+from sartor.data.finding.languages import FEWEST_LETTERS, language_of
 
 
 @pytest.mark.parametrize(

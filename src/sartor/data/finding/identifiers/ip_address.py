@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Sequence
 
-from sartor.data.identifiers.draw import Draw
+from sartor.data.finding.identifiers.draw import Draw
 
 SUMMARY = "IP addresses that are reachable from everywhere, version 4 and 6"
 
@@ -65,7 +65,7 @@ def _is_address(text: str) -> bool:
 
 
 def _is_version(text: str, start: int, value: str) -> bool:
-    before = text[max(0, start - _LOOK_BACK) : start]
+    before = text[max(0, start - _LOOK_BACK) : start].rpartition("\n")[2]
     if _VERSION_BEFORE.search(before):
         return True
     small = all(int(part) < _VERSIONISH for part in value.split("."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sartor.data.identifiers import e_mail
+from sartor.data.finding.identifiers import e_mail
 
 from .identifiers import found, stand_in
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from sartor.data.identifiers.checks import digits_of, luhn, spread, until
+from sartor.data.finding.identifiers.checks import digits_of, luhn, spread, until
 
 
 def test_luhn() -> None:

@@ -1,0 +1,1 @@
+"""What cleaners look for, and how: identifiers, secrets, languages, code, and what examples have in common."""
