@@ -42,10 +42,10 @@ WRITERS = frozenset({"durable.py", "store.py", "hardware.py"})
 #: Parts that are tested through what they serve.
 TESTED_BY = {
     "ops.prompt_space": "adapters.virtual.intrinsic",
-    "data.array": "read",
-    "data.express": "quick_ways",
-    "data.row": "read",
-    "data.rows": "read",
+    "data.reading.array": "read",
+    "data.reading.express": "quick_ways",
+    "data.reading.row": "read",
+    "data.reading.rows": "read",
     "stages": "cli",
     "asked": "planner",
     "planner_padded": "padded_runs",

@@ -296,3 +296,14 @@ def test_zeros_left_by_a_power_cut_are_passed_over(tmp_path: Path) -> None:
     path.write_bytes(b'{"first": 1}\n' + bytes(40))
     durable.append(path, '{"next": 2}')
     assert list(durable.read_lines(path)) == [{"first": 1}, {"next": 2}]
+
+
+def test_what_killed_processes_left_of_one_folder_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", "pass"])
+    done.wait()
+    gone = tmp_path / f"{durable.STAGING}{done.pid}-out"
+    stays = [tmp_path / f"{durable.STAGING}{os.getpid()}-out", tmp_path / f"{durable.STAGING}{done.pid}-other"]
+    for folder in (gone, *stays):
+        folder.mkdir()
+    durable.clear_killed(tmp_path / "out")
+    assert [folder.exists() for folder in (gone, *stays)] == [False, True, True]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sartor.data import express
 from sartor.data.read import read
+from sartor.data.reading import express
 from sartor.errors import FieldError
 from sartor.formats import plain, sharegpt, strict
 from sartor.formats.turns import conversation, read_turns

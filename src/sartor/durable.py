@@ -211,10 +211,34 @@ def clear_staging(folder: Path) -> None:
         name = leftover.name.removeprefix(_OLD)
         if name != leftover.name and not (folder / name).exists():
             leftover.rename(folder / name)
-        elif leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            leftover.unlink(missing_ok=True)
+            _remove(leftover)
+
+
+def clear_killed(path: Path) -> None:
+    """Remove what killed processes left half-written of one file or folder. Others may be at work beside it."""
+    for leftover in path.parent.glob(f"{STAGING}[0-9]*-{path.name}"):
+        number = leftover.name.removeprefix(STAGING).removesuffix(f"-{path.name}")
+        if number.isdecimal() and not is_running(int(number)):
+            _remove(leftover)
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import cast
 
 from sartor.build import RowBuilder, builder
-from sartor.data.express import Arrived
 from sartor.data.folder import DataFolder, card, making, open_folder, told
-from sartor.data.row import Bad, Progress, Row
-from sartor.data.rows import rows
+from sartor.data.reading.express import Arrived
+from sartor.data.reading.row import Bad, Progress, Row
+from sartor.data.reading.rows import rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
 from sartor.recipe import Named, validated
 from sartor.types import Example, LedgerEntry, Source

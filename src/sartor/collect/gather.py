@@ -9,7 +9,6 @@ its digest, time and licence. A source that takes long keeps its state beside th
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +79,6 @@ def gather(
     """
     _require_ours(path)
     sidecar = path.with_name(f".{path.name}.collecting")
-    _clear_killed(path)
     trip = _trip(path, sidecar, only, clock or Clock())
     with folder.making(path) as made, _places(made) as places:
         tally = Tally()
@@ -177,21 +175,3 @@ def _card(title: str, origins: Sequence[Origin], made: Making, tally: Tally) -> 
     ]
     notes = [*dict.fromkeys(tally.notes), "Who made these texts has rights in them: see the licences before you train."]
     return folder.card(title, facts, {f"kept: {tally.kind}": made.num_kept, **folder.told(made.counts)}, notes)
-
-
-def _clear_killed(path: Path) -> None:
-    """Remove what killed collections of this folder left half-written."""
-    for leftover in path.parent.glob(f"{durable.STAGING}[0-9]*-{path.name}"):
-        number = leftover.name.removeprefix(durable.STAGING).removesuffix(f"-{path.name}")
-        if number.isdecimal() and not _runs(int(number)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _runs(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

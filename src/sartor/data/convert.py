@@ -18,7 +18,7 @@ from sartor import durable, formats
 from sartor.data.clean import entry_of
 from sartor.data.folder import LEDGER
 from sartor.data.read import stream
-from sartor.data.row import Progress
+from sartor.data.reading.row import Progress
 from sartor.errors import FieldError
 from sartor.types import Example, Json, LedgerEntry
 

@@ -79,7 +79,8 @@ class Making:
 
 @contextmanager
 def making(path: Path) -> Iterator[Making]:
-    """A new data folder, replacing one of that name."""
+    """A new data folder, replacing one of that name. What a killed process left of it before is gone."""
+    durable.clear_killed(path)
     with durable.atomic_dir(path) as staging:
         made = Making(staging)
         try:

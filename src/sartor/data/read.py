@@ -16,10 +16,10 @@ from pathlib import Path
 from sartor import formats
 from sartor.data import ledger
 from sartor.data.clean import Outcome
-from sartor.data.express import Arrived, express_for
 from sartor.data.folder import EXAMPLES, is_data_folder, open_folder
-from sartor.data.row import Bad, Progress, Row
-from sartor.data.rows import LONGEST, rows
+from sartor.data.reading.express import Arrived, express_for
+from sartor.data.reading.row import Bad, Progress, Row
+from sartor.data.reading.rows import LONGEST, rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
 from sartor.formats.fields import seen
 from sartor.names import suggest

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.data import table
 from sartor.data.read import Read, read
-from sartor.data.row import Bad, Row
-from sartor.data.table import table_rows
+from sartor.data.reading import table
+from sartor.data.reading.row import Bad, Row
+from sartor.data.reading.table import table_rows
 from sartor.errors import DataError
 from sartor.types import Chat, Unpaired
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from sartor.data.row import Bad, Row, lines_of, loaded, overlong
+from sartor.data.reading.row import Bad, Row, lines_of, loaded, overlong
 from sartor.errors import DataError, Where
 from sartor.formats import strict
 from sartor.formats.fields import seen, shorten

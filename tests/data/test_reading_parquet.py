@@ -10,8 +10,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from sartor.data import parquet as ours
 from sartor.data.read import Read, read
+from sartor.data.reading import parquet as ours
 from sartor.errors import DataError
 from sartor.types import Chat
 

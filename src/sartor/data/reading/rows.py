@@ -13,12 +13,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from sartor.data.array import elements, share_lines
-from sartor.data.express import Arrived, Express
-from sartor.data.parquet import parquet_rows
-from sartor.data.row import BOM, Bad, Progress, Row, lines_of, loaded, overlong, row_of
-from sartor.data.table import table_rows
-from sartor.data.unpack import MAGIC, unpacked
+from sartor.data.reading.array import elements, share_lines
+from sartor.data.reading.express import Arrived, Express
+from sartor.data.reading.parquet import parquet_rows
+from sartor.data.reading.row import BOM, Bad, Progress, Row, lines_of, loaded, overlong, row_of
+from sartor.data.reading.table import table_rows
+from sartor.data.reading.unpack import MAGIC, unpacked
 from sartor.errors import DataError, Where
 from sartor.formats import strict
 from sartor.formats.fields import seen

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from sartor.data.row import BOM
+from sartor.data.reading.row import BOM
 from sartor.errors import DataError, Where
 from sartor.formats import strict
 from sartor.formats.fields import shorten

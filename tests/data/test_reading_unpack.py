@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sartor.data import unpack
 from sartor.data.read import Read, read
+from sartor.data.reading import unpack
 from sartor.errors import DataError
 
 GOOD = b'{"prompt": "q", "completion": "a"}\n'

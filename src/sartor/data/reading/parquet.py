@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sartor.data.row import Bad, Progress, Row, overlong
+from sartor.data.reading.row import Bad, Progress, Row, overlong
 from sartor.errors import DataError, SartorError, Where
 
 #: Most rows that are unpacked together.
