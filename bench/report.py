@@ -222,6 +222,11 @@ _SECTIONS = {
     "generate": "Generation",
     "methods": "Tuning methods",
     "methods-cost": "Tuning methods, speed and memory",
+    "data-read": "Data: reading",
+    "data-hostile": "Data: broken rows, bombs and control tokens",
+    "data-near": "Data: near duplicates",
+    "data-labels": "Data: noisy labels",
+    "pii": "Data: personal identifiers",
 }
 
 
