@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -62,7 +61,7 @@ def test_a_charset_that_is_wrong_or_unknown_is_not_believed() -> None:
     assert decode(GERMAN.encode(), "koi8-r") == (GERMAN, ())
 
 
-@pytest.mark.parametrize("content", [os.urandom(64).replace(b"\0", b"") + b"\0\xff", b"\x00\x01\x02" * 50, b"ab\0" * 9])
+@pytest.mark.parametrize("content", [bytes(range(255, 190, -1)) + b"\0\xff", b"\x00\x01\x02" * 50, b"ab\0" * 9])
 def test_what_is_no_text_is_refused(content: bytes) -> None:
     with pytest.raises(NotTaken) as caught:
         decode(content)
