@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,3 +71,13 @@ def test_a_gpu_trains_where_there_is_one(tmp_path: Path, monkeypatch: pytest.Mon
     assert (found.device, found.device_name, found.device_memory_bytes) == ("cuda", "fake 0", 80_000)
     assert found.has_bf16
     assert hardware.peak_bytes() == 1_500 + 1_000
+
+
+def test_the_environment_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARTOR_THERE", "before")
+    monkeypatch.delenv("SARTOR_NOT_THERE", raising=False)
+    with pytest.raises(ValueError, match="wrong"), hardware.environment_kept(["SARTOR_THERE", "SARTOR_NOT_THERE"]):
+        os.environ["SARTOR_THERE"] = os.environ["SARTOR_NOT_THERE"] = "meanwhile"
+        raise ValueError("wrong")
+    assert os.environ["SARTOR_THERE"] == "before"
+    assert "SARTOR_NOT_THERE" not in os.environ

@@ -128,50 +128,44 @@ class Text(Frozen):
         return self.digest
 
 
-class Pair(Frozen):
-    """Two answers to one prompt, of which `chosen` is the better one."""
+class _Rated(Frozen):
+    """A prompt whose answers somebody compared or rated."""
 
-    kind: Literal["pair"] = "pair"
     source: Source
     prompt: tuple[Message, ...]
-    chosen: Message
-    rejected: Message
     tools: tuple[Json, ...] = ()
 
     @property
     def id(self) -> str:
         return self.source.id
+
+    @property
+    def prompt_digest(self) -> str:
+        return digest_of([message.model_dump() for message in self.prompt], list(self.tools))
+
+
+class Pair(_Rated):
+    """Two answers to one prompt, of which `chosen` is the better one."""
+
+    kind: Literal["pair"] = "pair"
+    chosen: Message
+    rejected: Message
 
     @property
     def digest(self) -> str:
         return digest_of([*self.prompt, self.chosen, self.rejected], list(self.tools))
 
-    @property
-    def prompt_digest(self) -> str:
-        return digest_of([message.model_dump() for message in self.prompt], list(self.tools))
 
-
-class Unpaired(Frozen):
+class Unpaired(_Rated):
     """One answer that somebody liked, or did not."""
 
     kind: Literal["unpaired"] = "unpaired"
-    source: Source
-    prompt: tuple[Message, ...]
     answer: Message
     good: bool
-    tools: tuple[Json, ...] = ()
-
-    @property
-    def id(self) -> str:
-        return self.source.id
 
     @property
     def digest(self) -> str:
         return digest_of([*self.prompt, self.answer], self.good, list(self.tools))
-
-    @property
-    def prompt_digest(self) -> str:
-        return digest_of([message.model_dump() for message in self.prompt], list(self.tools))
 
 
 Example = Chat | Text | Pair | Unpaired

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from sartor.errors import Unsupported
+from sartor.hardware import environment_kept
 
 COMPILERS = ("CC", "CXX")
 
@@ -36,18 +35,9 @@ def loaded(model: Any, folder: Path) -> Any:
         return PeftModel.from_pretrained(model, str(folder))
 
 
-@contextmanager
-def compilers_kept() -> Iterator[None]:
+def compilers_kept() -> AbstractContextManager[None]:
     """Leave `CC` and `CXX` as they were: where PEFT's BOFT kernel cannot be compiled, both stay "gcc" afterwards."""
-    before = {name: os.environ.get(name) for name in COMPILERS}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return environment_kept(COMPILERS)
 
 
 def task_of(model: Any) -> str:

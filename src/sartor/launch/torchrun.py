@@ -22,7 +22,7 @@ from rich.console import Console
 from sartor import durable
 from sartor.backends.ranks import here
 from sartor.errors import MachineError, Refused, SartorError, UserError
-from sartor.hardware import look, prepare_environment
+from sartor.hardware import environment_kept, look, prepare_environment
 from sartor.launch.signals import handled, requests
 from sartor.sinks.console import ConsoleSink
 from sartor.stages import Bench, follow, is_done, run_until
@@ -101,17 +101,10 @@ def told(failures: list[tuple[int, int, str, Json]]) -> SartorError:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables for the ranks, and as before for what this process does afterwards."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
-    try:
+    """Variables for the ranks, where the user has set none, and as before for what this process does afterwards."""
+    with environment_kept(values):
+        os.environ.update({name: os.environ.get(name, value) for name, value in values.items()})
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _pass_on(run: Run) -> None:
