@@ -194,7 +194,7 @@ def test_a_job_is_not_mixed_with_another(tmp_path: Path) -> None:
         job(tmp_path / "work", number=5)
     with pytest.raises(DataError, match="was begun with `seed: 17`"):
         job(tmp_path / "work", seed=18)
-    with pytest.raises(RecipeError, match="unknown augment"):
+    with pytest.raises(RecipeError, match="unknown way to augment"):
         job(tmp_path / "other", recipe="self_instrukt")
 
 

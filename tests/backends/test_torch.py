@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -117,9 +118,12 @@ def test_packed_gradients_equal_plain_ones_in_fp32(
     assert relative_error(found, plain_gradients(backend, tiny_folder, segments)) < 1e-5
 
 
-def test_real_model_bf16_gradients_point_where_fp32_ones_do(smollm2_folder: Path, make_plan: MakePlan) -> None:
+def test_real_model_bf16_gradients_point_where_fp32_ones_do(
+    smollm2_folder: Path, tmp_path: Path, make_plan: MakePlan
+) -> None:
     """On real text, with adapters that were trained for some steps: at B = 0 half of the gradients would vanish."""
-    backend = TorchBackend(make_plan(smollm2_folder, dtype="bfloat16", adapter={"name": "lora", "settings": {"r": 16}}))
+    folder = shallow(smollm2_folder, tmp_path / "shallow")
+    backend = TorchBackend(make_plan(folder, dtype="bfloat16", adapter={"name": "lora", "settings": {"r": 16}}))
     assert backend.warnings == ()
     passages = general_text(smollm2_folder)
     for start in (0, 2, 4):
@@ -127,7 +131,23 @@ def test_real_model_bf16_gradients_point_where_fp32_ones_do(smollm2_folder: Path
             backend.forward_backward(batch, sft, sft.Config(), sft.weight(batch))
         backend.step(Adam(learning_rate=2e-4))
     found = our_gradients(backend, passages[6:8], micro_tokens=1024)
-    assert cosine(found, plain_gradients(backend, smollm2_folder, passages[6:8])) > 0.999
+    assert cosine(found, plain_gradients(backend, folder, passages[6:8])) > 0.999
+
+
+#: Letters of a passage, and layers of the model: products in bf16 are ten times slower than others where the processor
+#: has none.
+LETTERS, LAYERS = 300, 6
+
+
+def shallow(folder: Path, made: Path) -> Path:
+    """A real model's first layers, and all that stands around them."""
+    made.mkdir()
+    for file in folder.iterdir():
+        (made / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (made / "config.json").unlink()
+    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}), encoding="utf-8")
+    return made
 
 
 def general_text(folder: Path) -> list[Segment]:
@@ -135,7 +155,9 @@ def general_text(folder: Path) -> list[Segment]:
 
     renderer = open_renderer(folder)
     texts = resources.files("sartor").joinpath("resources/general.txt").read_text("utf-8").split("\n\n")[:8]
-    examples = [Text(source=Source(file="general.txt", line=index), text=text) for index, text in enumerate(texts)]
+    examples = [
+        Text(source=Source(file="general.txt", line=index), text=text[:LETTERS]) for index, text in enumerate(texts)
+    ]
     return [segment for example in examples for segment in tokenise(example, renderer).segments]
 
 

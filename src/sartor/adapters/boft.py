@@ -33,7 +33,7 @@ PRESETS = {
         summary="rotations of what enters the linear layers, as products of sparse ones, and a scale",
         paper="arXiv 2311.06243",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
-        learning_rate=4.0,  # small blocks turn little; PEFT's own comparison leaves it behind at LoRA's rate
+        learning_rate=10.0,  # small blocks turn little: after 40 steps of SmolLM2 the loss is 0.6, and 1.5 at 4
     )
 }
 PEFT_TYPES = ("BOFT",)

@@ -29,7 +29,7 @@ PRESETS = {
         summary="learned scales of keys, values and the feed-forward layer's inner values",
         paper="arXiv 2205.05638",
         served_by=("vLLM after merge", "llama.cpp", "Sartor's engine"),
-        learning_rate=10.0,  # one number moves a whole row: the paper has 3e-3, and PEFT's comparison gains up to 5e-3
+        learning_rate=20.0,  # one number moves a whole row: after 40 steps of SmolLM2 the loss is 0.7, and 1.5 at 10
     )
 }
 PEFT_TYPES = ("IA3",)

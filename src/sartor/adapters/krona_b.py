@@ -37,7 +37,7 @@ PRESETS = {
         paper="arXiv 2212.10650",
         served_by=("Sartor's engine",),
         mergeable=False,
-        learning_rate=6.0,
+        learning_rate=60.0,  # 2 d numbers a layer: after 40 steps of SmolLM2 the loss is 0.7, 1.5 at 30, and 6.6 at 6
     ),
     "krona_b_res": Preset(
         summary="the same, and a learned share of what the feed-forward layer reads",
@@ -45,7 +45,7 @@ PRESETS = {
         served_by=("Sartor's engine",),
         settings={"residual": True},
         mergeable=False,
-        learning_rate=6.0,
+        learning_rate=60.0,  # 2 d numbers a layer: after 40 steps of SmolLM2 the loss is 0.7, 1.5 at 30, and 6.6 at 6
     ),
 }
 PEFT_TYPES = ("SARTOR_KRONA_B",)

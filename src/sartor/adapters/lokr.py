@@ -39,7 +39,7 @@ PRESETS = {
         paper="arXiv 2212.10650",
         served_by=SERVED_BY,
         settings={"r": 0, "factor": 0, "targets": ["q_proj", "v_proj"]},  # the paper's layers
-        learning_rate=10.0,
+        learning_rate=20.0,  # few numbers a layer: after 40 steps of SmolLM2 the loss is 1.0, and 2.0 at 10
     ),
 }
 PEFT_TYPES = ("LOKR",)
