@@ -35,7 +35,7 @@ def parse(row: Json, source: Source) -> Parsed:
     if not is_ours(row):
         raise FieldError("kind", seen=fields.seen(row), expected="`kind` and `source`")
     for key, value in row.items():
-        fields.clean_tree(value, fields.shorten(key))
+        fields.clean_tree(value, fields.shorten(key) or '""')
     try:
         example = EXAMPLE.validate_python(row)
     except ValidationError as error:

@@ -35,6 +35,8 @@ def plain_line(raw: bytes, file: str, line: int) -> Chat | None:
     A doubled key would be overlooked, so the keys are counted. All texts are filled, thus each turn has both its keys,
     and no other if the number is right.
     """
+    if b"\\u0000" in raw:
+        return None
     try:
         messages = _OF_BYTES(raw).messages
     except ValidationError:
@@ -69,11 +71,11 @@ def plain_chat(messages: Any, source: Source) -> Chat | None:
 
 
 def _is_plain(messages: tuple[Message, ...]) -> bool:
-    """System prompts first, no two answers in a row, no turn of a tool, no blank text, no NUL, an answer at the end."""
+    """System prompts first, no two answers in a row, no turn of a tool, no blank text, an answer at the end."""
     before = ""
     for message in messages:
         role, content = message.role, message.content
-        if not content or content.isspace() or "\0" in content:
+        if not content or content.isspace():
             return False
         if role in _LEADING:
             if before not in _FIRST:
@@ -85,10 +87,8 @@ def _is_plain(messages: tuple[Message, ...]) -> bool:
 
 
 def _is_whole(messages: tuple[Message, ...]) -> bool:
-    """No half of a surrogate pair, which the bytes of a line cannot bring here, but a value can."""
+    """No NUL, and no half of a surrogate pair, which the bytes of a line cannot bring here, but a value can."""
     try:
-        for message in messages:
-            message.content.encode("utf-8")
+        return not any(b"\0" in message.content.encode("utf-8") for message in messages)
     except UnicodeEncodeError:
         return False
-    return True

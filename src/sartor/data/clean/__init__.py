@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from sartor import names
 from sartor.types import Embed, Example, Frozen, LedgerEntry
@@ -27,8 +27,7 @@ KIND = "data.clean"
 NOT_MEMBERS: frozenset[str] = frozenset({"texts"})
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one example: `example` is what goes on, None where it is dropped; `entries` say why."""
 
     example: Example | None

@@ -42,7 +42,8 @@ class Express:
         if example is None:
             self.patience -= 1
             return None
-        self.patience = min(self.patience + 1, _PATIENCE)
+        if self.patience < _PATIENCE:
+            self.patience += 1
         return Arrived(line, example)
 
 
