@@ -24,9 +24,7 @@ app = typer.Typer(name="data", help="Collect, clean, build, augment, review and 
 
 Source = Annotated[Path, typer.Argument(help="A file of examples, or a data folder.")]
 To = Annotated[Path, typer.Option("--to", help="The data folder to write.")]
-Ask = Annotated[
-    str, typer.Option("--ask", help="Who is asked: a base here, or {url: …, model: …, key_from: VARIABLE}.")
-]
+Ask = Annotated[str, typer.Option("--ask", help="Who is asked: a base here, or {url: …, model: …, key: VARIABLE}.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is there already.")]
 
 
