@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -15,7 +14,7 @@ from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
 from sartor.errors import Where
 from sartor.metrics.load import load as load_metric
-from sartor.readiness import Finding, readiness
+from sartor.readiness import Finding, covering, readiness
 from sartor.recipe import Recipe
 from sartor.texts import labels_of
 from sartor.types import Chat, Form, Frozen
@@ -24,7 +23,6 @@ FEWEST_EXAMPLES = 50
 SHOWN_PLACES = 5
 SAMPLES = 3
 FEWEST_OF_A_LABEL = 2  # examples, on average
-COVERED = 0.99
 
 
 class Problem(Frozen):
@@ -140,13 +138,9 @@ def _count(prepared: Prepared) -> Counts:
         nothing_trained=sum(item.num_supervised == 0 for item in everything),
         duplicates=len(prepared.train) - len({item.example.digest for item in prepared.train}),
         length_median=lengths[len(lengths) // 2],
-        length_99=_covering(lengths),
+        length_99=covering(lengths),
         length_max=lengths[-1],
     )
-
-
-def _covering(lengths: Sequence[int]) -> int:
-    return lengths[min(len(lengths) - 1, math.ceil(COVERED * len(lengths)) - 1)]
 
 
 def _too_long(prepared: Prepared, limit: int, counts: Counts) -> Problem | None:

@@ -37,6 +37,9 @@ FACTUAL = 0.5
 #: What half as much data again cost in accuracy, at which more is worth its price.
 STEEP, FLAT = 0.03, 0.01
 
+#: Share of examples of whose length one speaks: a few giants decide the memory, and nothing else.
+COVERED = 0.99
+
 _FACT = re.compile(r"\b(?:\d[\d.,]*\d|[A-Z][a-z]{3,})\b")
 
 
@@ -108,7 +111,7 @@ def _balance(train: Sequence[Example], names: Sequence[str]) -> Finding | None:
 
 
 def _room(lengths: Sequence[int], context: int) -> Finding:
-    long = lengths[min(len(lengths) - 1, math.ceil(0.99 * len(lengths)) - 1)]
+    long = covering(lengths)
     share = long / context
     return Finding(
         code="room",
@@ -117,6 +120,11 @@ def _room(lengths: Sequence[int], context: int) -> Finding:
         answer=f"99 % are within {long:,} tokens, {share:.0%} of the {context:,} that the base takes",
         advice="" if share <= ROOMY else "shorten the questions, or choose a base with a longer context",
     )
+
+
+def covering(lengths: Sequence[int]) -> int:
+    """The length within which 99 % of them are; they are in ascending order."""
+    return lengths[min(len(lengths) - 1, math.ceil(COVERED * len(lengths)) - 1)]
 
 
 def _variety(train: Sequence[Example]) -> Finding:

@@ -278,7 +278,7 @@ def _who(ask: str) -> list[str]:
 
 def _made(step: str, source: Path | None, to: Path, settings: Json, *, force: bool) -> DataFolder:
     """Run one step of the workshop by its name."""
-    from sartor.data.folder import open_folder
+    from sartor.data.folder import DataFolder
     from sartor.recipe import validated
     from sartor.workshop import Job
     from sartor.workshop import step as member_of
@@ -288,7 +288,7 @@ def _made(step: str, source: Path | None, to: Path, settings: Json, *, force: bo
     config = validated(member.Config, settings, step)
     with _bar(step) as progress:
         member.run(Job(to, Path(), source, progress=progress), config)
-    return open_folder(to, str(to))
+    return DataFolder(to)
 
 
 def _refuse_existing(to: Path, force: bool) -> None:
@@ -319,7 +319,7 @@ def _tell(folder: DataFolder, as_json: bool) -> None:
     from collections import Counter
 
     counts = Counter(f"{entry.action}: {entry.reason}" for entry in folder.ledger())
-    kept = sum(1 for _ in (folder.documents() if folder.holds_documents else folder.examples()))
+    kept = folder.num_members
     document: dict[str, Any] = {"folder": str(folder.path), "kept": kept, "ledger": dict(counts.most_common())}
     what = "documents" if folder.holds_documents else "examples"
     lines = [f"{folder.path}: {kept:,} {what}", *(f"  {name}: {count:,}" for name, count in counts.most_common())]

@@ -29,6 +29,8 @@ def families(examples: Sequence[Example]) -> dict[str, list[int]]:
 
 def alike(train: Sequence[Example], held_out: Sequence[Example]) -> list[tuple[str, str]]:
     """(held-out id, training id) of items that ask nearly the same as a training example."""
+    if not held_out:
+        return []
     asked = list(map(_asked, train))
     index = Index(frame=frame_of(asked))
     for start in range(0, len(asked), BATCH):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from sartor import __version__, durable, names
-from sartor.data.folder import DataFolder, is_data_folder, open_folder
+from sartor.data.folder import DataFolder, is_data_folder
 from sartor.errors import RecipeError
 from sartor.recipe import Recipe, validated
 from sartor.store import RUNS
@@ -107,7 +107,6 @@ def made(steps: Sequence[Planned], progress: Callable[[str], Progress | None] = 
         progress: gives, for a step's name, what is told how far it is.
     """
     for one in steps:
-        durable.clear_staging(one.job.to.parent)
         if is_data_folder(one.job.to) and not durable.verify(one.job.to):
             continue
         if one.job.source is not None and is_data_folder(one.job.source):
@@ -152,13 +151,3 @@ def _refuse_wrong_kind(one: Planned) -> None:
             if holds == "documents"
             else "name documents: `sartor data collect`",
         )
-
-
-def opened(job: Job) -> DataFolder:
-    """The data folder that a step takes.
-
-    Raises:
-        DataError: it is none, or it is damaged.
-    """
-    assert job.source is not None
-    return open_folder(job.source, str(job.source))
