@@ -17,7 +17,7 @@ from sartor import formats
 from sartor.data import ledger
 from sartor.data.clean import Outcome
 from sartor.data.folder import EXAMPLES, is_data_folder, open_folder
-from sartor.data.reading.express import Arrived, express_for
+from sartor.data.reading.express import express_for
 from sartor.data.reading.row import Bad, Progress, Row
 from sartor.data.reading.rows import LONGEST, rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
@@ -52,16 +52,17 @@ class Stream:
     `format` is known from the start.
     """
 
-    def __init__(self, reader: _Reader, found: Iterable[Row | Bad | Arrived]) -> None:
+    def __init__(self, reader: _Reader, found: Iterable[Row | Bad | Example]) -> None:
         self.format = reader.name
         self.rows = 0
         self._reader = reader
         self._found = found
 
     def __iter__(self) -> Iterator[Outcome]:
+        take = self._reader.take
         for row in self._found:
             self.rows += 1
-            yield self._reader.take(row)
+            yield take(row) if isinstance(row, tuple) else Outcome(row)
 
 
 def read(
@@ -139,10 +140,8 @@ class _Reader:
     label: str
     chosen: bool
 
-    def take(self, row: Row | Bad | Arrived) -> Outcome:
+    def take(self, row: Row | Bad) -> Outcome:
         """The example of a row, if it gives one, and what the ledger has to say of it."""
-        if isinstance(row, Arrived):
-            return Outcome(row.example)
         if isinstance(row, Bad):
             return Outcome(None, (_entry(row, self.label),))
         try:
@@ -174,7 +173,7 @@ class _Reader:
         return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
 
 
-def _sniffed(head: Iterator[Row | Bad | Arrived], among: tuple[str, ...], label: str) -> str:
+def _sniffed(head: Iterator[Row | Bad | Example], among: tuple[str, ...], label: str) -> str:
     """The format that 1,000 readable rows at the front of a file vote for. Only their outlines are held."""
     voters: list[Json] = []
     bad: list[LedgerEntry] = []
@@ -208,7 +207,7 @@ def _check_fields(reader: _Reader) -> None:
             )
 
 
-def _mapped(row: Row | Bad | Arrived, fields: Mapping[str, str]) -> Row | Bad | Arrived:
+def _mapped(row: Row | Bad | Example, fields: Mapping[str, str]) -> Row | Bad | Example:
     """The row under our field names: the mapped columns take them, all other columns keep theirs."""
     if not isinstance(row, Row):
         return row

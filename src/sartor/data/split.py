@@ -2,8 +2,8 @@
 
 Rows that ask the same thing, or nearly, always stay together (`families.py`), so that nothing in the test split was
 seen in training. The order comes from a hash of seed and content, not from places in the file: adding a row moves at
-most a few others, those at the edges of the splits. (None at all is impossible as long as sizes follow shares, with a
-least and a most.)
+most a few families, those at the edges of the splits and those that it makes larger or smaller. (None at all is
+impossible as long as sizes follow shares, with a least and a most.)
 """
 
 from __future__ import annotations

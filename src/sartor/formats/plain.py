@@ -7,6 +7,7 @@ even, which saves most of the time.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,8 @@ _KEYS = frozenset({"role", "content"})
 _LEADING = ("system", "developer")
 _FIRST = ("", *_LEADING)
 _UNANSWERABLE = ("", "assistant")
+#: A NUL or a quote that is written as a number, or what looks like one.
+_HIDDEN = re.compile(rb"\\u00[02][02]").search
 
 
 class _Row(Frozen):
@@ -32,31 +35,24 @@ _OF_VALUES = TypeAdapter(tuple[Message, ...]).validator.validate_python
 def plain_line(raw: bytes, file: str, line: int) -> Chat | None:
     """The conversation in the JSON of `{"messages": [{"role", "content"}, …]}`, if there is nothing to be said of it.
 
-    A doubled key would be overlooked, so the keys are counted. All texts are filled, thus each turn has both its keys,
-    and no other if the number is right.
+    A doubled key would be overlooked, so the keys are counted, by their quotes. All texts are filled, thus each turn
+    has both its keys, and no other if the number is right.
     """
-    if b"\\u0000" in raw:
+    if _HIDDEN(raw):
         return None
     try:
         messages = _OF_BYTES(raw).messages
     except ValidationError:
         return None
-    if not _is_plain(messages) or not _has_keys(raw, 1 + 2 * len(messages), messages):
+    num_quotes = _quotes_if_plain(messages)
+    if num_quotes is None:
+        return None
+    num_keys = 1 + 2 * len(messages)
+    # Two quotes for each key and each text, and those inside the texts: else the keys themselves are counted.
+    if raw.count(b'"') != 4 * num_keys - 2 + num_quotes and num_keys_written(raw) != num_keys:
         return None
     chat: Chat = _CHAT({"source": {"file": file, "line": line}, "messages": messages})
     return chat
-
-
-def _has_keys(raw: bytes, num_keys: int, messages: tuple[Message, ...]) -> bool:
-    """Does a line have no more than that many keys? By its quotes: two for each key and each text, and those in the
-    texts; one by one where a quote may be written as a number.
-    """
-    more = raw.count(b'"') - (4 * num_keys - 2)
-    if not more:
-        return True
-    if more == sum(message.content.count('"') for message in messages) and b"\\u0022" not in raw:
-        return True
-    return num_keys_written(raw) == num_keys
 
 
 def plain_chat(messages: Any, source: Source) -> Chat | None:
@@ -67,23 +63,27 @@ def plain_chat(messages: Any, source: Source) -> Chat | None:
         found = _OF_VALUES(messages)
     except ValidationError:
         return None
-    return Chat(source=source, messages=found) if _is_plain(found) and _is_whole(found) else None
+    return Chat(source=source, messages=found) if _quotes_if_plain(found) is not None and _is_whole(found) else None
 
 
-def _is_plain(messages: tuple[Message, ...]) -> bool:
-    """System prompts first, no two answers in a row, no turn of a tool, no blank text, an answer at the end."""
+def _quotes_if_plain(messages: tuple[Message, ...]) -> int | None:
+    """How many quotes the texts hold, if these are system prompts first, no two answers in a row, no turn of a tool,
+    no blank text, an answer at the end; else None.
+    """
     before = ""
+    num_quotes = 0
     for message in messages:
         role, content = message.role, message.content
         if not content or content.isspace():
-            return False
+            return None
         if role in _LEADING:
             if before not in _FIRST:
-                return False
+                return None
         elif role != "user" and (role != "assistant" or before in _UNANSWERABLE):
-            return False
+            return None
         before = role
-    return before == "assistant"
+        num_quotes += content.count('"')
+    return num_quotes if before == "assistant" else None
 
 
 def _is_whole(messages: tuple[Message, ...]) -> bool:

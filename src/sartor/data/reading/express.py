@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sartor.formats.plain import plain_line
 from sartor.types import Example
@@ -19,13 +18,6 @@ LINES: dict[str, Callable[[bytes, str, int], Example | None]] = {"chat": plain_l
 _PATIENCE = 1000
 
 
-class Arrived(NamedTuple):
-    """A row that is an example already."""
-
-    line: int
-    example: Example
-
-
 @dataclass(slots=True)
 class Express:
     """The quick way for one file. `patience`: how many rows may still be tried in vain."""
@@ -34,8 +26,8 @@ class Express:
     read: Callable[[bytes, str, int], Example | None]
     patience: int = _PATIENCE
 
-    def take(self, raw: bytes, line: int) -> Arrived | None:
-        """The row, if it is a plain one and the way is still open."""
+    def take(self, raw: bytes, line: int) -> Example | None:
+        """The row's example, if it is a plain one and the way is still open."""
         if self.patience < 0:
             return None
         example = self.read(raw, self.label, line)
@@ -44,7 +36,7 @@ class Express:
             return None
         if self.patience < _PATIENCE:
             self.patience += 1
-        return Arrived(line, example)
+        return example
 
 
 def express_for(format: str, label: str) -> Express | None:

@@ -7,14 +7,15 @@ before anything is parsed. What a file is, its content says first; its suffix on
 from __future__ import annotations
 
 import difflib
+import io
 import re
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from sartor.data.reading.array import elements, share_lines
-from sartor.data.reading.express import Arrived, Express
+from sartor.data.reading.express import Express
 from sartor.data.reading.parquet import parquet_rows
 from sartor.data.reading.row import BOM, Bad, Progress, Row, lines_of, loaded, overlong, row_of
 from sartor.data.reading.table import table_rows
@@ -22,13 +23,12 @@ from sartor.data.reading.unpack import MAGIC, unpacked
 from sartor.errors import DataError, Where
 from sartor.formats import strict
 from sartor.formats.fields import seen
+from sartor.types import Example
 
 #: Longest line, array element or block of text, in bytes.
 LONGEST = 64 * 2**20
 _HEAD = 2**16
 _BUFFER = 2**20
-#: Rows between two reports of progress.
-_REPORT_EVERY = 1000
 
 Kind = Literal["lines", "array", "blocks", "commas", "tabs"]
 
@@ -51,9 +51,9 @@ _DOCUMENT = re.compile(rb'\{[ \t]*\r?\n\s*"[^"\\\n]*"\s*:\s*[\[{]')
 
 def rows(
     path: Path, label: str, *, longest: int = LONGEST, progress: Progress | None = None, express: Express | None = None
-) -> Iterator[Row | Bad | Arrived]:
+) -> Iterator[Row | Bad | Example]:
     """Every row of the file, in its order. `label` is the file's name in messages; `longest` is in bytes; `progress`
-    is told the bytes read and the bytes in all; `express` may take lines before they are parsed.
+    is told the bytes read and the bytes in all; `express` may make lines into examples before they are parsed.
 
     Raises:
         DataError: the file cannot be opened, is empty or binary, or its JSON array breaks off. The rows before the
@@ -62,19 +62,29 @@ def rows(
     if _starts_with(path, label, _PARQUET):
         yield from parquet_rows(path, label, longest, progress)
         return
-    with _opened(path, label) as packed:
-        size = path.stat().st_size
-        for number, row in enumerate(_rows(packed, path, label, longest, express)):
-            if progress and number % _REPORT_EVERY == 0:
-                progress(packed.tell(), size)
-            yield row
+    with _opened(path, label, progress) as packed:
+        yield from _rows(packed, path, label, longest, express)
         if progress:
-            progress(size, size)
+            progress(path.stat().st_size, path.stat().st_size)
+
+
+class _Watched(io.FileIO):
+    """A file that says how far it was read, each time that more of it is asked for."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__(path)
+        self._progress = progress
+        self._size = path.stat().st_size
+
+    def readinto(self, buffer: Any) -> int | None:
+        taken = super().readinto(buffer)
+        self._progress(self.tell(), self._size)
+        return taken
 
 
 def _rows(
     packed: BufferedReader, path: Path, label: str, longest: int, express: Express | None
-) -> Iterator[Row | Bad | Arrived]:
+) -> Iterator[Row | Bad | Example]:
     file = _content(packed, path, label)
     suffix = path.suffix.lower() if file is packed else Path(path.stem).suffix.lower()
     kind = _kind(file.peek(_HEAD)[:_HEAD], suffix, label)
@@ -100,7 +110,7 @@ def _starts_with(path: Path, label: str, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
-def _opened(path: Path, label: str) -> BufferedReader:
+def _opened(path: Path, label: str, progress: Progress | None = None) -> BufferedReader:
     try:
         if path.is_dir():
             files = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in _READABLE)[:5]
@@ -108,7 +118,7 @@ def _opened(path: Path, label: str) -> BufferedReader:
             raise DataError(f"{label} is a folder", hint=f"name one file of it{names}")
         if path.exists() and not path.is_file():
             raise DataError(f"{label} is not a regular file", hint="write the rows to a file first")
-        return cast("BufferedReader", path.open("rb", buffering=_BUFFER))
+        return BufferedReader(_Watched(path, progress) if progress else io.FileIO(path), _BUFFER)
     except FileNotFoundError as error:
         beside = tuple(sorted(entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ()
         near = difflib.get_close_matches(path.name, beside, n=1)
@@ -167,13 +177,13 @@ def _breaks_off(line: bytes) -> bool:
     return False
 
 
-def _json_lines(file: BinaryIO, longest: int, express: Express | None) -> Iterator[Row | Bad | Arrived]:
+def _json_lines(file: BinaryIO, longest: int, express: Express | None) -> Iterator[Row | Bad | Example]:
     for number, line in lines_of(file, longest):
         if line is None:
             yield overlong(number, "line", longest)
         elif not line.isspace() and line:
-            arrived = express.take(line, number) if express else None
-            yield arrived or row_of(loaded(line.rstrip(b"\r\n")), number)
+            example = express.take(line, number) if express else None
+            yield example or row_of(loaded(line.rstrip(b"\r\n")), number)
 
 
 def _json_array(file: BinaryIO, label: str, longest: int, *, counted: bool) -> Iterator[Row | Bad]:
