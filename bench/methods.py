@@ -147,7 +147,7 @@ def facts_of(run: Run) -> Json:
 
 def cost(options: argparse.Namespace) -> Json:
     """Steps of every method, in turn, each in a fresh process."""
-    model, machine = find(ModelSpec(name=MODEL)).folder, Machine(options.threads)
+    machine = Machine(options.threads)
     file = CACHE / "workloads" / "methods.json"
     memory.rows(ROWS, (options.steps + 1) * ROWS.batch_size).write(file)
     found, absent = [], dict(LEFT_OUT)
@@ -156,21 +156,31 @@ def cost(options: argparse.Namespace) -> Json:
         for method in options.methods:
             if method in absent:
                 continue
-            asked = {"tune": {"adapter": method}, "any_path": True}
-            arguments = ["--workload", str(file), "--model", str(model)]
-            arguments += ["--steps", str(options.steps), "--warmup", "1", "--options", json.dumps(asked)]
             try:
-                result = machine.measured(OURS, harness.HERE / "contestants" / "sartor_step.py", arguments)
+                result = steps_of(method, machine, file, options.steps)
             except MachineError as error:
                 absent[method] = error.message
                 say(f"{method}: left out: {error.message}")
                 continue
-            kept = {key: result[key] for key in ("useful_tokens", "seconds_per_step", "peak_bytes", "steal", "foreign")}
-            round_.append({"method": method, "repeat": repeat, "plateau_before": before, **kept})
-            say(f"{method}: {statistics.median(result['seconds_per_step']):.2f} s a step")
+            round_.append({"repeat": repeat, "plateau_before": before, **result})
         after = machine.plateau()
         found += [{**cost, "plateau_after": after} for cost in round_]
     return {**facts(options, "methods-cost"), "costs": found, "absent": absent}
+
+
+def steps_of(method: str, machine: Machine, file: Path, steps: int) -> Json:
+    """The seconds of each step of a method, as its defaults have it, and the memory of the process.
+
+    Raises:
+        MachineError: it failed.
+    """
+    asked = {"tune": {"adapter": method}, "any_path": True}
+    arguments = ["--workload", str(file), "--model", str(find(ModelSpec(name=MODEL)).folder)]
+    arguments += ["--steps", str(steps), "--warmup", "1", "--options", json.dumps(asked)]
+    result = machine.measured(OURS, harness.HERE / "contestants" / "sartor_step.py", arguments)
+    say(f"{method}: {statistics.median(result['seconds_per_step']):.2f} s a step")
+    kept = {key: result[key] for key in ("useful_tokens", "seconds_per_step", "peak_bytes", "steal", "foreign")}
+    return {"method": method, **kept}
 
 
 def facts(options: argparse.Namespace, kind: str) -> Json:

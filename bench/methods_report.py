@@ -23,6 +23,11 @@ Json = dict[str, Any]
 PICTURE = HERE.parent / "docs" / "methods.svg"
 GIB, MIB = 2**30, 2**20
 SIGNIFICANT = 0.05
+#: Why a method may stay at its base here.
+WHY = {
+    "attention_fusion": "its 608 numbers weigh the layers before the base's own head; the paper trains a head for the "
+    "labels as well, and a language model answers in words",
+}
 
 
 def markdown(result: Json) -> str:
@@ -57,9 +62,9 @@ def relative(costs: Sequence[Json]) -> dict[str, tuple[float, float]]:
     for members in rounds.values():
         if "lora" not in members:
             continue
-        rate, peak = _rate(members["lora"]), members["lora"]["peak_bytes"]
+        rate, peak = rate_of(members["lora"]), members["lora"]["peak_bytes"]
         for method, cost in members.items():
-            pairs.setdefault(method, []).append((_rate(cost) / rate, cost["peak_bytes"] / peak))
+            pairs.setdefault(method, []).append((rate_of(cost) / rate, cost["peak_bytes"] / peak))
     return {
         method: (statistics.median(speed for speed, _ in found), statistics.median(memory for _, memory in found))
         for method, found in pairs.items()
@@ -116,7 +121,8 @@ def _accuracy(result: Json) -> Iterator[str]:
     yield f"The untuned base: {100 * untuned:.1f} %."
     weak = sorted({run["method"] for run in runs if run["tuned"] <= run["untuned"] or run["p"] >= SIGNIFICANT})
     if weak:
-        yield "Not better than the untuned base beyond chance (p ≥ 0.05): " + ", ".join(f"`{name}`" for name in weak)
+        named = [f"`{name}`" + (f" ({WHY[name]})" if name in WHY else "") for name in weak]
+        yield f"Not better than the untuned base beyond chance (p ≥ 0.05): {'; '.join(named)}."
 
 
 def _costs(result: Json) -> Iterator[str]:
@@ -145,7 +151,7 @@ def _by_method(runs: Sequence[Json]) -> Mapping[str, list[Json]]:
     return found
 
 
-def _rate(cost: Json) -> float:
+def rate_of(cost: Json) -> float:
     """Useful tokens a second, by the median step."""
     steps = cost["seconds_per_step"]
     return float(cost["useful_tokens"] / len(steps) / statistics.median(steps))

@@ -222,6 +222,7 @@ _SECTIONS = {
     "generate": "Generation",
     "methods": "Tuning methods",
     "methods-cost": "Tuning methods, speed and memory",
+    "quantised": "A base of four bits",
     "data-read": "Data: reading",
     "data-hostile": "Data: broken rows, bombs and control tokens",
     "data-near": "Data: near duplicates",
