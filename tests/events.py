@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sartor.events import (
+    Advanced,
     Answered,
     Entered,
     Evaluated,
@@ -38,6 +39,7 @@ def every_event(text: str = "words") -> list[Any]:
     return [
         Entered(stage=text, number=1, of=6, seconds=90.0),
         Skipped(stage=text, reason=text),
+        Advanced(step=text, done=10, total=0),
         Answered(arm=text, done=3, total=10),
         Started(run=text, plan="d", step=0, steps=4),
         Warned(code=text, message=text, hint=text),

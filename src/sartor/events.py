@@ -69,6 +69,15 @@ class Answered(_Event):
     total: int
 
 
+class Advanced(_Event):
+    """A step of the workshop did `done` of `total` (0: nobody knows how much it is)."""
+
+    type: Literal["advanced"] = "advanced"
+    step: str
+    done: int
+    total: int
+
+
 class Saved(_Event):
     """A checkpoint is whole on disk."""
 
@@ -128,9 +137,31 @@ class Failed(_Event):
 
 
 Event = Annotated[
-    Entered | Started | Stepped | Evaluated | Answered | Saved | Skipped | Warned | Finished | Stopped | Failed,
+    Entered
+    | Started
+    | Stepped
+    | Evaluated
+    | Answered
+    | Advanced
+    | Saved
+    | Skipped
+    | Warned
+    | Finished
+    | Stopped
+    | Failed,
     Field(discriminator="type"),
 ]
 EVENT: TypeAdapter[
-    Entered | Started | Stepped | Evaluated | Answered | Saved | Skipped | Warned | Finished | Stopped | Failed
+    Entered
+    | Started
+    | Stepped
+    | Evaluated
+    | Answered
+    | Advanced
+    | Saved
+    | Skipped
+    | Warned
+    | Finished
+    | Stopped
+    | Failed
 ] = TypeAdapter(Event, config=_JSON)

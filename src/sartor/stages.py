@@ -184,8 +184,7 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
 
 def _check(bench: Bench) -> Events:
     fitting_metric(bench.recipe.task.metric.name, bench.form)
-    for name in workshop.made(workshop.planned(bench.run.recipe, bench.run.root)):
-        yield Entered(stage=name, number=1, of=1)
+    yield from workshop.made(workshop.planned(bench.run.recipe, bench.run.root))
     context = bench.shape.context - num_virtual(bench.recipe.tune.adapter)
     prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=context, embed=embed_by())
     write(bench.run, prepared)

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from sartor.events import (
+    Advanced,
     Answered,
     Entered,
     Evaluated,
@@ -84,6 +85,8 @@ class ConsoleSink:
                 self._say(f"step {event.step}: dev loss {event.loss:.4f}")
             case Answered():
                 self._advance(event.arm, event.done, event.total, "answers")
+            case Advanced():
+                self._advance(event.step, event.done, event.total or None, "")
             case Saved():
                 self._advance("train", event.step, None, "checkpoint saved")
             case Skipped():

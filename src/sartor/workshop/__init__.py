@@ -14,7 +14,7 @@ again, and a recipe's folder is known before it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -22,17 +22,18 @@ from typing import Any, Literal, Protocol, cast
 from sartor import __version__, durable, names
 from sartor.data.folder import DataFolder, is_data_folder
 from sartor.errors import RecipeError
+from sartor.events import Advanced, Entered
 from sartor.recipe import Recipe, validated
 from sartor.store import RUNS
 from sartor.types import Frozen, digest_of
+from sartor.workshop.telling import Progress, watched
 
 KIND = "workshop"
-NOT_MEMBERS: frozenset[str] = frozenset({"growing", "knowing", "mining"})
+NOT_MEMBERS: frozenset[str] = frozenset({"growing", "knowing", "mining", "telling"})
 #: Where the folders of steps lie, beside the runs.
 MADE = f"{RUNS}/data"
 
 Takes = Literal["nothing", "documents", "examples"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,10 @@ class Planned:
     config: Any
     job: Job
 
+    def run(self, progress: Progress) -> None:
+        """Make the folder."""
+        self.step.run(replace(self.job, progress=progress), self.config)
+
 
 def step(name: str) -> Step:
     """The step of that name.
@@ -100,19 +105,16 @@ def planned(recipe: Recipe, root: Path) -> tuple[Planned, ...]:
     return tuple(found)
 
 
-def made(steps: Sequence[Planned], progress: Callable[[str], Progress | None] = lambda name: None) -> Iterator[str]:
-    """Make what is not there yet, step by step; the name of each step that has to run, before it does.
-
-    Args:
-        progress: gives, for a step's name, what is told how far it is.
-    """
-    for one in steps:
+def made(steps: Sequence[Planned]) -> Iterator[Entered | Advanced]:
+    """Make what is not there yet, step by step: each one that has to run is entered, and says how far it is."""
+    for number, one in enumerate(steps, start=1):
         if is_data_folder(one.job.to) and not durable.verify(one.job.to):
             continue
         if one.job.source is not None and is_data_folder(one.job.source):
             _refuse_wrong_kind(one)
-        yield one.name
-        one.step.run(replace(one.job, progress=progress(one.name)), one.config)
+        yield Entered(stage=one.name, number=number, of=len(steps))
+        for done, total in watched(one.run):
+            yield Advanced(step=one.name, done=done, total=total)
 
 
 def resolved(recipe: Recipe, root: Path) -> Recipe:

@@ -6,15 +6,15 @@ import contextlib
 from pathlib import Path
 
 from sartor.ask.opening import open_asker
-from sartor.augment.grow import Review, grow, leave_waiting
+from sartor.augment.grow import grow, leave_waiting
 from sartor.augment.work import Config, Work, name_of, open_work
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.workshop import Job
 
 
-def grown(job: Job, config: Config, rounds: Path | None = None, *, review: Review = leave_waiting) -> Work:
-    """The job with as many rounds as there can be, each reviewed in this way.
+def grown(job: Job, config: Config, rounds: Path | None = None) -> Work:
+    """The job with as many rounds as there can be; what must be reviewed waits.
 
     Args:
         rounds: the folder of its rounds; where none is given, one beside `job.to` that is named after what must not
@@ -29,7 +29,7 @@ def grown(job: Job, config: Config, rounds: Path | None = None, *, review: Revie
         judging = asker if config.judge == config.who else None
         if config.judge and not judging:
             judging = stack.enter_context(contextlib.closing(open_asker(config.judge)))
-        for each in grow(work, asker, judging=judging, review=review):
+        for each in grow(work, asker, judging=judging, review=leave_waiting):
             if job.progress:
                 job.progress(each.done, each.total)
     return work
