@@ -61,6 +61,15 @@ def test_documents_become_examples_by_a_model_behind_an_endpoint(shell: Shell) -
     assert shell.json("data", "build", "manual", "--to", "text", "--with", "text")["kept"] == 1
 
 
+def test_nothing_made_is_no_success_and_says_where_the_reasons_are(shell: Shell) -> None:
+    wrote(shell.folder, "rows.jsonl", [{"prompt": f"question {n}", "completion": "As an AI, I am not able to say."} for n in range(3)])
+    code, out, talk = shell("data", "clean", "rows.jsonl", "--to", "clean", "--with", "[refusals]")
+    assert (code, "dropped: refusal: 3" in out) == (1, True), out
+    assert "nothing is left in clean" in talk
+    assert "sartor data inspect clean" in talk
+    assert shell("data", "inspect", "clean")[0] == 0
+
+
 def test_a_table_becomes_labels(shell: Shell) -> None:
     (shell.folder / "tickets.csv").write_text("body,queue\nIt is broken,repairs\nWhere is it?,lost\n", encoding="utf-8")
     builder = "{name: classify, input: body, label: queue}"

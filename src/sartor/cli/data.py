@@ -315,7 +315,11 @@ def _read(path: Path) -> tuple[list[Example], list[LedgerEntry]]:
 
 
 def _tell(folder: DataFolder, as_json: bool) -> None:
-    """What a step made."""
+    """What a step made. Nothing at all is no success, though its ledger is kept.
+
+    Raises:
+        Refused: the folder holds nothing.
+    """
     from collections import Counter
 
     counts = Counter(f"{entry.action}: {entry.reason}" for entry in folder.ledger())
@@ -324,6 +328,10 @@ def _tell(folder: DataFolder, as_json: bool) -> None:
     what = "documents" if folder.holds_documents else "examples"
     lines = [f"{folder.path}: {kept:,} {what}", *(f"  {name}: {count:,}" for name, count in counts.most_common())]
     put(document, escape("\n".join(lines)), as_json)
+    if not kept:
+        raise Refused(
+            f"nothing is left in {folder.path}", hint=f"its ledger says why: sartor data inspect {folder.path}"
+        )
 
 
 @contextmanager
