@@ -184,7 +184,9 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
 
 def _check(bench: Bench) -> Events:
     fitting_metric(bench.recipe.task.metric.name, bench.form)
-    yield from workshop.made(workshop.planned(bench.run.recipe, bench.run.root))
+    yield from workshop.made(workshop.planned(bench.run.recipe, bench.run.root), lambda: bench.run.stopping)
+    if bench.run.stopping:
+        return
     context = bench.shape.context - num_virtual(bench.recipe.tune.adapter)
     prepared = prepare(bench.recipe, bench.run.root, bench.reader, context=context, embed=embed_by())
     write(bench.run, prepared)

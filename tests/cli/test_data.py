@@ -62,12 +62,44 @@ def test_documents_become_examples_by_a_model_behind_an_endpoint(shell: Shell) -
 
 
 def test_nothing_made_is_no_success_and_says_where_the_reasons_are(shell: Shell) -> None:
-    wrote(shell.folder, "rows.jsonl", [{"prompt": f"question {n}", "completion": "As an AI, I am not able to say."} for n in range(3)])
+    wrote(
+        shell.folder,
+        "rows.jsonl",
+        [{"prompt": f"question {n}", "completion": "As an AI, I am not able to say."} for n in range(3)],
+    )
     code, out, talk = shell("data", "clean", "rows.jsonl", "--to", "clean", "--with", "[refusals]")
     assert (code, "dropped: refusal: 3" in out) == (1, True), out
     assert "nothing is left in clean" in talk
     assert "sartor data inspect clean" in talk
     assert shell("data", "inspect", "clean")[0] == 0
+
+
+@pytest.mark.parametrize("to", ["mine", "note.txt", "."])
+def test_force_never_replaces_what_is_no_data_folder(shell: Shell, to: str) -> None:
+    wrote(shell.folder, "rows.jsonl", ROWS)
+    wrote(shell.folder, "note.txt", ["mine"])
+    (shell.folder / "mine").mkdir()
+    wrote(shell.folder / "mine", "note.txt", ["mine"])
+    before = sorted(path.relative_to(shell.folder) for path in shell.folder.rglob("*"))
+    for verb in (("clean", "rows.jsonl", "--with", "[pii]"), ("convert", "rows.jsonl", "--format", "openai")):
+        code, _, talk = shell("data", *verb, "--to", to, "--force")
+        assert (code, "is no data folder" in talk) == (2, True), talk
+    assert sorted(path.relative_to(shell.folder) for path in shell.folder.rglob("*")) == before
+
+
+def test_a_folder_of_the_wrong_kind_is_named(shell: Shell) -> None:
+    wrote(shell.folder, "rows.jsonl", ROWS)
+    (shell.folder / "docs").mkdir()
+    (shell.folder / "docs" / "hours.md").write_text(HANDBOOK, encoding="utf-8")
+    shell.json("data", "collect", "docs", "--to", "manual")
+    shell.json("data", "clean", "rows.jsonl", "--to", "clean", "--with", "[pii]")
+    _, _, talk = shell("data", "build", "clean", "--to", "x", "--with", "text")
+    assert "build needs documents, and clean holds examples" in talk
+    _, _, talk = shell("data", "clean", "manual", "--to", "x", "--with", "[pii]")
+    assert "clean needs examples, and manual holds documents" in talk
+    for verb in (("diff", "rows.jsonl", "manual"), ("restore", "rows.jsonl", "manual", "rows.jsonl:1", "--to", "x")):
+        code, _, talk = shell("data", *verb)
+        assert (code, "holds documents, not examples" in talk) == (2, True), talk
 
 
 def test_a_table_becomes_labels(shell: Shell) -> None:
@@ -115,6 +147,9 @@ def test_failures_of_the_base_become_seeds(shell: Shell, tiny_folder: Path) -> N
         made = shell.json("data", "failures", "--to", "seeds", "--ask", ask(server.url))
     counts = checked["counts"]
     assert made["kept"] == counts["train"] + counts["dev"]
+    for wrong in ("{url: http://localhost:9/v1, modle: x}", "5"):
+        code, _, talk = shell("data", "failures", "--to", "x", "--ask", wrong)
+        assert (code, "ask" in talk, "Traceback" in talk) == (2, True, False), talk
 
 
 def test_rows_are_written_in_another_format(shell: Shell) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from sartor import durable, workshop
-from sartor.data.folder import open_folder
-from sartor.errors import RecipeError
+from sartor.data.folder import making, open_folder
+from sartor.errors import RecipeError, Refused
 from sartor.events import Entered
 from sartor.recipe import Recipe
 from sartor.store import open_run
+from sartor.types import Document
 
 DEDUPLICATE = {"name": "clean", "cleaners": ["exact_duplicates"]}
 MASK = {"name": "clean", "cleaners": [{"name": "pii", "action": "mask"}]}
@@ -63,6 +64,31 @@ def test_a_damaged_folder_is_made_again(root: Path) -> None:
     (only,) = workshop.planned(recipe(DEDUPLICATE), root)
     (only.job.to / "examples.jsonl").write_text("", encoding="utf-8")
     assert made(recipe(DEDUPLICATE), root) == ["clean"]
+
+
+def test_a_step_that_leaves_nothing_is_no_success_and_is_made_again(root: Path) -> None:
+    lines = "".join(f'{{"prompt": "q{n}", "completion": "As an AI, I am not able to say."}}\n' for n in range(3))
+    durable.atomic_write(root / "rows.jsonl", lines)
+    asked = recipe({"name": "clean", "cleaners": ["refusals"]}, MASK)
+    for _ in range(2):
+        with pytest.raises(Refused, match="nothing is left") as caught:
+            made(asked, root)
+        assert "sartor data inspect" in caught.value.hint
+    assert len(list(open_folder(workshop.planned(asked, root)[0].job.to, "first").ledger())) == 3
+
+
+def test_once_it_shall_stop_nothing_more_is_made(root: Path) -> None:
+    events = list(workshop.made(workshop.planned(recipe(DEDUPLICATE, MASK), root), lambda: True))
+    assert [event.stage for event in events if isinstance(event, Entered)] == ["clean"]
+
+
+def test_documents_are_no_examples(root: Path) -> None:
+    folder = root / "documents"
+    with making(folder) as written:
+        written.keep(Document(place="a.md", text="a", digest="0" * 64, time="2026-01-01T00:00:00Z"))
+        written.finish("")
+    with pytest.raises(RecipeError, match="clean needs examples, and documents holds documents"):
+        made(recipe(DEDUPLICATE, train="documents"), root)
 
 
 def test_without_steps_the_recipe_stays_as_it_is(root: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sartor import durable
 from sartor.ask import Answer, Question
 from sartor.data.folder import CARD
-from sartor.errors import Refused
+from sartor.errors import Refused, UserError
 from sartor.recipe import Recipe
 from sartor.store import Run, open_run
 from sartor.workshop.mining import mine
@@ -44,6 +44,12 @@ def test_wrong_answers_become_seeds(run: Run, tmp_path: Path) -> None:
     assert [example.source.line for example in folder.examples()] == [1, 7]
     assert len(asker.asked) == 8, "those of the test split are not asked"
     assert "- failed: 2" in (folder.path / CARD).read_text("utf-8")
+
+
+def test_a_run_that_is_not_prepared_is_named(run: Run, tmp_path: Path) -> None:
+    run.path("data/train.jsonl").unlink()
+    with pytest.raises(UserError, match="is not prepared yet"):
+        mine(run, answering(set()), tmp_path / "seeds")
 
 
 def test_without_failures_there_are_no_seeds(run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from sartor.workshop import telling
 from sartor.workshop.telling import Progress, watched
 
 
@@ -32,13 +33,29 @@ def test_its_errors_come_through() -> None:
         list(watched(work))
 
 
-def test_who_leaves_does_not_wait() -> None:
-    never = threading.Event()
+@pytest.mark.parametrize("stops", [False, True])
+def test_who_leaves_or_stops_ends_the_work_where_it_tells_next(stops: bool) -> None:
+    told, ended = threading.Event(), threading.Event()
 
     def work(progress: Progress) -> None:
-        progress(1, 0)
-        never.wait(60)
+        try:
+            for number in range(10**6):
+                progress(number, 0)
+                told.set()
+        finally:
+            ended.set()
 
-    for _ in watched(work, every=0.01):
-        break
+    found = watched(work, stopping=lambda: stops and told.is_set(), every=0.01)
+    if stops:
+        assert len(list(found)) <= 2
+    else:
+        next(found)
+        found.close()
+    assert ended.is_set()
+
+
+def test_work_that_tells_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "PATIENCE", 0.01)
+    never = threading.Event()
+    assert list(watched(lambda progress: bool(never.wait(60)) or None, stopping=lambda: True, every=0.01)) == []
     never.set()

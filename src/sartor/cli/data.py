@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,12 +151,14 @@ def failures(
     """What the untuned model answers wrongly on train and dev, as seeds for `augment`. Never of the test split."""
     from sartor.ask.opening import Who, open_asker
     from sartor.cli.common import newest_run, run_named
+    from sartor.recipe import validated
     from sartor.workshop.mining import mine
 
     _refuse_existing(to, force)
     chosen = run_named(run) if run else newest_run()
-    who = _settings(_who(ask)).get("who", chosen.recipe.model.name)
-    with contextlib.closing(open_asker(Who.model_validate(who))) as asker, _bar("failures") as progress:
+    who = _settings(_who(ask)).get("who", {"model": chosen.recipe.model})
+    who = validated(Who, who if isinstance(who, Mapping) else {"model": who}, "ask")
+    with contextlib.closing(open_asker(who)) as asker, _bar("failures") as progress:
         folder = mine(chosen, asker, to, below=below, progress=progress)
     _tell(folder, as_json)
 
@@ -232,10 +234,9 @@ def diff(
 ) -> None:
     """List what was removed, changed and added between two versions of a data set, each with its reason."""
     from sartor.data.diff import Tally, differences
-    from sartor.data.folder import open_folder
     from sartor.sinks.data import show_difference, show_tally
 
-    later, tally = open_folder(after, str(after)), Tally()
+    later, tally = _examples_folder(after), Tally()
     found = differences(_examples(before), later.examples(), later.ledger(), tally)
     if as_json:
         listed = [item.document() for _, item in zip(range(limit), found, strict=False)]
@@ -259,10 +260,9 @@ def restore(
 ) -> None:
     """Put rows back as they were before they were dropped or changed."""
     from sartor.data.diff import restore as put_back
-    from sartor.data.folder import open_folder
 
     _refuse_existing(to, force)
-    _tell(put_back(_examples(before), open_folder(after, str(after)), rows, to), as_json)
+    _tell(put_back(_examples(before), _examples_folder(after), rows, to), as_json)
 
 
 def _settings(sets: Sequence[str] | None) -> Json:
@@ -280,11 +280,12 @@ def _made(step: str, source: Path | None, to: Path, settings: Json, *, force: bo
     """Run one step of the workshop by its name."""
     from sartor.data.folder import DataFolder
     from sartor.recipe import validated
-    from sartor.workshop import Job
+    from sartor.workshop import Job, refuse_wrong_kind
     from sartor.workshop import step as member_of
 
     _refuse_existing(to, force)
     member = member_of(step)
+    refuse_wrong_kind(step, member, source)
     config = validated(member.Config, settings, step)
     with _bar(step) as progress:
         member.run(Job(to, Path(), source, progress=progress), config)
@@ -292,8 +293,11 @@ def _made(step: str, source: Path | None, to: Path, settings: Json, *, force: bo
 
 
 def _refuse_existing(to: Path, force: bool) -> None:
+    from sartor.data.folder import require_ours
+
     if to.exists() and not force:
         raise UserError(f"{to} is there already", hint="name another folder with --to, or replace it with --force")
+    require_ours(to)
 
 
 def _examples(path: Path) -> Iterator[Example]:
@@ -303,6 +307,21 @@ def _examples(path: Path) -> Iterator[Example]:
     for outcome in stream(path, format=None, fields={}, label=path.name):
         if outcome.example is not None:
             yield outcome.example
+
+
+def _examples_folder(path: Path) -> DataFolder:
+    """A data folder of examples.
+
+    Raises:
+        DataError: it is none, or is damaged.
+        UserError: it holds documents.
+    """
+    from sartor.data.folder import open_folder
+
+    folder = open_folder(path, str(path))
+    if folder.holds_documents:
+        raise UserError(f"the data folder {path} holds documents, not examples", hint="name what was made of them")
+    return folder
 
 
 def _read(path: Path) -> tuple[list[Example], list[LedgerEntry]]:
@@ -315,12 +334,14 @@ def _read(path: Path) -> tuple[list[Example], list[LedgerEntry]]:
 
 
 def _tell(folder: DataFolder, as_json: bool) -> None:
-    """What a step made. Nothing at all is no success, though its ledger is kept.
+    """What a step made.
 
     Raises:
-        Refused: the folder holds nothing.
+        Refused: nothing.
     """
     from collections import Counter
+
+    from sartor.workshop import refuse_empty
 
     counts = Counter(f"{entry.action}: {entry.reason}" for entry in folder.ledger())
     kept = folder.num_members
@@ -328,10 +349,7 @@ def _tell(folder: DataFolder, as_json: bool) -> None:
     what = "documents" if folder.holds_documents else "examples"
     lines = [f"{folder.path}: {kept:,} {what}", *(f"  {name}: {count:,}" for name, count in counts.most_common())]
     put(document, escape("\n".join(lines)), as_json)
-    if not kept:
-        raise Refused(
-            f"nothing is left in {folder.path}", hint=f"its ledger says why: sartor data inspect {folder.path}"
-        )
+    refuse_empty(folder)
 
 
 @contextmanager

@@ -74,10 +74,11 @@ def gather(
         progress: told how many were kept and how many not.
 
     Raises:
-        DataError: nothing is there to be taken, documents and examples are mixed, or the folder is somebody else's.
+        DataError: nothing is there to be taken, or documents and examples are mixed.
+        UserError: something that is no data folder stands at `path`.
         MachineError: the disk is full, or a library is missing.
     """
-    _require_ours(path)
+    folder.require_ours(path)
     sidecar = path.with_name(f".{path.name}.collecting")
     trip = _trip(path, sidecar, only, clock or Clock())
     with folder.making(path) as made, _places(made) as places:
@@ -106,12 +107,6 @@ class Tally:
     kind: str = ""
     first: str = ""
     first_told: str = ""
-
-
-def _require_ours(path: Path) -> None:
-    """What is replaced is a data folder, or nothing."""
-    if path.exists() and not folder.is_data_folder(path) and (path.is_file() or any(path.iterdir())):
-        raise DataError(f"{path} is there, and is no data folder", hint="name another: it would be replaced")
 
 
 def _trip(path: Path, sidecar: Path, only: Only, clock: Clock) -> Trip:

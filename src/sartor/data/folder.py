@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from sartor import durable
-from sartor.errors import DataError, SartorError
+from sartor.errors import DataError, SartorError, UserError
 from sartor.types import EXAMPLE, Document, Example, Json, LedgerEntry
 
 EXAMPLES, DOCUMENTS, LEDGER, CARD = "examples.jsonl", "documents.jsonl", "ledger.jsonl", "card.md"
@@ -79,7 +79,12 @@ class Making:
 
 @contextmanager
 def making(path: Path) -> Iterator[Making]:
-    """A new data folder, replacing one of that name. What a killed process left of it before is gone."""
+    """A new data folder, replacing one of that name. What a killed process left of it before is gone.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    require_ours(path)
     durable.clear_killed(path)
     with durable.atomic_dir(path) as staging:
         made = Making(staging)
@@ -116,6 +121,10 @@ class DataFolder:
         return sum(1 for _ in self._lines(DOCUMENTS if self.holds_documents else EXAMPLES))
 
     @property
+    def is_empty(self) -> bool:
+        return not self.holds_documents and not (self.path / EXAMPLES).stat().st_size
+
+    @property
     def digest(self) -> str:
         """Of what it holds: the same for two runs on the same rows."""
         return durable.sha256(self.path / (DOCUMENTS if self.holds_documents else EXAMPLES))
@@ -126,6 +135,18 @@ class DataFolder:
             return
         with path.open("rb") as file:
             yield from file
+
+
+def require_ours(path: Path) -> None:
+    """What is replaced is a data folder, whole or damaged, or nothing: never what a user put there.
+
+    Raises:
+        UserError: it is somebody else's, or no name at all.
+    """
+    ours = path.is_dir() and any((path / name).is_file() for name in (EXAMPLES, DOCUMENTS, LEDGER))
+    empty = path.is_dir() and not any(path.iterdir())
+    if not path.name or (path.exists() and not (ours or empty)):
+        raise UserError(f"{path} is there, and is no data folder", hint="name another: it would be replaced")
 
 
 def is_data_folder(path: Path) -> bool:

@@ -63,6 +63,8 @@ class _Kind:
 class LlamaCppEngine:
     """See `protocol.Engine`."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self, base: Path, adapters: Mapping[str, Path], *, dtype: str, num_threads: int | None) -> None:
         model = find_gguf(base, way_out=_BASE)
         loras = [find_gguf(path, way_out=_CONVERT) for path in adapters.values()]
@@ -70,23 +72,11 @@ class LlamaCppEngine:
         self._server: Any = _open_server(model, loras, key, dtype=dtype, num_threads=num_threads)
         self._client = _open_client(self._server.listening_address, key)
         self._pool = ThreadPoolExecutor(max_workers=NUM_SLOTS, thread_name_prefix="sartor-llamacpp")
-        self._adapters = tuple(adapters)
+        self.adapters = tuple(adapters)
         facts = self._read("GET", "/v1/models")["data"][0]["meta"]
-        self._context, self._num_vocab = int(facts["n_ctx"]), int(facts["n_vocab"])
+        self.context, self._num_vocab = int(facts["n_ctx"]), int(facts["n_vocab"])
         self._rows: dict[int, _Row] = {}
         self._next_handle = 0
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        return self._adapters
-
-    @property
-    def context(self) -> int:
-        return self._context
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def requests(self) -> Collection[int]:
@@ -94,7 +84,7 @@ class LlamaCppEngine:
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         """See `protocol.Engine`. Rows beyond the slots wait for one, in the order in which they came."""
-        left = room_for_answer(prompt, sampling, self._context)
+        left = room_for_answer(prompt, sampling, self.context)
         self._check(prompt, adapter)
         handle = self._next_handle
         self._next_handle += 1
@@ -130,12 +120,12 @@ class LlamaCppEngine:
 
     def _check(self, ids: Sequence[int], adapter: str | None) -> None:
         """Refuse what llama.cpp would refuse later, with less to say."""
-        require_adapter(adapter, self._adapters)
+        require_adapter(adapter, self.adapters)
         if not ids:
             raise UserError("the prompt is empty", hint="a prompt has at least one token")
-        if len(ids) > self._context:
+        if len(ids) > self.context:
             raise UserError(
-                f"{len(ids)} tokens are more than the context of {self._context}", hint="shorten the text, or cut it"
+                f"{len(ids)} tokens are more than the context of {self.context}", hint="shorten the text, or cut it"
             )
         outside = [token for token in ids if not 0 <= token < self._num_vocab]
         if outside:
@@ -194,7 +184,7 @@ class LlamaCppEngine:
 
     def _complete(self, asked: Json, adapter: str | None) -> list[Json]:
         """One token for each prompt: one forward, when no more than the last token is new."""
-        scales = [{"id": place, "scale": float(name == adapter)} for place, name in enumerate(self._adapters)]
+        scales = [{"id": place, "scale": float(name == adapter)} for place, name in enumerate(self.adapters)]
         always = {"n_predict": 1, "cache_prompt": True, "return_tokens": True, "lora": scales}
         answer = self._read("POST", "/completion", {**asked, **always})
         return answer if isinstance(answer, list) else [answer]  # a list of one prompt is answered by itself

@@ -14,14 +14,14 @@ again, and a recipe's folder is known before it is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from sartor import __version__, durable, names
 from sartor.data.folder import DataFolder, is_data_folder
-from sartor.errors import RecipeError
+from sartor.errors import RecipeError, Refused
 from sartor.events import Advanced, Entered
 from sartor.recipe import Recipe, validated
 from sartor.store import RUNS
@@ -105,16 +105,25 @@ def planned(recipe: Recipe, root: Path) -> tuple[Planned, ...]:
     return tuple(found)
 
 
-def made(steps: Sequence[Planned]) -> Iterator[Entered | Advanced]:
-    """Make what is not there yet, step by step: each one that has to run is entered, and says how far it is."""
+def made(steps: Sequence[Planned], stopping: Callable[[], bool] = lambda: False) -> Iterator[Entered | Advanced]:
+    """Make what is not there yet, step by step: each one that has to run is entered, and says how far it is.
+
+    Args:
+        stopping: asked while a step runs; once it says so, nothing more is made.
+
+    Raises:
+        Refused: a step leaves nothing. Its folder says why, and it is made again next time.
+    """
     for number, one in enumerate(steps, start=1):
-        if is_data_folder(one.job.to) and not durable.verify(one.job.to):
+        if is_data_folder(one.job.to) and not durable.verify(one.job.to) and not DataFolder(one.job.to).is_empty:
             continue
-        if one.job.source is not None and is_data_folder(one.job.source):
-            _refuse_wrong_kind(one)
+        refuse_wrong_kind(one.name, one.step, one.job.source)
         yield Entered(stage=one.name, number=number, of=len(steps))
-        for done, total in watched(one.run):
+        for done, total in watched(one.run, stopping=stopping):
             yield Advanced(step=one.name, done=done, total=total)
+        if stopping():
+            return
+        refuse_empty(DataFolder(one.job.to))
 
 
 def resolved(recipe: Recipe, root: Path) -> Recipe:
@@ -143,13 +152,26 @@ def _refuse_misfit(name: str, member: Step, source: Path | None) -> None:
         )
 
 
-def _refuse_wrong_kind(one: Planned) -> None:
-    assert one.job.source is not None
-    holds = "documents" if DataFolder(one.job.source).holds_documents else "examples"
-    if holds != one.step.TAKES:
-        raise RecipeError(
-            f"{one.name} needs {one.step.TAKES}, and {one.job.source.name} holds {holds}",
-            hint="`build` makes examples of documents"
-            if holds == "documents"
-            else "name documents: `sartor data collect`",
-        )
+def refuse_wrong_kind(name: str, member: Step, source: Path | None) -> None:
+    """A data folder holds what the step takes; of a file it says so itself.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    if source is None or not is_data_folder(source):
+        return
+    holds = "documents" if DataFolder(source).holds_documents else "examples"
+    if holds != member.TAKES:
+        way_out = {"documents": "`build` makes examples of documents", "examples": "`collect` makes documents"}
+        raise RecipeError(f"{name} needs {member.TAKES}, and {source.name} holds {holds}", hint=way_out[holds])
+
+
+def refuse_empty(folder: DataFolder) -> None:
+    """Nothing at all is no success, though the ledger is kept.
+
+    Raises:
+        Refused: the folder holds nothing.
+    """
+    if folder.is_empty:
+        hint = f"its ledger says why: sartor data inspect {folder.path}"
+        raise Refused(f"nothing is left in {folder.path}", hint=hint)

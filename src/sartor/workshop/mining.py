@@ -10,7 +10,7 @@ from sartor.asked import metric_of
 from sartor.augment.failures import measured, mined
 from sartor.data.folder import DataFolder, card, making, told
 from sartor.data.prepare import examples_of
-from sartor.errors import Refused
+from sartor.errors import Refused, UserError
 from sartor.metrics.load import load as load_metric
 from sartor.store import Run
 
@@ -29,9 +29,12 @@ def mine(run: Run, asker: Asker, to: Path, *, below: float = 1.0, progress: Prog
         below: a lower score than this is a failure.
 
     Raises:
+        UserError: the data of the run is not prepared.
         Refused: it answers all of them right.
         DataError: the metric reads no answers.
     """
+    if not run.path("data/train.jsonl").is_file():
+        raise UserError(f"the data of {run.id} is not prepared yet", hint="sartor check")
     train = examples_of(run, "train")
     examples = (*train, *examples_of(run, "dev"))
     choice, _ = metric_of(run.recipe, train)

@@ -8,19 +8,31 @@ from collections.abc import Callable, Iterator
 Progress = Callable[[int, int], None]
 #: Seconds between two looks at how far it is.
 OFTEN = 0.5
+#: Seconds that a step has to notice that it was left.
+PATIENCE = 5.0
 
 
-def watched(work: Callable[[Progress], None], *, every: float = OFTEN) -> Iterator[tuple[int, int]]:
+class _Left(BaseException):
+    """Nobody watches any more."""
+
+
+def watched(
+    work: Callable[[Progress], None], *, stopping: Callable[[], bool] = lambda: False, every: float = OFTEN
+) -> Iterator[tuple[int, int]]:
     """How much is done and of how much, whenever that changed, while `work` runs in a thread of its own.
 
-    Who leaves early leaves the thread behind, which ends with the process: each step bears that, and goes on next time.
+    Who leaves early, or asks it to stop, ends the work when it tells next; what tells nothing for `PATIENCE` seconds
+    is left to end with the process. Each step bears that, and goes on next time.
 
     Raises: what `work` raises.
     """
-    latest, failures, ended = [(0, 0)], list[BaseException](), threading.Event()
+    latest, failures = [(0, 0)], list[BaseException]()
+    ended, left = threading.Event(), threading.Event()
     before = latest[0]
 
     def tell(done: int, total: int) -> None:
+        if left.is_set():
+            raise _Left
         latest[0] = done, total
 
     def run() -> None:
@@ -31,10 +43,17 @@ def watched(work: Callable[[Progress], None], *, every: float = OFTEN) -> Iterat
         finally:
             ended.set()
 
-    threading.Thread(target=run, name="sartor-step", daemon=True).start()
-    while not ended.wait(every):
-        if latest[0] != before:
-            before = latest[0]
-            yield before
-    if failures:
+    thread = threading.Thread(target=run, name="sartor-step", daemon=True)
+    thread.start()
+    try:
+        while not ended.wait(every) and not stopping():
+            if latest[0] != before:
+                before = latest[0]
+                yield before
+    finally:
+        left.set()
+        thread.join(PATIENCE)
+    if failures and not isinstance(failures[0], _Left):
         raise failures[0]
+    if latest[0] != before:
+        yield latest[0]

@@ -70,6 +70,8 @@ class _Row:
 class VllmEngine:
     """See `protocol.Engine`. `close` ends the server, if it is ours."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(
         self, address: Address, base: Path, adapters: Mapping[str, Path], *, patience: float, server: Server | None
     ) -> None:
@@ -78,24 +80,12 @@ class VllmEngine:
         self._inbox: queue.SimpleQueue[tuple[int, list[int] | BaseException | None]] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
         self._next_handle = 0
-        self._adapters = tuple(adapters)
+        self.adapters = tuple(adapters)
         try:
-            self._base, self._context = self._find_models(base, adapters)
+            self._base, self.context = self._find_models(base, adapters)
         except SartorError:
             self.close()
             raise
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        return self._adapters
-
-    @property
-    def context(self) -> int:
-        return self._context
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return ()
 
     @property
     def requests(self) -> Collection[int]:
@@ -105,7 +95,7 @@ class VllmEngine:
         """See `protocol.Engine`. The request leaves at once, so that vLLM can batch what is submitted together."""
         model = self._model(adapter)
         way_out = "shorten the prompt, or start vLLM with a larger --max-model-len"
-        left = room_for_answer(prompt, sampling, self._context, way_out=way_out)
+        left = room_for_answer(prompt, sampling, self.context, way_out=way_out)
         asked = {
             **_PLAIN,
             "model": model,
@@ -155,9 +145,9 @@ class VllmEngine:
         """All sequences at once. vLLM samples one token more of each, so they must be shorter than the context."""
         model = self._model(adapter)
         for ids in sequences:
-            if not 0 < len(ids) < self._context:
+            if not 0 < len(ids) < self.context:
                 raise UserError(
-                    f"a sequence of {len(ids)} tokens does not fit into a context of {self._context} with one more",
+                    f"a sequence of {len(ids)} tokens does not fit into a context of {self.context} with one more",
                     hint="shorten it, or start vLLM with a larger --max-model-len",
                 )
         return self._wire.wait(self._weigh_all([list(ids) for ids in sequences], model))
@@ -171,7 +161,7 @@ class VllmEngine:
             self._server.stop()
 
     def _model(self, adapter: str | None) -> str:
-        require_adapter(adapter, self._adapters)
+        require_adapter(adapter, self.adapters)
         return self._base if adapter is None else adapter
 
     def _find_models(self, base: Path, adapters: Mapping[str, Path]) -> tuple[str, int]:
