@@ -21,7 +21,7 @@ from sartor.augment.gather import gather
 from sartor.augment.grow import Step, grow, leave_waiting
 from sartor.augment.work import Config, Work, name_of, open_work, reopen
 from sartor.data.folder import DataFolder
-from sartor.errors import DataError, RecipeError, UserError
+from sartor.errors import DataError, RecipeError, Refused
 from sartor.types import Chat, Pair
 
 from ..survival import finish, kill_after  # noqa: TID252 - the tests are no package
@@ -39,7 +39,7 @@ def grown(folder: Path, script: Script = mixed, **config: Any) -> tuple[Work, Da
 
 
 def test_rounds_go_on_until_there_is_enough(tmp_path: Path) -> None:
-    work, folder = grown(tmp_path, lambda question: Answer(question.key, new_example(question.key)))
+    work, folder = grown(tmp_path, good)
     assert [each.name for each in work.rounds()] == ["round-001", "round-002"]
     examples = list(folder.examples())
     assert len(examples) == 6 + 8
@@ -84,16 +84,70 @@ def test_an_answer_that_got_lost_has_a_name(tmp_path: Path) -> None:
             return list(super().ask(questions, wish))[1:]
 
     work = job(tmp_path / "work", rounds=1)
-    run(work, Forgetful(lambda question: Answer(question.key, new_example(question.key))))
+    run(work, Forgetful(good))
     assert [found.fate for found in work.outcomes()] == ["failed", "accepted", "accepted", "accepted"]
     assert next(work.outcomes()).reason.startswith("no_answer")
 
 
-def test_nothing_waits_where_everything_fails_and_it_ends(tmp_path: Path) -> None:
-    work, folder = grown(tmp_path, lambda question: Answer(question.key, failure="http_500: no"), rounds=50)
+def good(question: Question) -> Answer:
+    return Answer(question.key, new_example(question.key))
+
+
+def down(question: Question) -> Answer:
+    return Answer(question.key, failure="http_503: overloaded")
+
+
+def useless(question: Question) -> Answer:
+    return Answer(question.key, "Sure, here is one!")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "way_out"),
+    [(down, "http_503", "again once smollm2-135m-instruct answers"), (useless, "not_json", "another model")],
+)
+def test_where_everything_fails_it_ends_and_nothing_grown_is_no_result(
+    tmp_path: Path, script: Script, reason: str, way_out: str
+) -> None:
+    work = job(tmp_path / "work", rounds=50)
+    run(work, FakeAsker(script))
     assert len(work.rounds()) == 3
-    assert work.tally().failed == 12
-    assert len(list(folder.examples())) == 6
+    assert (work.tally().failed, work.tally().waiting) == (12, 0)
+    with pytest.raises(Refused, match="nothing of the 12") as refused:
+        gather(work, tmp_path / "made", "made")
+    assert all(words in refused.value.hint for words in (f"{reason} (12)", way_out, str(work.folder)))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("rounds", [3, 50])
+def test_an_outage_that_is_over_ends_nothing(tmp_path: Path, rounds: int) -> None:
+    work = job(tmp_path / "work", rounds=rounds)
+    for number in (3, 6):
+        run(work, FakeAsker(down))
+        assert len(work.rounds()) == number, "it ends, and tries again next time"
+    run(work, FakeAsker(good))
+    assert work.tally().accepted == 8
+    assert [each.lost for each in work.rounds()] == [True] * 6 + [False] * 2
+
+
+def test_an_outage_does_not_count_as_one_of_the_most_rounds(tmp_path: Path) -> None:
+    run(job(tmp_path / "work", rounds=1, wanted=100), FakeAsker(good))
+    work = job(tmp_path / "work", rounds=3, wanted=100)
+    run(work, FakeAsker(down))
+    run(work, FakeAsker(good))
+    assert [each.lost for each in work.rounds()] == [False, True, True, False, False]
+
+
+def test_another_model_is_asked_after_one_of_which_nothing_came(tmp_path: Path) -> None:
+    work = job(tmp_path / "work", rounds=50)
+    run(work, FakeAsker(useless))
+    assert work.tally().accepted == 0
+    run(work, FakeAsker(good))
+    assert work.tally().accepted == 8
+
+
+def test_the_card_says_how_many_there_are_of_those_wanted(tmp_path: Path) -> None:
+    work, folder = grown(tmp_path, wanted=1000)
+    assert f"- accepted: {work.tally().accepted} of 1,000 wanted\n" in (folder.path / "card.md").read_text()
 
 
 def test_without_a_reviewer_what_passed_waits(tmp_path: Path) -> None:
@@ -101,8 +155,9 @@ def test_without_a_reviewer_what_passed_waits(tmp_path: Path) -> None:
     run(work, FakeAsker())
     assert len(work.rounds()) == 1
     assert work.tally().waiting > 0
-    with pytest.raises(UserError, match="wait for a decision"):
+    with pytest.raises(Refused, match="wait for a decision") as refused:
         gather(work, tmp_path / "made", "made")
+    assert f"sartor data review {work.folder}" in refused.value.hint
     again = FakeAsker()
     run(work, again)
     assert again.asked == []
@@ -155,7 +210,7 @@ def test_ranking_needs_a_judge_and_believes_it_only_twice(tmp_path: Path) -> Non
 
 
 def test_what_was_made_may_be_grown_from_again(tmp_path: Path) -> None:
-    _, folder = grown(tmp_path, lambda question: Answer(question.key, new_example(question.key)), wanted=4, rounds=1)
+    _, folder = grown(tmp_path, good, wanted=4, rounds=1)
     again = open_work(tmp_path / "again", list(folder.examples()), Config(size=4, rounds=1, accept=True))
     run(again, FakeAsker(lambda question: Answer(question.key, new_example(f"again {question.key}"))))
     examples = list(gather(again, tmp_path / "more", "more").examples())
@@ -242,7 +297,7 @@ def test_killed_before_each_file_operation_it_goes_on(fast: Path) -> None:
     whole.mkdir()
     whole_job(whole)  # here, so that no child has to import what it needs
     wanted = state(whole)
-    assert len(wanted) == 14
+    assert len(wanted) == 15
     operation, killed = 1, True
     while killed:
         folder = fast / f"at-{operation}"
@@ -309,8 +364,14 @@ def test_asked_is_accepted_and_rejected_and_failed(
             return Answer(question.key, reply, truncated=data.draw(st.booleans()))
         return Answer(question.key, reply) if reply else Answer(question.key, failure="timeout: none")
 
-    work, made = grown(folder, script, recipe=recipe, rounds=2, size=3)
+    work = job(folder / "work", recipe=recipe, rounds=2, size=3)
+    run(work, FakeAsker(script))
     tally = work.tally()
+    if not tally.accepted:
+        with pytest.raises(Refused):
+            gather(work, folder / "made", "made")
+        return
+    made = gather(work, folder / "made", "made")
     dropped = [entry for entry in made.ledger() if entry.action == "dropped"]
     assert tally.asked == tally.accepted + tally.rejected + tally.failed
     assert len(list(made.examples())) == 6 + tally.accepted

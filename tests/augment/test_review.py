@@ -115,6 +115,93 @@ def test_a_file_decides_too(work: Work, tmp_path: Path) -> None:
     assert work.accepted()[2].source.line == 3
 
 
+def chat(*turns: tuple[str, str], **more: object) -> dict[str, object]:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return {"kind": "chat", "source": {"file": "x", "line": 1}, "messages": messages, **more}
+
+
+USER, ASSISTANT = ("user", "Where?"), ("assistant", "There.")
+PAIR = {
+    "kind": "pair",
+    "source": {"file": "x", "line": 1},
+    "prompt": [{"role": "user", "content": "Where?"}],
+    "chosen": {"role": "assistant", "content": "There."},
+    "rejected": {"role": "assistant", "content": "Who knows."},
+}
+CALL = {"role": "assistant", "content": "There.", "tool_calls": [{"name": "look", "arguments": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("example", "field"),
+    [
+        (chat(), "messages"),
+        (chat(ASSISTANT), "messages"),
+        (chat(USER), "messages"),
+        (chat(USER, ("user", "Where else?")), "messages"),
+        (chat(USER, ASSISTANT, ("assistant", "Here.")), "messages"),
+        (chat(USER, ("assistant", " ")), "messages"),
+        (chat(("user", ""), ASSISTANT), "messages"),
+        (chat(USER, ("assistant", "a\0b")), "messages"),
+        (chat(messages=[{"role": "user", "content": "Where?"}, CALL]), "messages"),
+        (PAIR, "kind"),
+    ],
+)
+def test_an_edit_of_no_use_takes_nothing(work: Work, tmp_path: Path, example: object, field: str) -> None:
+    reject = {"key": "round-001/001", "decision": "reject"}
+    edit = {"key": "round-001/002", "decision": "edit", "example": example}
+    with pytest.raises(DataError) as found:
+        by_file(work, lines(tmp_path / "decisions.jsonl", reject, edit), "decisions.jsonl")
+    where = found.value.where
+    assert where is not None
+    assert (where.file, where.line) == ("decisions.jsonl", 2)
+    assert where.field.startswith(f"example.{field}")
+    assert "checked.jsonl" in found.value.hint
+    assert fates(work) == ["waiting"] * 4
+
+
+@pytest.fixture
+def ranked(tmp_path: Path) -> Work:
+    """A job of which pairs wait."""
+    made = job(tmp_path / "work", recipe="preference", accept=False, rounds=1)
+    wrong = '{"answer": "At the harbour, on the day after."}'
+    list(grow(made, FakeAsker(lambda question: Answer(question.key, wrong)), review=leave_waiting))
+    assert isinstance(next(waiting(made)).checked.example, Pair)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({}, ""),
+        ({"prompt": []}, "example.chosen"),
+        ({"prompt": [{"role": "user", "content": " "}]}, "example.chosen"),
+        ({"rejected": {"role": "assistant", "content": ""}}, "example.rejected"),
+        ({"rejected": CALL}, "example.rejected"),
+        ({"chosen": {"role": "user", "content": "There."}}, "example.chosen"),
+        (chat(USER, ASSISTANT), "example.kind"),
+    ],
+)
+def test_a_pair_stays_a_pair(ranked: Work, tmp_path: Path, changes: dict[str, object], field: str) -> None:
+    example = changes if "kind" in changes else {**PAIR, **changes}
+    key = next(waiting(ranked)).checked.key
+    file = lines(tmp_path / "decisions.jsonl", {"key": key, "decision": "edit", "example": example})
+    if not field:
+        assert by_file(ranked, file, "decisions.jsonl") == 1
+        return
+    with pytest.raises(DataError) as found:
+        by_file(ranked, file, "decisions.jsonl")
+    assert found.value.where is not None
+    assert found.value.where.field == field
+
+
+def test_what_unicode_calls_a_line_end_ends_no_line(work: Work, tmp_path: Path) -> None:
+    reason = "two\u2028lines\u0085and\u2029more"
+    decision = {"key": "round-001/001", "decision": "reject", "reason": reason}
+    (tmp_path / "d.jsonl").write_text(json.dumps(decision, ensure_ascii=False) + "\r\n\n", encoding="utf-8")
+    assert by_file(work, tmp_path / "d.jsonl", "d.jsonl") == 1
+    assert next(work.outcomes()).reason == reason
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from sartor import durable
 from sartor.data.folder import CARD, DataFolder, open_folder
-from sartor.errors import RecipeError
+from sartor.errors import DataError, RecipeError
 from sartor.recipe import validated
 from sartor.types import Chat
 from sartor.workshop import Job, clean
@@ -83,3 +83,47 @@ def test_what_is_held_out_elsewhere_is_not_met_again(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"`cleaners\.pii\.acton`"):
         cleaned(tmp_path, ROWS, cleaners=[{"name": "pii", "acton": "mask"}])
+
+
+def test_held_out_rows_that_cannot_be_read_are_not_passed_over(tmp_path: Path) -> None:
+    durable.atomic_write(tmp_path / "test.jsonl", row("Which ship?", "None") + "\n{broken\n")
+    with pytest.raises(DataError, match="1 of 2 rows cannot be read"):
+        cleaned(tmp_path, ROWS, cleaners=["contamination"], only_train=True, held_out="test.jsonl")
+
+
+@pytest.mark.parametrize("key", ["held_out", "benchmarks"])
+def test_what_is_held_out_decides_as_a_file_and_as_a_folder(tmp_path: Path, key: str) -> None:
+    settings = {"cleaners": ["contamination"], "only_train": True, "held_out": "tests"}
+    if key == "benchmarks":
+        settings = {"cleaners": [{"name": "contamination", "benchmarks": ["tests"]}], "only_train": True}
+    config = validated(clean.Config, settings, "clean")
+    found = [clean.inputs(config, tmp_path)]
+    durable.atomic_write(tmp_path / "tests", row("Which ship?", "None"))
+    found.append(clean.inputs(config, tmp_path))
+    (tmp_path / "tests").unlink()
+    (tmp_path / "tests").mkdir()
+    assert clean.inputs(config, tmp_path) == found[0], "a folder that is no data folder has no digest"
+    (tmp_path / "tests").rmdir()
+    for rows in (ROWS, ROWS[:1]):
+        made = cleaned(tmp_path / "made", rows, cleaners=["exact_duplicates"])
+        durable.remove_dir(tmp_path / "tests")
+        made.path.rename(tmp_path / "tests")
+        found.append(clean.inputs(config, tmp_path))
+    assert len({str(digests) for digests in found}) == 4
+
+
+@pytest.mark.parametrize(
+    ("cleaner", "words"),
+    [
+        ({"name": "contamination", "benchmarks": 5}, r"`cleaners\.contamination\.benchmarks`"),
+        ({"name": "contamination", "benchmarks": [{"a": 1}]}, r"`cleaners\.contamination\.benchmarks\.0`"),
+        ({"name": "pii", "acton": "mask"}, r"`cleaners\.pii\.acton`"),
+        ("pie", "unknown cleaner 'pie'"),
+        ("outliers", "looks at more than a row"),
+    ],
+)
+def test_wrong_cleaners_are_refused_before_any_step_runs(tmp_path: Path, cleaner: object, words: str) -> None:
+    only_train = "contamination" in str(cleaner)
+    config = validated(clean.Config, {"cleaners": [cleaner], "only_train": only_train}, "clean")
+    with pytest.raises(RecipeError, match=words):
+        clean.inputs(config, tmp_path)

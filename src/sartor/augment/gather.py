@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from sartor.ask.spending import Prices
 from sartor.augment.rounds import Outcome
 from sartor.augment.work import Work
 from sartor.data.folder import DataFolder, Making, card, making, open_folder, told
-from sartor.errors import UserError
+from sartor.errors import Refused
 from sartor.types import LedgerEntry
 
 UNSEEN = (
@@ -19,27 +20,42 @@ UNSEEN = (
 
 
 def gather(work: Work, path: Path, label: str) -> DataFolder:
-    """Write the folder `path`, which messages call `label`. Rows in = seeds and questions asked.
+    """Write the folder `path`, which messages call `label`. Rows in = seeds, rows that are none, and questions asked.
 
     Raises:
-        UserError: some of it is not decided yet.
+        Refused: some of it is not decided yet, or nothing was accepted.
     """
     tally = work.tally()
     if not tally.done:
-        raise UserError(f"{tally.waiting} examples wait for a decision", hint="`sartor data review` shows them")
+        hint = f"sartor data review {work.folder}, then again"
+        raise Refused(f"{tally.waiting} examples wait for a decision", hint=hint)
+    if tally.asked and not tally.accepted:
+        raise _nothing(work)
     seeds = work.all_seeds if work.config.with_seeds else ()
     with making(path) as folder:
         folder.keep(*seeds)
-        folder.tell(*work.unsuitable())
+        folder.tell(*work.entries, *work.unsuitable())
+        unread = folder.num_dropped
         for found in work.outcomes():
             if found.fate == "accepted" and found.example is not None:
                 folder.keep(found.example)
                 folder.tell(*_changes(found))
             else:
                 folder.tell(_lost(work, found))
-        folder.balance(tally.asked + len(seeds))
+        folder.balance(tally.asked + len(seeds) + unread)
         folder.finish(_card(work, folder))
     return open_folder(path, label)
+
+
+def _nothing(work: Work) -> Refused:
+    """Nothing that was asked for was accepted: the reason that came up most often, and the way out."""
+    reasons = Counter(_lost(work, found).reason for found in work.outcomes())
+    ((reason, count),) = reasons.most_common(1)
+    way_out = f"ask another model, with `rounds` above {len(work.rounds())}; what was answered is in {work.folder}"
+    if all(each.lost for each in work.rounds()):
+        way_out = f"run it again once {work.config.who.name} answers; what it said is in {work.folder}"
+    message = f"nothing of the {reasons.total():,} examples asked for was accepted"
+    return Refused(message, hint=f"mostly {reason} ({count:,}): {way_out}")
 
 
 def _changes(found: Outcome) -> Iterator[LedgerEntry]:
@@ -73,6 +89,7 @@ def _card(work: Work, folder: Making) -> str:
     facts = [
         ("made by", f"augment, recipe {config.recipe.name}, rounds: {len(work.rounds())}"),
         ("seeds", f"{len(work.seeds):,}, " + ("which are part of it" if config.with_seeds else "not part of it")),
+        ("accepted", f"{tally.accepted:,} of {config.wanted:,} wanted"),
         ("asked", config.who.name),
         ("asking took", made.told(config.who.prices)),
     ]

@@ -9,7 +9,7 @@ Killed at any moment, the same call goes on: what was answered is not asked agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sartor.ask import Asker, Wish
@@ -18,7 +18,7 @@ from sartor.augment.rounds import Checked, Decision, Round
 from sartor.augment.work import Work
 from sartor.errors import RecipeError
 
-#: Rounds in a row of which nothing was accepted, after which more of them would only cost.
+#: Rounds in a row of one call, of which nothing was accepted, after which more of them would only cost.
 _IN_VAIN = 3
 
 #: Decides on what passed the checks of a round, as far as somebody is there to do so.
@@ -72,19 +72,24 @@ def leave_waiting(each: Round) -> None:
 
 
 def _rounds(work: Work) -> Iterator[Round]:
-    """The rounds that are not done yet, then new ones as long as they are wanted."""
-    for each in work.rounds():
-        if not each.tally().done:
-            yield each
-    while _goes_on(work):
-        yield work.begin()
+    """The rounds that are not done yet, then new ones as long as they are wanted.
+
+    What earlier calls asked in vain ends nothing: whoever is asked is well again, or is somebody else.
+    """
+    before = work.rounds()
+    yield from (each for each in before if not each.tally().done)
+    answered = sum(not each.lost for each in before)
+    begun: list[Round] = []
+    while _goes_on(work, answered, begun):
+        begun.append(work.begin())
+        yield begun[-1]
 
 
-def _goes_on(work: Work) -> bool:
-    rounds = work.rounds()
-    if len(rounds) >= work.config.rounds or work.tally().accepted >= work.config.wanted:
+def _goes_on(work: Work, answered: int, begun: Sequence[Round]) -> bool:
+    """Whether there is another round, after so many that were answered before and those begun in this call."""
+    if answered + len(begun) >= work.config.rounds or work.tally().accepted >= work.config.wanted:
         return False
-    latest = rounds[-_IN_VAIN:]
+    latest = begun[-_IN_VAIN:]
     return len(latest) < _IN_VAIN or any(each.tally().accepted for each in latest)
 
 

@@ -10,16 +10,16 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
-from sartor import durable
+from sartor import durable, formats
 from sartor.augment import Made
 from sartor.augment.rounds import Checked, Decision, Round
-from sartor.augment.turns import question_of
+from sartor.augment.turns import question_of, sides, unsuitable
 from sartor.augment.work import Work
 from sartor.errors import DataError, FieldError, SartorError, UserError, Where
 from sartor.formats import fields, strict
@@ -85,19 +85,18 @@ def by_file(work: Work, path: Path, label: str) -> int:
     """Take decisions from a JSONL file; how many there were. All of it is right, or nothing is taken.
 
     Raises:
-        DataError: a line is no decision, or decides on what nobody asked.
+        DataError: a line is no decision, decides on what nobody asked, or has an edit that is of no use.
     """
     places = {checked.key: (each, checked) for each in work.rounds() for checked in each.checked()}
     taken = []
-    for number, raw in enumerate(_file(path, label).splitlines(), start=1):
+    for number, raw in enumerate(_file(path, label).split("\n"), start=1):
         if raw.strip():
             where = Where(label, number)
             decision = _decision(raw, where)
             if decision.key not in places:
                 hint = suggest(decision.key, tuple(places)) if len(places) <= 50 else "keys are those in checked.jsonl"
                 raise DataError(f"nothing with the key {decision.key!r} waits", hint=hint, where=where)
-            if places[decision.key][1].example is None and decision.decision != "reject":
-                raise DataError(f"{decision.key} failed, there is nothing to accept", hint="reject it", where=where)
+            _refuse_misfit(decision, places[decision.key][1].example, where)
             taken.append(decision)
     for decision in taken:
         places[decision.key][0].decide(decision)
@@ -208,6 +207,33 @@ def _decided(checked: Checked, word: str, desk: Desk) -> Decision | None:
         desk.show(f"{error} ({error.hint})")
         return None
     return Decision(key=checked.key, decision="edit", example=with_texts(checked.example, changed))
+
+
+def _refuse_misfit(decision: Decision, made: Made | None, where: Where) -> None:
+    """Only what was made is accepted, and an edit can stand in its place.
+
+    Raises:
+        DataError: it is not so.
+    """
+    if made is None and decision.decision != "reject":
+        raise DataError(f"{decision.key} failed, there is nothing to accept", hint="reject it", where=where)
+    if made is None or decision.example is None:
+        return
+    field, why = _misfit(decision.example, made)
+    if why:
+        hint = f"copy the example of {decision.key} from checked.jsonl, and change nothing but its texts"
+        raise DataError(why, hint=hint, where=replace(where, field=f"example.{field}"))
+
+
+def _misfit(edited: Made, made: Made) -> tuple[str, str]:
+    """The field for which an edit cannot stand in the place of what was made, and why; nothing where it can."""
+    if edited.kind != made.kind:
+        return "kind", f"saw {edited.kind}, expected {made.kind}"
+    try:
+        formats.named("example").parse(edited.model_dump(mode="json"), made.source)
+    except FieldError as error:
+        return error.field, error.message
+    return next(((field, why) for field, side in sides(edited).items() if (why := unsuitable(side))), ("", ""))
 
 
 def _clean(text: str) -> str:

@@ -144,6 +144,11 @@ class Round:
     def answers(self) -> dict[str, Answer]:
         return self._answers(ANSWERS)
 
+    @property
+    def lost(self) -> bool:
+        """Whoever was asked had an answer to none of its questions."""
+        return all(answer.failure for answer in self.answers().values())
+
     def judged(self) -> dict[str, Answer]:
         return self._answers(JUDGED)
 

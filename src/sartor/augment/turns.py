@@ -15,6 +15,8 @@ def unsuitable(example: Example) -> str:
         return f"it is of the kind {example.kind}, not a conversation"
     if len(example.messages) < 2 or example.messages[-2].role != "user":
         return "its answer does not follow a question of the user"
+    if not question_of(example).strip():
+        return "its question is empty"
     if example.messages[-1].tool_calls or not example.target.strip():
         return "its answer is no text"
     return ""
@@ -29,6 +31,14 @@ def question_of(example: Made) -> str:
 def answer_of(example: Made) -> str:
     """The answer to learn, the better one of two."""
     return example.chosen.content if isinstance(example, Pair) else example.target
+
+
+def sides(example: Made) -> dict[str, Chat]:
+    """A conversation for each of its answers, by the field in which the answer stands."""
+    if isinstance(example, Chat):
+        return {"messages": example}
+    answers = {"chosen": example.chosen, "rejected": example.rejected}
+    return {field: Chat(source=example.source, messages=(*example.prompt, answer)) for field, answer in answers.items()}
 
 
 def remade(seed: Chat, *, question: str = "", answer: str = "") -> Chat:

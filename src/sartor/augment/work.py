@@ -3,6 +3,7 @@
 work/
   augment.json    the settings
   seeds.jsonl     what it grows from
+  ledger.jsonl    what reading them told: rows that are no seeds, and why
   round-001/ …    see `rounds.py`
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from sartor.augment.checks import Config as Checks
 from sartor.augment.lessons import Fault, lessons_of
 from sartor.augment.rounds import Asked, Outcome, Round, Tally
 from sartor.augment.turns import unsuitable
+from sartor.data.folder import LEDGER
 from sartor.errors import DataError
 from sartor.recipe import Named, validated
 from sartor.store import read_json
@@ -56,23 +58,40 @@ class Config(Frozen):
     accept: bool = Field(default=False, description="Accept what passed the checks, without a reviewer.")
     with_seeds: bool = Field(default=True, description="The seeds are part of the result.")
 
+    @property
+    def member(self) -> Recipe:
+        return recipe(self.recipe.name)
+
+    @property
+    def settings(self) -> Any:
+        """Those of the recipe.
+
+        Raises:
+            RecipeError: the recipe or one of its settings is not known.
+        """
+        return validated(self.member.Config, self.recipe.settings, "augment.recipe")
+
 
 @dataclass(frozen=True)
 class Work:
-    """A job in its folder. `all_seeds` as they were given; those that no recipe can use are left out of `seeds`."""
+    """A job in its folder. `all_seeds` as they were given; those that no recipe can use are left out of `seeds`.
+
+    `entries`: what there was to tell of the rows when they were read.
+    """
 
     folder: Path
     config: Config
     all_seeds: tuple[Example, ...]
+    entries: tuple[LedgerEntry, ...] = ()
 
     @cached_property
     def recipe(self) -> Recipe:
-        return recipe(self.config.recipe.name)
+        return self.config.member
 
     @cached_property
     def settings(self) -> Any:
         """Those of the recipe."""
-        return validated(self.recipe.Config, self.config.recipe.settings, "augment.recipe")
+        return self.config.settings
 
     @cached_property
     def seeds(self) -> dict[str, Chat]:
@@ -179,26 +198,27 @@ def name_of(seeds: Sequence[Example], config: Config) -> str:
     return f"augment-{digest_of(fixed, [seed.model_dump(mode='json') for seed in seeds])[:8]}"
 
 
-def open_work(folder: Path, seeds: Sequence[Example], config: Config) -> Work:
+def open_work(folder: Path, seeds: Sequence[Example], config: Config, entries: Sequence[LedgerEntry] = ()) -> Work:
     """A new job, or one that is taken up: then with the same seeds, and the same settings but for those in `FREE`.
 
     Raises:
         DataError: there is nothing to grow from, or the folder holds another job.
         RecipeError: the recipe or its settings are not known.
     """
-    work = Work(folder, config, tuple(seeds))
+    work = Work(folder, config, tuple(seeds), tuple(entries))
     _ = work.settings
     if not work.seeds:
         why = next((f": {entry.detail}" for entry in work.unsuitable()), "")
         raise DataError(f"none of {len(seeds)} seeds can be used{why}", hint="a seed is a question with its answer")
     if len({seed.id for seed in seeds}) < len(seeds):
         raise DataError("two seeds have the same place", hint="give each file its own name")
-    text = "".join(seed.model_dump_json() + "\n" for seed in seeds)
+    text = _lines(seeds)
     with work.locked():
         if (folder / SETTINGS).is_file():
             _refuse_another(work, text)
         else:
             durable.atomic_write(folder / SEEDS, text)
+        durable.atomic_write(folder / LEDGER, _lines(entries))
         durable.write_json(folder / SETTINGS, {"schema": 1, **config.model_dump(mode="json")})
     return work
 
@@ -213,13 +233,14 @@ def reopen(folder: Path, label: str) -> Work:
         raise DataError(f"{label} holds no augmentation", hint="`sartor data augment` begins one")
     settings = {key: value for key, value in read_json(folder / SETTINGS).items() if key != "schema"}
     seeds = tuple(map(EXAMPLE.validate_python, durable.read_lines(folder / SEEDS)))
+    entries = tuple(map(LedgerEntry.model_validate, durable.read_lines(folder / LEDGER)))
     try:
         config = Config.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         message = f"{label}/{SETTINGS}: `{'.'.join(map(str, first['loc']))}`: {first['msg'].lower()}"
         raise DataError(message, hint="correct it, or begin anew in another folder") from error
-    return Work(folder, config, seeds)
+    return Work(folder, config, seeds, entries)
 
 
 def _refuse_another(work: Work, seeds: str) -> None:
@@ -235,6 +256,10 @@ def _refuse_another(work: Work, seeds: str) -> None:
                 f"{work.folder.name} was begun with `{key}: {theirs[key]}`, not {value}",
                 hint="leave it as it was, or give another folder",
             )
+
+
+def _lines(members: Iterable[Frozen]) -> str:
+    return "".join(member.model_dump_json() + "\n" for member in members)
 
 
 def _fault(found: Outcome) -> Fault | None:

@@ -15,14 +15,14 @@ TAKES: Takes = "examples"
 
 
 def inputs(config: Config, root: Path) -> Any:
-    """Nothing beside settings and seeds."""
-    return None
+    """Nothing beside settings and seeds; what the recipe does not take is refused here, before any step runs."""
+    _ = config.settings
 
 
 def run(job: Job, config: Config) -> None:
     """Grow the examples of `job.source` into `job.to`; a job that was stopped goes on where it stopped.
 
     Raises:
-        UserError: what passed the checks waits for a reviewer: `sartor data review` shows it.
+        Refused: what passed the checks waits for a reviewer, or nothing was accepted.
     """
     gather(grown(job, config), job.to, job.to.name)

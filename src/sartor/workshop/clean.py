@@ -11,6 +11,7 @@ from pydantic import Field
 from sartor import durable
 from sartor.data.cleaning import Chosen, chosen, cleaned
 from sartor.data.folder import Making, card, making, told
+from sartor.data.ledger import refuse_if_many
 from sartor.data.read import Stream, read, stream
 from sartor.errors import RecipeError
 from sartor.recipe import Named
@@ -33,9 +34,14 @@ class Config(Frozen):
 
 
 def inputs(config: Config, root: Path) -> Any:
-    """The held-out file, and the files that cleaners name."""
+    """What is held out, and the benchmarks that cleaners name.
+
+    Raises:
+        RecipeError: a cleaner is not known, has a wrong setting, or chooses among what may be held out later.
+    """
+    _steps(config)
     named = [config.held_out, *(name for one in config.cleaners for name in one.settings.get("benchmarks", ()))]
-    return [durable.sha256(root / name) for name in named if name and (root / name).is_file()]
+    return [_digest(root / name) for name in named if name]
 
 
 def run(job: Job, config: Config) -> None:
@@ -45,9 +51,7 @@ def run(job: Job, config: Config) -> None:
         DataError: it cannot be read.
         RecipeError: a cleaner is not known, has a wrong setting, or chooses among what may be held out later.
     """
-    steps = chosen(config.cleaners, "cleaners")
-    if not config.only_train:
-        _refuse_choosing(steps)
+    steps = _steps(config)
     assert job.source is not None
     found = stream(job.source, format=config.format, fields=config.fields, label=job.source.name, progress=job.progress)
     context = knowing(job, model=config.model, encoder=config.encoder, held_out=_held_out(config, job.root))
@@ -65,6 +69,20 @@ def run(job: Job, config: Config) -> None:
         folder.finish(card(f"{job.source.stem}, cleaned", facts, told(folder.counts)))
 
 
+def _steps(config: Config) -> tuple[Chosen, ...]:
+    """The cleaners, of which none chooses where it must not."""
+    steps = chosen(config.cleaners, "cleaners")
+    if not config.only_train:
+        _refuse_choosing(steps)
+    return steps
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of a data folder's manifest; empty where there is neither."""
+    file = path / durable.MANIFEST if path.is_dir() else path
+    return durable.sha256(file) if file.is_file() else ""
+
+
 def _examples(found: Stream, folder: Making) -> Iterator[Example]:
     """The rows that can be read; of the others the folder is told."""
     for outcome in found:
@@ -76,7 +94,9 @@ def _examples(found: Stream, folder: Making) -> Iterator[Example]:
 def _held_out(config: Config, root: Path) -> Sequence[Example]:
     if config.held_out is None:
         return ()
-    return read(root / config.held_out, format=None, fields=config.fields, label=config.held_out).examples
+    found = read(root / config.held_out, format=None, fields=config.fields, label=config.held_out)
+    refuse_if_many(found.ledger)
+    return found.examples
 
 
 def _refuse_choosing(steps: Sequence[Chosen]) -> None:

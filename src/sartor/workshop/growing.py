@@ -23,7 +23,8 @@ def grown(job: Job, config: Config, rounds: Path | None = None) -> Work:
     assert job.source is not None
     found = read(job.source, format=None, fields={}, label=job.source.name)
     refuse_if_many(found.ledger)
-    work = open_work(rounds or job.to.parent / name_of(found.examples, config), found.examples, config)
+    folder = rounds or job.to.parent / name_of(found.examples, config)
+    work = open_work(folder, found.examples, config, found.entries)
     with contextlib.ExitStack() as stack:
         asker = stack.enter_context(contextlib.closing(open_asker(config.who)))
         judging = asker if config.judge == config.who else None
