@@ -83,7 +83,7 @@ def test_a_server_that_errs_stalls_and_lies(tmp_path: Path, seed: int) -> None:
 
     work = job(tmp_path / "work", size=24, wanted=1000, rounds=3)
     with serving(script) as server:
-        config = Config(url=server.url, model="fake", concurrency=4, timeout=0.1, tries=2)
+        config = Config(url=server.url, model="fake", concurrency=4, timeout=1.0, tries=2)
         for _ in grow(work, Endpoint(config, sleep=no_nap), review=accept_passed):
             pass
     balanced(work, tmp_path)

@@ -112,10 +112,6 @@ def augment(
         if not work.tally().waiting:
             with _bar("augment") as progress:
                 work = grown(Job(to, Path(), seeds, progress=progress), config, rounds_beside(to))
-    if waiting := work.tally().waiting:
-        raise Refused(
-            f"{waiting} examples wait for a decision", hint=f"sartor data review {rounds_beside(to)}, then again"
-        )
     _tell(gather(work, to, str(to)), as_json)
 
 
