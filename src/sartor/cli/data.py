@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from sartor.cli.common import AsJson, put, talk
-from sartor.errors import Refused, UserError
+from sartor.errors import UserError
 
 if TYPE_CHECKING:
     from sartor.data.folder import DataFolder
