@@ -299,6 +299,8 @@ def settings_of(overrides: Sequence[str]) -> Json:
 def validated(config_type: Any, settings: Mapping[str, Any], path: str) -> Any:
     """The settings of a member as its config. `path` is where they stand in the recipe.
 
+    What stands under an unknown key is not shown, nor what a validator refuses in words of its own: a secret may be.
+
     Raises:
         RecipeError: one is not known, or not of its type.
     """
@@ -307,10 +309,15 @@ def validated(config_type: Any, settings: Mapping[str, Any], path: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
-        hint = suggest(key, tuple(config_type.model_fields)) if unknown else f"correct `{key}`, or leave it out"
-        seen = "missing" if first["type"] == "missing" else repr(first["input"])
-        raise RecipeError(f"`{path}.{key}` is {seen}: {first['msg'].lower()}", hint=hint) from error
+        if first["type"] == "extra_forbidden":
+            hint = suggest(key, tuple(config_type.model_fields))
+            raise RecipeError(f"unknown key `{path}.{key}`", hint=hint) from None
+        said = f" is {first['input']!r}: {first['msg'].lower()}"
+        if first["type"] == "missing":
+            said = f" is missing: {first['msg'].lower()}"
+        elif first["type"] == "value_error":
+            said = f": {first['ctx']['error']}"
+        raise RecipeError(f"`{path}.{key}`{said}", hint=f"correct `{key}`, or leave it out") from None
 
 
 def parse_yaml(text: str, file: str) -> CommentedMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from pydantic import ValidationError
 
 from sartor.ask import Answer, Question, Wish
 from sartor.ask.endpoint import Config, Endpoint, open_asker
-from sartor.errors import MachineError, UserError
+from sartor.errors import MachineError, RecipeError, UserError
+from sartor.recipe import validated
 from sartor.types import Message
 
 from .fake_endpoint import Act, Script, serving
@@ -45,6 +47,11 @@ def asked(
         asker = Endpoint(Config(url=server.url, model="fake", **config), sleep=naps)
         answers = list(asker.ask(questions(number), wish or Wish()))
     return answers, server, naps
+
+
+def told(error: UserError) -> str:
+    """All that anybody may see of an error."""
+    return "".join(traceback.format_exception(error)) + error.hint
 
 
 def test_every_question_is_answered_once_with_its_tokens() -> None:
@@ -215,7 +222,7 @@ def test_what_no_question_would_survive_ends_the_job(status: int, monkeypatch: p
     with pytest.raises(UserError) as found:
         asked(script, number=5, key="FAKE_KEY")
     assert str(status) in found.value.message
-    assert KEY not in found.value.message + found.value.hint
+    assert KEY not in told(found.value)
 
 
 def test_an_account_without_credit_is_not_waited_for() -> None:
@@ -240,6 +247,48 @@ def test_the_key_is_sent_and_stands_nowhere_else(monkeypatch: pytest.MonkeyPatch
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
     assert KEY not in repr(answer)
     assert KEY not in repr(open_asker(Config(url=server.url, model="fake", key="FAKE_KEY")))
+
+
+@pytest.mark.parametrize("key", ["test", "token", "choices", "Run the tests"])
+def test_an_answer_stays_as_it_was_said_whatever_the_key_is(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_KEY", key)
+    said = "Run the tests with `make test`: a token has its choices."
+    (answer,), _, _ = asked(lambda body, before: Act(text=said), key="FAKE_KEY")
+    assert (answer.text, answer.failure, answer.estimated) == (said, "", False)
+    assert (answer.prompt_tokens, answer.output_tokens) == (7, 3)
+
+
+@pytest.mark.parametrize("key", [KEY, "0123456789abcdefghijklmnopqrstuvwxyz", "with/slashes/in-it", "a b" * 40])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda key: Act(status=400, text=f"you sent {key}"),
+        lambda key: Act(status=400, text=f"{'x' * 70}{key}"),
+        lambda key: Act(status=500, raw=key.encode()),
+        lambda key: Act(status=400, raw=f'{{"error": "{key.replace("/", chr(92) + "/")}"}}'.encode()),
+        lambda key: Act(raw=key.encode()),
+        lambda key: Act(raw=f'{{"{key}": 1, "{key}": 2}}'.encode()),
+        lambda key: Act(raw=f'{{"{key}": 1}}'.encode()),
+        lambda key: Act(raw=f'{{"choices": [{{"message": "{"x" * 70}{key}"}}]}}'.encode()),
+        lambda key: Act(text={key: key}),
+        lambda key: Act(text=None, message={"refusal": f"I will not tell {key}"}),
+    ],
+)
+def test_no_failure_tells_a_piece_of_the_key(act: Any, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_KEY", key)
+    (answer,), _, _ = asked(lambda body, before: act(key), key="FAKE_KEY", tries=1)
+    assert answer.failure
+    assert not [key[at : at + 8] for at in range(len(key) - 7) if key[at : at + 8] in answer.failure]
+
+
+def test_a_refused_parameter_is_left_out_though_the_key_is_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_KEY", "temp")
+
+    def script(body: dict[str, Any], before: int) -> Act:
+        return Act(status=400, text="no temperature") if "temperature" in body else Act()
+
+    (answer,), _, _ = asked(script, key="FAKE_KEY")
+    assert answer.text == "Yes."
 
 
 def test_answers_come_as_they_are_done_and_leaving_early_takes_the_rest_back() -> None:
@@ -270,14 +319,42 @@ def test_an_error_of_whoever_brings_the_questions_is_theirs() -> None:
         "ftp://host/v1",
         "http://",
         "http://user:secret@host/v1",
-        "http://host/v1?key=1",
-        "http://[::1/v1",
+        "http://secret@host/v1",
+        "http://user:secret@[::1/v1",
+        "user:secret@host/v1",
+        "http://host/v1?api_key=secret",
+        "http://host/v1#secret",
+        "http://host:secret/v1",
+        ["http://secret@host/v1"],
+        5,
     ],
 )
-def test_urls_that_are_none(url: str) -> None:
-    with pytest.raises(UserError) as found:
-        open_asker(Config(url=url, model="fake"))
-    assert "secret" not in str(found.value)
+def test_urls_that_are_none(url: Any) -> None:
+    with pytest.raises(RecipeError, match=r"`who\.url`: it is the base of an API") as found:
+        validated(Config, {"url": url, "model": "fake"}, "who")
+    assert "secret" not in told(found.value)
+
+
+@pytest.mark.parametrize("key", ["sk-secret123", "a secret", "secret=1", "1secret", "clé-secret", ["secret"], 5, None])
+def test_a_key_in_the_place_of_its_name_is_refused_and_not_shown(key: Any) -> None:
+    with pytest.raises(RecipeError, match=r"`who\.key`: it names an environment variable") as found:
+        validated(Config, {"url": "http://localhost/v1", "model": "fake", "key": key}, "who")
+    assert "secret" not in told(found.value)
+    with pytest.raises(ValidationError) as raw:
+        Config(url="http://localhost/v1", model="fake", key=key)
+    assert "secret" not in str(raw.value)
+
+
+@pytest.mark.parametrize("key", ["", "MY_KEY", "_key", "key2"])
+def test_names_of_variables_are_taken(key: str) -> None:
+    assert Config(url="http://localhost/v1", model="fake", key=key).key == key
+
+
+def test_a_key_under_another_name_is_refused_and_not_shown() -> None:
+    typed = {"url": "http://localhost/v1", "model": "fake", "api_key": "sk-secret123"}
+    with pytest.raises(RecipeError, match=r"unknown key `who\.api_key`") as found:
+        validated(Config, typed, "who")
+    assert "secret" not in told(found.value)
 
 
 def test_a_key_never_goes_out_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sartor import durable
 from sartor.ask import Answer, Question
-from sartor.build.documents import Config, build
+from sartor.build.documents import Config, Progress, build
 from sartor.data.folder import DataFolder
 from sartor.errors import RecipeError
 from sartor.recipe import Named
@@ -92,6 +92,56 @@ def test_two_builds_may_share_their_answers(tmp_path: Path) -> None:
     assert len(asker.asked) == 3
 
 
+def test_an_answer_that_broke_off_is_asked_again_with_more_room(tmp_path: Path) -> None:
+    def script(question: Question) -> Answer:
+        enough = asker.wishes[-1].max_tokens > 100
+        return answered(question) if enough else Answer(question.key, '{"pairs": [{"quest', truncated=True)
+
+    asker = FakeAsker(script)
+    short = built(tmp_path, asker=asker, config=QA.model_copy(update={"max_tokens": 100}))
+    assert [entry.reason for entry in short.ledger()][:1] == ["cut_off"]
+    longer = built(tmp_path, asker=asker, config=QA.model_copy(update={"max_tokens": 200}))
+    assert len(list(longer.examples())) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "num_asked"),
+    [
+        ({"max_tokens": 99}, 3),
+        ({"temperature": 0.9}, 3),
+        ({"seed": 3}, 3),
+        ({"who": {"url": "http://localhost/v2", "model": "m"}}, 3),
+        ({"who": {"url": "http://localhost/v1", "model": "n"}}, 3),
+        ({"who": {"model": {"name": "m", "revision": "r"}}}, 3),
+        ({"who": {"url": "http://localhost/v1", "model": "m", "concurrency": 9, "prices": {"prompt": 1}}}, 0),
+    ],
+)
+def test_what_decides_answers_is_asked_anew_and_nothing_else_is(
+    tmp_path: Path, change: dict[str, Any], num_asked: int
+) -> None:
+    settings = {"builder": QA.builder, "who": {"url": "http://localhost/v1", "model": "m"}}
+    built(tmp_path, config=Config.model_validate(settings))
+    again = FakeAsker(answered)
+    built(tmp_path, asker=again, config=Config.model_validate({**settings, **change}))
+    assert len(again.asked) == num_asked
+
+
+def test_progress_is_that_of_these_documents_whoever_shares_the_answers(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    built(tmp_path / "one", answers=tmp_path / "answers")
+    papers = [paper("Another text. " * 10, "d.txt"), paper("A third text. " * 10, "e.txt"), *PAPERS]
+    down = FakeAsker(lambda question: Answer(question.key, failure="http_503: overloaded"))
+    built(tmp_path / "two", asker=down, papers=papers, answers=tmp_path / "answers", progress=progress_into(told))
+    assert told == [(4, 5), (5, 5)]
+    told.clear()
+    built(tmp_path / "two", papers=papers, answers=tmp_path / "answers", progress=progress_into(told))
+    assert told == [(4, 5), (5, 5)]
+
+
+def progress_into(told: list[tuple[int, int]]) -> Progress:
+    return lambda done, total: told.append((done, total))
+
+
 def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     down = FakeAsker(lambda question: Answer(question.key, failure="http_503: overloaded"))
     assert list(built(tmp_path, asker=down).examples()) == []
@@ -135,6 +185,9 @@ def test_running_text_asks_nobody(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="asks a model"):
         build(lambda: PAPERS, QA, tmp_path / "made", "made")
+    with pytest.raises(RecipeError, match="in tokens, and no model"):
+        in_tokens = Named(name="text", settings={"chunks": {"unit": "tokens"}})
+        build(lambda: PAPERS, Config(builder=in_tokens), tmp_path / "made", "made")
     with pytest.raises(RecipeError, match="rows of a table"):
         table = Named(name="classify", settings={"input": "a", "label": "b"})
         build(lambda: PAPERS, Config(builder=table), tmp_path / "made", "made")
@@ -146,13 +199,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 
 def test_how_it_is_asked_is_said(tmp_path: Path) -> None:
-    asker, told = FakeAsker(answered), []
-    built(
-        tmp_path, asker=asker, config=QA.model_copy(update={"max_tokens": 77, "temperature": 0.1}), progress=told.append
-    )
+    asker, told = FakeAsker(answered), list[tuple[int, int]]()
+    config = QA.model_copy(update={"max_tokens": 77, "temperature": 0.1})
+    built(tmp_path, asker=asker, config=config, progress=progress_into(told))
     assert (asker.wishes[0].max_tokens, asker.wishes[0].temperature) == (77, 0.1)
     assert asker.wishes[0].schema is not None
-    assert told == [1, 2, 3]
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.fixture

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 from sartor import durable
+from sartor.ask import Answer
 from sartor.data.folder import card, making, open_folder
+from sartor.data.prepare import num_tokens
 from sartor.errors import DataError, RecipeError
 from sartor.recipe import validated
 from sartor.types import Document, Text
 from sartor.workshop import Job, build
+from sartor.workshop.knowing import renderer_of
+
+from ..augment.makers import FakeAsker  # noqa: TID252 - the tests are no package
 
 PAGE = "A tailor measures twice and cuts once. The cloth is laid out flat, and the chalk is sharp.\n\n" * 3
 
@@ -32,6 +37,28 @@ def test_documents_become_running_text_of_their_family(tmp_path: Path) -> None:
     found = list(open_folder(built(tmp_path, documents(tmp_path), builder="text"), "out").examples())
     assert found
     assert all(isinstance(example, Text) and example.source.origin == "a.md" for example in found)
+
+
+def test_chunks_are_measured_in_tokens_of_the_model_that_is_named(tmp_path: Path) -> None:
+    model = "smollm2-135m-instruct"
+    builder = {"name": "text", "chunks": {"size": 50, "unit": "tokens"}}
+    source = documents(tmp_path)
+    found = list(open_folder(built(tmp_path, source, builder=builder, model=model), "out").examples())
+    sizes = [num_tokens(example, renderer_of(model)) for example in found]
+    assert len(sizes) == 2
+    assert 40 < max(sizes) <= 50 < sum(sizes)
+    with pytest.raises(RecipeError, match="in tokens, and no model is named"):
+        built(tmp_path, source, builder=builder)
+
+
+def test_progress_has_its_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    asker = FakeAsker(lambda question: Answer(question.key, "nothing"))
+    monkeypatch.setattr(build, "open_asker", lambda who: asker)
+    config = validated(build.Config, {"builder": "qa"}, "build")
+    job = Job(tmp_path / "out", tmp_path, documents(tmp_path), progress=lambda done, total: told.append((done, total)))
+    build.run(job, config)
+    assert told == [(1, 1)]
 
 
 def test_rows_of_a_table_become_examples(tmp_path: Path) -> None:

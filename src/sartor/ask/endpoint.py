@@ -13,16 +13,17 @@ import itertools
 import os
 import queue
 import random
+import re
 import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, field_validator
 
 from sartor.ask import Answer, Question, Wish, wire
 from sartor.ask.spending import Prices
@@ -39,12 +40,17 @@ if TYPE_CHECKING:
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 CONNECT_SECONDS = 10.0
 UNREACHABLE = "unreachable"
+#: As many characters of a key in a row are never told: what is shown of a reply may begin or end in the middle of one.
+PIECE = 8
+_VARIABLE = re.compile(r"(?:[A-Za-z_]\w*)?", re.ASCII)
 
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class Config(Frozen):
-    """Where to ask, and how patiently."""
+    """Where to ask, and how patiently. A secret that is typed into it is refused, and not shown."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str = Field(description="The base of the API, such as http://localhost:8000/v1.")
     model: str = Field(description="The model's name there.")
@@ -54,6 +60,23 @@ class Config(Frozen):
     tries: int = Field(default=6, ge=1, le=20, description="How often a question is put before it has failed.")
     patience: float = Field(default=300.0, ge=0, description="The longest wait in seconds that a server may ask for.")
     prices: Prices = Field(default_factory=Prices, description="What tokens cost there, for the sum on the card.")
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _is_a_base(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not _is_base(value):
+            raise ValueError(
+                "it is the base of an API, such as http://localhost:8000/v1, without user, password and query; "
+                "`key` names the variable that holds a key"
+            )
+        return value
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _is_a_name(cls, value: Any) -> Any:
+        if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+            raise ValueError("it names an environment variable that holds the key, such as MY_KEY")
+        return value
 
 
 @dataclass(slots=True)
@@ -110,7 +133,9 @@ class Endpoint:
         self.name = config.model
         self._config = config
         self._key = _key(config.key)
-        self._local = _check_url(config.url, has_key=bool(self._key))
+        self._local = _is_local(config.url)
+        if self._key and not self._local:
+            _refuse_plain_text(config.url)
         self._sleep = sleep
         self._manner = wire.Manner()
 
@@ -166,11 +191,12 @@ class Endpoint:
             try:
                 reply = await self._fitting(question, job, account)
             except wire.Trouble as trouble:
+                told = self._hidden(str(trouble))
                 given_up = tries == self._config.tries or trouble.wait > self._config.patience
                 if trouble.fatal or (trouble.reason == UNREACHABLE and given_up):
-                    raise self._error(trouble) from trouble
+                    raise self._error(trouble.reason, told) from None
                 if given_up or not trouble.again:
-                    return account.answer(failure=str(trouble))
+                    return account.answer(failure=told)
                 await self._sleep(max(trouble.wait, _wait(tries, draw)))
             else:
                 return account.answer(text=reply.text, truncated=reply.truncated)
@@ -214,10 +240,9 @@ class Endpoint:
         except TimeoutError as error:
             raise wire.Trouble("timeout", f"no whole answer in {self._config.timeout:g} s", again=True) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise wire.Trouble(UNREACHABLE, self._hidden(str(error)), again=True) from error
+            raise wire.Trouble(UNREACHABLE, str(error), again=True) from error
         except httpx2.RequestError as error:
-            detail = self._hidden(str(error)) or type(error).__name__
-            raise wire.Trouble("broken_off", detail, again=True) from error
+            raise wire.Trouble("broken_off", str(error) or type(error).__name__, again=True) from error
 
     async def _sent(self, client: httpx2.AsyncClient, body: object, question: Question) -> wire.Reply:
         async with client.stream("POST", "chat/completions", json=body) as response:
@@ -226,10 +251,9 @@ class Endpoint:
                 content += piece
                 if len(content) > wire.LONGEST:
                     raise wire.Trouble("too_long", f"a reply of more than {wire.LONGEST:,} bytes", again=False)
-            raw = self._hidden_bytes(bytes(content))
             if response.status_code != 200:
-                raise wire.refusal(response.status_code, response.headers, raw, time.time())
-            return wire.read_reply(raw, question.messages)
+                raise wire.refusal(response.status_code, response.headers, bytes(content), time.time())
+            return wire.read_reply(bytes(content), question.messages)
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx2.AsyncClient]:
@@ -248,7 +272,7 @@ class Endpoint:
         ) as client:
             yield client
 
-    def _error(self, trouble: wire.Trouble) -> SartorError:
+    def _error(self, reason: str, told: str) -> SartorError:
         hints = {
             "http_401": f"check the key in the environment variable {self._config.key or '(none was named)'}",
             "http_403": f"check the key in the environment variable {self._config.key or '(none was named)'}",
@@ -256,17 +280,14 @@ class Endpoint:
             "http_405": "the url is that of the API, which mostly ends in /v1",
             UNREACHABLE: "start it, or correct the url; then run the same command again",
         }
-        hint = hints.get(
-            trouble.reason, "mend it there, then run the same command again: nothing that was answered is lost"
-        )
-        kind = MachineError if trouble.reason == UNREACHABLE else UserError
-        return kind(f"{self._config.url} takes no questions: {trouble}", hint=hint)
+        hint = hints.get(reason, "mend it there, then run the same command again: nothing that was answered is lost")
+        kind = MachineError if reason == UNREACHABLE else UserError
+        return kind(f"{self._config.url} takes no questions: {told}", hint=hint)
 
     def _hidden(self, text: str) -> str:
-        return text.replace(self._key, "…") if self._key else text
-
-    def _hidden_bytes(self, raw: bytes) -> bytes:
-        return raw.replace(self._key.encode(), "…".encode()) if self._key else raw
+        """What is told of a trouble, without the key and its pieces. An answer is no trouble, and stays as it is."""
+        pieces = [self._key, *(self._key[at : at + PIECE] for at in range(len(self._key) - PIECE + 1))]
+        return re.sub("|".join(map(re.escape, pieces)), "…", text) if self._key else text
 
 
 def open_asker(config: Config) -> Endpoint:
@@ -319,26 +340,27 @@ def _key(variable: str) -> str:
     return key
 
 
-def _check_url(url: str, *, has_key: bool) -> bool:
-    """Whether the url is on this machine.
-
-    Raises:
-        UserError: it cannot be used, or would tell a secret.
-    """
-    example = "for example http://localhost:8000/v1"
+def _is_base(url: str) -> bool:
+    """Whether it is the url of an API, and tells no secret."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise UserError(f"the url {url!r} cannot be read: {error}", hint=example) from error
-    if parts.username is not None or parts.password is not None:
-        raise UserError("the url of the endpoint holds a user or a password", hint="name a variable with `key` instead")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise UserError(f"{url!r} is not the url of an API", hint=example)
-    local = host == "localhost" or _is_loopback(host)
-    if has_key and parts.scheme == "http" and not local:
-        raise UserError(f"the key would go to {host} in plain text", hint="use https, or leave `key` out")
-    return local
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return False
+    extra = "@" in parts.netloc or parts.query or parts.fragment
+    return parts.scheme in ("http", "https") and bool(host) and not extra
+
+
+def _is_local(url: str) -> bool:
+    """Whether it is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or _is_loopback(host)
+
+
+def _refuse_plain_text(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "http":
+        raise UserError(f"the key would go to {parts.hostname} in plain text", hint="use https, or leave `key` out")
 
 
 def _is_loopback(host: str) -> bool:

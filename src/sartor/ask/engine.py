@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sartor.ask import Answer, Question, Wish
 from sartor.errors import SartorError, UserError
@@ -29,6 +29,13 @@ class Config(Frozen):
 
     model: ModelSpec = Field(description="The model, as in `model` of a recipe.")
     rows: int = Field(default=8, ge=1, le=256, description="Questions computed together.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _is_no_url(cls, value: Any) -> Any:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError("a model here has a name and no url; an endpoint is {url: …, model: …}")
+        return value
 
 
 @dataclass(slots=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sartor.ask import Asker
 from sartor.ask import endpoint as there
 from sartor.ask import engine as here
 from sartor.ask.spending import Prices
 from sartor.errors import UserError
-from sartor.types import Frozen
+from sartor.types import Frozen, Json
 
 #: What answers where nothing is said: the model that travels with Sartor.
 EMBEDDED = "smollm2-135m-instruct"
@@ -20,6 +20,8 @@ EMBEDDED = "smollm2-135m-instruct"
 
 class Who(Frozen):
     """One of two: `engine` (a model here) or `endpoint` (a url and a model there). A word is a model here."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     engine: here.Config | None = Field(default=None, description="A model on this machine, and how it is run.")
     endpoint: there.Config | None = Field(default=None, description="An endpoint that speaks OpenAI's chat API.")
@@ -38,7 +40,19 @@ class Who(Frozen):
     @property
     def name(self) -> str:
         """The model's name, for cards."""
-        return self.endpoint.model if self.endpoint else self.engine.model.name if self.engine else EMBEDDED
+        return self.endpoint.model if self.endpoint else self.local.model.name
+
+    @property
+    def local(self) -> here.Config:
+        """The model here that is asked where no endpoint is named."""
+        return self.engine or here.Config.model_validate({"model": EMBEDDED})
+
+    @property
+    def decides(self) -> Json:
+        """What decides the answers: the model and where it is, not how patiently, at what price or with which key."""
+        if self.endpoint:
+            return self.endpoint.model_dump(mode="json", include={"url", "model"})
+        return self.local.model_dump(mode="json", include={"model"})
 
     @property
     def prices(self) -> Prices:
@@ -55,4 +69,4 @@ def open_asker(who: Who) -> Asker:
         raise UserError("both a model here and an endpoint are named to be asked", hint="leave one of them out")
     if who.endpoint:
         return there.open_asker(who.endpoint)
-    return here.open_asker(who.engine or here.Config.model_validate({"model": EMBEDDED}))
+    return here.open_asker(who.local)

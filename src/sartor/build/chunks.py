@@ -31,7 +31,9 @@ class Config(Frozen):
 
     size: int = Field(default=2000, ge=16, le=1_000_000, description="The largest chunk, in units.")
     overlap: int = Field(default=0, ge=0, description="Units of the end of a chunk that the next one begins with.")
-    unit: Literal["characters", "tokens"] = Field(default="characters", description="What sizes are counted in.")
+    unit: Literal["characters", "tokens"] = Field(
+        default="characters", description="What sizes are counted in; tokens are those of the step's `model`."
+    )
     least: int = Field(default=80, ge=0, description="A chunk of fewer characters says too little to be used.")
 
     @model_validator(mode="after")

@@ -34,8 +34,8 @@ ANSWERS, PLACES = "answers.jsonl", "chunks.jsonl"
 
 #: Documents that can be gone through more than once, such as `DataFolder.documents`.
 Documents = Callable[[], Iterable[Document]]
-#: Told how many chunks are answered.
-Progress = Callable[[int], None]
+#: Told how many chunks are answered, and of how many.
+Progress = Callable[[int, int], None]
 
 
 class Config(Frozen):
@@ -45,6 +45,7 @@ class Config(Frozen):
     who: Who = Field(
         default_factory=Who, description="Who is asked, by builders that ask: a model here, or an endpoint."
     )
+    model: str | None = Field(default=None, description="The base whose tokens are counted, for chunks in tokens.")
     max_tokens: int = Field(default=1024, ge=1, le=32_768, description="The longest answer, in tokens.")
     temperature: float = Field(default=0.3, ge=0, le=2, description="How freely it is answered.")
     seed: int = Field(default=17, ge=0, description="Of all that is drawn.")
@@ -67,22 +68,22 @@ def build(
     *,
     asker: Asker | None = None,
     answers: Path | None = None,
-    count: Count = len,
+    count: Count | None = None,
     progress: Progress | None = None,
 ) -> DataFolder:
     """Build examples from documents into a data folder.
 
     Args:
-        documents: they are gone through twice.
+        documents: they are gone through more than once.
         config: the builder, its settings, and how it asks.
         path: where the folder shall be; `label` names it in messages.
         asker: who is asked, where `config.asks`.
         answers: a folder for what was answered, which other builds may share; `<path>.answers` where none is given.
         count: the size of a text, where chunks are measured in tokens.
-        progress: told how many chunks are answered.
+        progress: told how many chunks are answered, and of how many.
 
     Raises:
-        RecipeError: the builder or its settings are not known, or it needs somebody to ask.
+        RecipeError: the builder or its settings are not known, or it needs somebody to ask or a model that counts.
         SartorError: whoever is asked takes no questions.
     """
     name, member = config.builder.name, config.member
@@ -91,7 +92,9 @@ def build(
     settings = validated(member.Config, config.builder.settings, "build.builder")
     if config.asks and asker is None:
         raise RecipeError(f"the builder {name} asks a model", hint="say who is asked: `who: {url: …, model: …}`")
-    job = _Job(config, member, settings, asker.name if config.asks and asker else "", count)
+    if settings.chunks.unit == "tokens" and count is None:
+        raise RecipeError("chunks are measured in tokens, and no model is named", hint="name one: `model: …`")
+    job = _Job(config, member, settings, asker.name if config.asks and asker else "", count or len)
     answered: dict[str, Answer] = {}
     if config.asks and asker is not None:
         log = (answers or path.with_name(f"{path.name}.answers")) / ANSWERS
@@ -122,8 +125,10 @@ class _Job:
         return chunks(document, self.settings.chunks, self.count)
 
     def key(self, chunk: Chunk) -> str:
-        """The same as long as builder, settings, model and text are."""
-        return digest_of(self.name, self.settings, self.asked, chunk.document.id, chunk.number, chunk.text)[:24]
+        """The same as long as the text is, and all that decides what is asked about it, of whom and how."""
+        config = self.config
+        how = (self.asked, config.who.decides, config.max_tokens, config.temperature, config.seed)
+        return digest_of(self.name, self.settings, *how, chunk.document.id, chunk.number, chunk.text)[:24]
 
     def too_short(self, chunk: Chunk) -> bool:
         return len(chunk.text) < int(self.settings.chunks.least)
@@ -150,17 +155,19 @@ class _Job:
 
 
 def _ask(job: _Job, documents: Documents, asker: Asker, log: Path, progress: Progress | None) -> dict[str, Answer]:
-    """All answers by their keys. What was answered before is not asked; what failed before is tried again."""
-    answers = {line["key"]: Answer(**line) for line in durable.read_lines(log)}
+    """The answers by their keys. What was answered before is not asked; what failed before is tried again."""
+    asking = {job.key(chunk) for document in documents() for chunk in job.chunks(document) if not job.too_short(chunk)}
+    answers = {line["key"]: Answer(**line) for line in durable.read_lines(log) if line["key"] in asking}
+    done = {key for key, answer in answers.items() if not answer.failure}
     member = cast("AskingBuilder", job.member)
 
     def questions() -> Iterator[Question]:
-        asked = {key for key, answer in answers.items() if not answer.failure}
+        left = asking - done
         for document in documents():
             for chunk in job.chunks(document):
                 key = job.key(chunk)
-                if key not in asked and not job.too_short(chunk):
-                    asked.add(key)
+                if key in left:
+                    left.remove(key)
                     yield Question(key, member.question(chunk, job.settings))
 
     config = job.config
@@ -168,8 +175,9 @@ def _ask(job: _Job, documents: Documents, asker: Asker, log: Path, progress: Pro
     for answer in asker.ask(questions(), wish):
         durable.append(log, json.dumps(asdict(answer), ensure_ascii=False))
         answers[answer.key] = answer
+        done.add(answer.key)
         if progress:
-            progress(len(answers))
+            progress(len(done), len(asking))
     return answers
 
 
@@ -187,14 +195,12 @@ class _Writing:
     counts: Counter[str] = field(default_factory=Counter)
     numbers: Counter[str] = field(default_factory=Counter)
     seen: dict[str, str] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
 
     def document(self, document: Document) -> None:
         self.counts["documents"] += 1
         before = self.counts["chunks"]
         for chunk in self.job.chunks(document):
             self.counts["chunks"] += 1
-            self.used.add(self.job.key(chunk))
             for found in self.job.examples(chunk, self.answers):
                 self._take(found, chunk.source, chunk)
         if self.counts["chunks"] == before:
@@ -204,8 +210,7 @@ class _Writing:
         self.folder.balance(self.counts["made"])
         facts = [("made by", f"build {self.job.name}"), ("asked", self.job.asked or "nobody")]
         if self.answers:
-            used = [answer for key, answer in self.answers.items() if key in self.used]
-            facts.append(("asking took", spent(used).told(self.job.config.who.prices)))
+            facts.append(("asking took", spent(self.answers.values()).told(self.job.config.who.prices)))
         amounts = {name: self.counts[name] for name in ("documents", "chunks")} | {"examples": self.folder.num_kept}
         self.folder.finish(card("Built data", facts, amounts | told(self.folder.counts)))
 

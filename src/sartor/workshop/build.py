@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sartor.ask.opening import open_asker
+from sartor.build.chunks import Count
 from sartor.build.documents import Config as Config
 from sartor.build.documents import build
 from sartor.build.tables import build_table
 from sartor.data.folder import is_data_folder, open_folder
+from sartor.data.prepare import num_tokens
 from sartor.errors import DataError
+from sartor.types import Source, Text
 from sartor.workshop import Job, Takes
+from sartor.workshop.knowing import renderer_of
 
 SUMMARY = "makes examples of documents or of the rows of a table"
 TAKES: Takes = "documents"
@@ -42,7 +46,6 @@ def run(job: Job, config: Config) -> None:
         build_table(job.source, job.source.name, config.builder, job.to, job.to.name, progress=job.progress)
         return
     documents = open_folder(job.source, job.source.name).documents
-    progress = job.progress
     with contextlib.ExitStack() as stack:
         asker = stack.enter_context(contextlib.closing(open_asker(config.who))) if config.asks else None
         build(
@@ -52,5 +55,12 @@ def run(job: Job, config: Config) -> None:
             job.to.name,
             asker=asker,
             answers=job.to.parent / ANSWERS,
-            progress=(lambda done: progress(done, 0)) if progress else None,
+            count=_counting(config.model) if config.model else None,
+            progress=job.progress,
         )
+
+
+def _counting(model: str) -> Count:
+    """Counts tokens of a text as this base sees it."""
+    renderer = renderer_of(model)
+    return lambda text: num_tokens(Text(source=Source(file="chunk", line=1), text=text), renderer)
