@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from sartor.data.folder import CARD, EXAMPLES, LEDGER, DataFolder, card, is_data_folder, making, open_folder, told
+from sartor.data.folder import (
+    CARD,
+    EXAMPLES,
+    LEDGER,
+    DataFolder,
+    card,
+    is_data_folder,
+    label_of,
+    making,
+    open_folder,
+    told,
+)
 from sartor.errors import DataError, SartorError
 from sartor.types import Document, Example, LedgerEntry, Message, Pair, Source, Text, Unpaired
 
@@ -79,3 +90,16 @@ def test_another_folder_is_none(tmp_path: Path) -> None:
     assert not is_data_folder(tmp_path)
     with pytest.raises(DataError, match="is no data folder"):
         open_folder(tmp_path, "here")
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "name"),
+    [
+        ("x/rows.jsonl", "", "x/rows.jsonl"),
+        ("./x/rows.jsonl", "", "x/rows.jsonl"),
+        ("/home/x/rows.jsonl", "/home", "x/rows.jsonl"),
+        ("/home/x/rows.jsonl", "", "rows.jsonl"),
+    ],
+)
+def test_files_of_one_name_are_told_apart_below_the_root(source: str, root: str, name: str) -> None:
+    assert label_of(Path(source), Path(root)) == name

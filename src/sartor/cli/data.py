@@ -170,10 +170,11 @@ def convert(
     """Write rows in another format; what it cannot hold is in the ledger."""
     from sartor.data.convert import ROWS
     from sartor.data.convert import convert as converted
+    from sartor.data.folder import label_of
 
     _refuse_existing(to, force)
     with _bar("convert") as progress:
-        found = converted(source, to, to=form, label=source.name, progress=progress)
+        found = converted(source, to, to=form, label=label_of(source), progress=progress)
     counts = {f"{action}: {reason}": count for (action, reason), count in found.counts.most_common()}
     document = {"file": str(to / ROWS), "rows_in": found.rows_in, "rows_out": found.rows_out, "ledger": counts}
     lines = [f"{to / ROWS}: {found.rows_out:,} of {found.rows_in:,} rows, from {found.source_format}"]
@@ -298,9 +299,10 @@ def _refuse_existing(to: Path, force: bool) -> None:
 
 def _examples(path: Path) -> Iterator[Example]:
     """The examples of a file or data folder; rows that cannot be read are passed over."""
+    from sartor.data.folder import label_of
     from sartor.data.read import stream
 
-    for outcome in stream(path, format=None, fields={}, label=path.name):
+    for outcome in stream(path, format=None, fields={}, label=label_of(path)):
         if outcome.example is not None:
             yield outcome.example
 
@@ -322,10 +324,11 @@ def _examples_folder(path: Path) -> DataFolder:
 
 def _read(path: Path) -> tuple[list[Example], list[LedgerEntry]]:
     """All rows of a file, and what there is to tell of them."""
+    from sartor.data.folder import label_of
     from sartor.data.read import read
 
     with _bar("reading") as progress:
-        found = read(path, format=None, fields={}, label=path.name, progress=progress)
+        found = read(path, format=None, fields={}, label=label_of(path), progress=progress)
     return list(found.examples), list(found.entries)
 
 

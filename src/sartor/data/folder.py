@@ -137,6 +137,11 @@ class DataFolder:
             yield from file
 
 
+def label_of(source: Path, root: Path = Path()) -> str:
+    """What messages and ids call a file or folder: its path from `root` where it lies below, or else its own name."""
+    return source.relative_to(root).as_posix() if source.is_relative_to(root) else source.name
+
+
 def require_ours(path: Path) -> None:
     """What is replaced is a data folder, whole or damaged, or nothing: never what a user put there.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from sartor import __version__, durable, names
-from sartor.data.folder import DataFolder, is_data_folder
+from sartor.data.folder import DataFolder, is_data_folder, label_of
 from sartor.errors import RecipeError, Refused
 from sartor.events import Advanced, Entered
 from sartor.recipe import Recipe, validated
@@ -48,6 +48,12 @@ class Job:
     source: Path | None = None
     seed: int = 17
     progress: Progress | None = None
+
+    @property
+    def label(self) -> str:
+        """What messages and ids call the source."""
+        assert self.source is not None
+        return label_of(self.source, self.root)
 
 
 class Step(Protocol):

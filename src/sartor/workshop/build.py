@@ -14,6 +14,7 @@ from sartor.build.tables import build_table
 from sartor.data.folder import is_data_folder, open_folder
 from sartor.data.prepare import num_tokens
 from sartor.errors import DataError
+from sartor.recipe import validated
 from sartor.types import Source, Text
 from sartor.workshop import Job, Takes
 from sartor.workshop.knowing import renderer_of
@@ -25,8 +26,8 @@ ANSWERS = "build.answers"
 
 
 def inputs(config: Config, root: Path) -> Any:
-    """Nothing beside settings and source."""
-    return None
+    """Nothing beside settings and source; but a builder's settings are looked at before anything is made."""
+    validated(config.member.Config, config.builder.settings, "build.builder")
 
 
 def run(job: Job, config: Config) -> None:
@@ -40,12 +41,12 @@ def run(job: Job, config: Config) -> None:
     if config.member.READS == "rows":
         if is_data_folder(job.source):
             raise DataError(
-                f"{job.source.name} is a data folder, and {config.builder.name} reads a table",
+                f"{job.label} is a data folder, and {config.builder.name} reads a table",
                 hint="name the CSV, TSV, Parquet or JSONL file itself",
             )
-        build_table(job.source, job.source.name, config.builder, job.to, job.to.name, progress=job.progress)
+        build_table(job.source, job.label, config.builder, job.to, job.to.name, progress=job.progress)
         return
-    documents = open_folder(job.source, job.source.name).documents
+    documents = open_folder(job.source, job.label).documents
     with contextlib.ExitStack() as stack:
         asker = stack.enter_context(contextlib.closing(open_asker(config.who))) if config.asks else None
         build(

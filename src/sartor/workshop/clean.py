@@ -53,14 +53,14 @@ def run(job: Job, config: Config) -> None:
     """
     steps = _steps(config)
     assert job.source is not None
-    found = stream(job.source, format=config.format, fields=config.fields, label=job.source.name, progress=job.progress)
+    found = stream(job.source, format=config.format, fields=config.fields, label=job.label, progress=job.progress)
     context = knowing(job, model=config.model, encoder=config.encoder, held_out=_held_out(config, job.root))
     with making(job.to) as folder:
         for example in cleaned(_examples(found, folder), steps, context, folder.tell):
             folder.keep(example)
         folder.balance(found.rows)
         facts = [
-            ("from", job.source.name),
+            ("from", job.label),
             ("format", found.format),
             ("cleaners", ", ".join(step.name for step in steps)),
             ("rows in", f"{found.rows:,}"),

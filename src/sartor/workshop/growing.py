@@ -21,7 +21,7 @@ def grown(job: Job, config: Config, rounds: Path | None = None) -> Work:
             change, so that a step that asks for more goes on.
     """
     assert job.source is not None
-    found = read(job.source, format=None, fields={}, label=job.source.name)
+    found = read(job.source, format=None, fields={}, label=job.label)
     refuse_if_many(found.ledger)
     folder = rounds or job.to.parent / name_of(found.examples, config)
     work = open_work(folder, found.examples, config, found.entries)
