@@ -55,6 +55,70 @@ def refused(*messages: Any) -> FieldError:
     return refusal(chat, {"messages": list(messages)})
 
 
+# --- a system prompt of the row's own ---
+
+HUMAN = {"from": "human", "value": "hi"}
+GPT = {"from": "gpt", "value": "hello"}
+BETTER, WORSE = {"role": "assistant", "content": "better"}, {"role": "assistant", "content": "worse"}
+
+#: Rows of all formats whose rows may have a `system` beside the turns.
+UNDER_SYSTEM: list[tuple[Any, dict[str, Any]]] = [
+    (alpaca, {"instruction": "hi", "output": "hello"}),
+    (chat, {"messages": [USER, ASSISTANT]}),
+    (completion, {"prompt": "hi", "completion": "hello"}),
+    (completion, {"prompt": [USER], "completion": [ASSISTANT]}),
+    (preference, {"prompt": "hi", "chosen": "better", "rejected": "worse"}),
+    (preference, {"prompt": [USER], "chosen": [USER, BETTER], "rejected": [USER, WORSE]}),
+    (preference, {"messages": [USER], "chosen": BETTER, "rejected": WORSE}),
+    (preference, {"conversations": [HUMAN], "chosen": BETTER, "rejected": WORSE}),
+    (preference, {"chosen": [USER, BETTER], "rejected": [USER, WORSE]}),
+    (preference, {"chosen": "\n\nHuman: hi\n\nAssistant: better", "rejected": "\n\nHuman: hi\n\nAssistant: worse"}),
+    (sharegpt, {"conversations": [HUMAN, GPT]}),
+    (steps, {"question": "hi", "answer": "hello"}),
+    (unpaired, {"prompt": "hi", "completion": "hello", "label": True}),
+    (unpaired, {"messages": [USER, ASSISTANT], "label": True}),
+    (unpaired, {"conversations": [HUMAN, GPT], "label": True}),
+    (unpaired, {"instruction": "hi", "output": "hello", "label": True}),
+]
+
+
+def prompt_of(form: Any, row: dict[str, Any]) -> list[tuple[str, str]]:
+    made = form.parse(row, SOURCE)
+    assert made.changes == ()
+    return [(message.role, message.content) for message in made.example.prompt]
+
+
+@pytest.mark.parametrize(("form", "row"), UNDER_SYSTEM)
+def test_a_system_prompt_of_the_rows_own_comes_first(form: Any, row: dict[str, Any]):
+    assert "system" in form.FIELDS
+    assert prompt_of(form, row | {"system": "be kind"}) == [("system", "be kind"), ("user", "hi")]
+    for nothing in ("", None):
+        assert prompt_of(form, row | {"system": nothing}) == [("user", "hi")]
+    assert refusal(form, row | {"system": ["be kind"]}).field == "system"
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        (chat, {"messages": [SYSTEM, USER, ASSISTANT]}),
+        (completion, {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
+        (preference, {"prompt": [SYSTEM, USER], "chosen": [BETTER], "rejected": [WORSE]}),
+        (preference, {"chosen": [SYSTEM, USER, BETTER], "rejected": [SYSTEM, USER, WORSE]}),
+        (sharegpt, {"conversations": [{"from": "system", "value": "be kind"}, HUMAN, GPT]}),
+        (unpaired, {"messages": [SYSTEM, USER, ASSISTANT], "label": True}),
+    ],
+)
+def test_two_system_prompts_are_refused_unless_they_are_the_same(form: Any, row: dict[str, Any]):
+    assert refusal(form, row | {"system": "be brief"}).field == "system"
+    assert prompt_of(form, row | {"system": "be kind"}) == [("system", "be kind"), ("user", "hi")]
+
+
+def test_a_system_prompt_answers_nothing():
+    error = refusal(chat, {"system": "be kind", "messages": [USER]})
+    assert (error.field, error.seen) == ("messages", "the roles system, user")
+    assert refusal(preference, {"system": "be kind", "chosen": "a", "rejected": "b"}).field == "chosen"
+
+
 # --- alpaca ---
 
 
@@ -323,8 +387,6 @@ def test_turns_after_the_last_answer_are_cut_and_told():
 
 # --- sharegpt ---
 
-HUMAN = {"from": "human", "value": "hi"}
-GPT = {"from": "gpt", "value": "hello"}
 ASKS = {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'}
 COMES_BACK = {"from": "observation", "value": "42"}
 
@@ -393,9 +455,6 @@ def pair(row: dict[str, Any]) -> Pair:
     assert made.changes == ()
     assert isinstance(made.example, Pair)
     return made.example
-
-
-BETTER, WORSE = {"role": "assistant", "content": "better"}, {"role": "assistant", "content": "worse"}
 
 
 @pytest.mark.parametrize(
@@ -548,6 +607,13 @@ def test_oasst_names_the_bad_field(row: dict[str, Any], field: str):
 )
 def test_steps_end_with_the_final_answer(row: dict[str, Any], answer: str):
     assert said(parsed(steps, row)) == [("user", "q", 1), ("assistant", answer, 1)]
+
+
+def test_the_context_stands_before_the_question():
+    row = {"context": "Paris is in France. ", "question": "Where is Paris?", "answer": "France"}
+    assert prompt_of(steps, row) == [("user", "Paris is in France. \nWhere is Paris?")]
+    assert prompt_of(steps, row | {"context": None}) == [("user", "Where is Paris?")]
+    assert refusal(steps, row | {"context": ["Paris"]}).field == "context"
 
 
 def test_calculator_marks_are_taken_out_and_told():

@@ -288,6 +288,33 @@ def test_a_sniffed_file_keeps_strangers_out(write: Write):
     assert told(taken(path, format="completion")) == [(4, "unknown_format")]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a", "context": "c", "system_prompt": "s"},
+        {"messages": MESSAGES, "context": "c", "system_prompt": "s"},
+        {"prompt": "q", "chosen": "a", "rejected": "b", "context": "c", "system_prompt": "s"},
+    ],
+)
+def test_a_column_that_often_belongs_to_the_question_is_told_once_where_it_is_not_read(write: Write, row: Any):
+    quiet = row | {"context": "", "system_prompt": None, "id": "x", "url": "y", "topic": "z"}
+    result = taken(write(b"\n".join(map(raw, [quiet, row, row, quiet]))))
+    assert [(entry.action, entry.line, entry.field, entry.reason) for entry in result.entries] == [
+        ("flagged", 2, "context", "unread_column"),
+        ("flagged", 2, "system_prompt", "unread_column"),
+    ]
+    assert f"the format {result.format} does not read" in result.entries[0].detail
+    assert len(result.examples) == 4
+
+
+@pytest.mark.parametrize("answers", [{"output": "a"}, {"chosen": "a", "rejected": "b"}, {"output": "a", "label": True}])
+def test_an_input_belongs_to_an_instruction(write: Write, answers: dict[str, Any]):
+    row = {"instruction": "q", "input": "i", "history": [["q", "a"]], "system": "s", **answers}
+    assert taken(write(raw(row))).entries == ()
+    (entry,) = taken(write(raw({"prompt": "q", "input": "i", "chosen": "a", "rejected": "b"}))).entries
+    assert (entry.field, entry.reason) == ("input", "unread_column")
+
+
 def test_bad_rows_first_do_not_hide_the_format(write: Write):
     result = taken(write(b"{\n" * 1500 + GOOD))
     assert (result.format, result.rows, len(result.examples)) == ("completion", 1501, 1)
@@ -431,7 +458,29 @@ def test_any_array_gives_its_rows(write: Write, rows: list[str], indent: int | N
 def test_elements_that_share_a_line_keep_ids_of_their_own(write: Write):
     result = taken(write(b'[{"text": "a"}, 3, {"text": "b"},\n {"text": "c"}]', "rows.json"))
     assert [example.id for example in result.examples] == [f"data/rows.json:{element}" for element in (1, 3, 4)]
-    assert [(entry.line, entry.detail.partition(":")[0]) for entry in result.entries] == [(1, "element 2")]
+    assert [(entry.line, entry.detail.partition(":")[0]) for entry in result.entries] == [(2, "element 2")]
+
+
+def test_an_entry_has_the_id_of_its_row_where_rows_share_a_line(write: Write):
+    rows = [
+        {"messages": MESSAGES},
+        {"messages": [*MESSAGES, MESSAGES[0]]},
+        {"messages": 3},
+        {"text": "x"},
+        {"messages": MESSAGES, "context": "c"},
+        4,
+    ]
+    result = taken(write(raw(rows), "rows.json"), format="chat")
+    assert [example.source.line for example in result.examples] == [1, 2, 5]
+    assert [(entry.line, entry.reason) for entry in result.entries] == [
+        (2, "cut_after_answer"),
+        (3, "field"),
+        (4, "unknown_format"),
+        (5, "unread_column"),
+        (6, "not_an_object"),
+    ]
+    result = taken(write(raw([{"talk": MESSAGES}, {}]), "rows.json"), fields={"messages": "talk"})
+    assert [(entry.line, entry.field) for entry in result.entries] == [(2, "talk")]
 
 
 @pytest.mark.parametrize(
@@ -481,6 +530,7 @@ def test_an_array_larger_than_a_chunk_is_cut_rightly(write: Write):
 def test_deep_elements_cost_only_themselves(write: Write):
     deep = b'{"text": ' + b"[" * 10_000 + b"]" * 10_000 + b"}"
     assert told(taken(write(b"[" + deep + b',\n{"text": "a"}]', "rows.json"))) == [(1, "too_deep")]
+    assert told(taken(write(b'[{"text": "a"}, ' + deep + b"]", "rows.json"))) == [(2, "too_deep")]
 
 
 def test_an_empty_array_is_refused(write: Write):

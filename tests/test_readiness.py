@@ -34,6 +34,11 @@ def test_good_data_gets_good_grades() -> None:
     assert grades == dict.fromkeys(("enough_examples", "label_balance", "room", "variety", "more_data"), "good")
 
 
+def test_questions_that_are_asked_twice_are_half_as_many() -> None:
+    answer = found(*[(f"question {n}", f"answer {n}") for n in range(5)] * 2)["variety"].answer
+    assert answer.startswith("50% of the questions are different; ")
+
+
 def test_no_data_has_no_findings() -> None:
     assert found() == {}
 

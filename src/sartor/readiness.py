@@ -129,16 +129,16 @@ def covering(lengths: Sequence[int]) -> int:
 
 def _variety(train: Sequence[Example]) -> Finding:
     questions = [_plain(question_of(example) or answer_of(example)) for example in train]
-    once = len(set(questions)) / len(questions)
+    different = len(set(questions)) / len(questions)
     pairs = Counter(pair for text in questions for pair in _pairs(text))
     new = len(pairs) / max(1, pairs.total())
     return Finding(
         code="variety",
         question="Are the questions varied?",
-        grade=_grade(once, VARIED, UNIFORM),
-        answer=f"{once:.0%} of the questions stand there once; {new:.0%} of their pairs of words are new",
+        grade=_grade(different, VARIED, UNIFORM),
+        answer=f"{different:.0%} of the questions are different; {new:.0%} of their pairs of words are new",
         advice=""
-        if once >= VARIED
+        if different >= VARIED
         else "`data.clean: [exact_duplicates, near_duplicates]`, and more kinds of questions",
     )
 

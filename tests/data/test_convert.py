@@ -135,6 +135,21 @@ def test_a_file_becomes_a_folder_with_rows_and_a_ledger(tmp_path: Path):
     assert [entry["line"] for entry in told] == [1, 2, 3, 4, 4]
 
 
+def test_what_a_row_was_made_of_is_told_where_it_is_left_out(tmp_path: Path):
+    source = Source(file="rows.jsonl", line=7, origin="a.pdf")
+    made = formats.named("completion").parse({"prompt": "q", "completion": "a"}, source).example
+    with making(tmp_path / "set") as folder:
+        folder.keep(made)
+        folder.finish("# card")
+    for form in WRITERS:
+        done = converted(made, formats.writer(form))
+        if done.row is not None:
+            told = [(entry.action, entry.field, entry.reason) for entry in done.entries]
+            assert told == ([] if form == "example" else [("changed", "source.origin", "origin_left_out")])
+    report = convert(tmp_path / "set", tmp_path / "out", to="openai", label="set")
+    assert report.counts == {("changed", "origin_left_out"): 1}
+
+
 def test_a_data_folder_is_converted_and_comes_back(tmp_path: Path):
     pair = formats.named("preference").parse(formats.named("preference").SAMPLE, SOURCE).example
     with making(tmp_path / "set") as folder:

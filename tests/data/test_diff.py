@@ -52,6 +52,31 @@ def test_a_row_that_never_was_cannot_be_put_back() -> None:
         list(restored(BEFORE, AFTER, ["a.txt:9"]))
 
 
+#: Two files of one name that were collected into one folder.
+TWICE = [row(1, "one"), row(2, "two"), row(1, "uno"), row(2, "due")]
+
+
+def test_rows_of_one_name_pair_in_their_order() -> None:
+    tally = Tally()
+    assert list(differences(TWICE, TWICE, (), tally)) == []
+    assert (tally.before, tally.after) == (4, 4)
+    after = [*TWICE[:3], row(2, "DUE"), row(1, "new")]
+    found = list(differences(TWICE, after, (), Tally()))
+    assert [(item.what, item.id, item.example) for item in found] == [
+        ("changed", "a.txt:2", row(2, "DUE")),
+        ("added", "a.txt:1", row(1, "new")),
+    ]
+
+
+def test_rows_of_one_name_are_put_back_together_and_none_is_lost() -> None:
+    for after in (TWICE[1:], TWICE[:1] + TWICE[3:], TWICE[1:2]):
+        made = list(restored(TWICE, after, ["a.txt:1", "a.txt:2"]))
+        assert [example for example, _ in made] == TWICE
+        assert all(told and told.reason == RESTORED for _, told in made)
+    made = list(restored(TWICE, [row(1, "ONE"), row(1, "UNO")], ["a.txt:2"]))
+    assert [example for example, _ in made] == [row(1, "ONE"), row(2, "two"), row(1, "UNO"), row(2, "due")]
+
+
 @given(st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)))
 def test_whatever_was_removed_can_be_restored(before: set[int], gone: set[int]) -> None:
     rows = [row(line, str(line)) for line in sorted(before)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from sartor import formats
 from sartor.data.read import Read, read
 from sartor.data.reading import parquet as ours
 from sartor.errors import DataError
@@ -35,10 +37,45 @@ def test_rows_are_named_by_their_number(tmp_path: Path):
     assert [(entry.line, entry.field) for entry in result.entries] == [(41, "messages")]
 
 
-def test_what_json_cannot_hold_is_a_bad_row(tmp_path: Path):
-    rows = [{"prompt": "q", "completion": "a", "day": date(2026, 1, 2), "x": 1.0}]
-    result = taken(written(tmp_path / "a.parquet", rows), format="completion")
-    assert [(entry.line, entry.reason, entry.field) for entry in result.entries] == [(1, "field", "day")]
+#: What Parquet can hold, and JSON cannot.
+STRANGE = [date(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC), timedelta(1), b"abc", Decimal("1.5")]
+
+
+@pytest.mark.parametrize("value", STRANGE)
+def test_what_json_cannot_hold_costs_nothing_where_no_format_reads_it(tmp_path: Path, value: Any):
+    turns = [turn | {"at": value} for turn in TURNS]
+    rows = [{"messages": turns, "day": value, "more": {"days": [value]}, "score": 1.0}] * 2
+    result = taken(written(tmp_path / "a.parquet", rows))
+    assert (len(result.examples), result.entries) == (2, ())
+
+
+@pytest.mark.parametrize("value", STRANGE)
+@pytest.mark.parametrize("name", ["alpaca", "completion", "preference", "sharegpt", "steps", "text", "unpaired"])
+def test_what_json_cannot_hold_is_refused_by_the_format_that_reads_it(tmp_path: Path, name: str, value: Any):
+    sample = formats.named(name).SAMPLE
+    for field in sample:
+        (entry,) = taken(written(tmp_path / "a.parquet", [{**sample, field: value}]), format=name).entries
+        assert (entry.reason, entry.field) == ("field", field)
+        assert f"saw a value of the type {type(value).__name__}, expected" in entry.detail
+    rows = [{"ask": value, "completion": "a"}]
+    (entry,) = taken(written(tmp_path / "b.parquet", rows), fields={"prompt": "ask"}, format="completion").entries
+    assert (entry.reason, entry.field) == ("field", "ask")
+
+
+def test_a_time_beyond_all_calendars_is_told(tmp_path: Path):
+    table = pyarrow.table({"text": ["a"], "at": pyarrow.array([2**62], pyarrow.timestamp("us"))})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="out of range"):
+        taken(tmp_path / "a.parquet")
+
+
+def test_tools_hold_nothing_but_json(tmp_path: Path):
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"default": date(2026, 1, 2)}}}
+    (entry,) = taken(written(tmp_path / "a.parquet", [{"messages": TURNS, "tools": [tool]}])).entries
+    assert (entry.reason, entry.field) == ("field", "tools[0].function.parameters.default")
+
+
+def test_infinities_are_a_bad_row(tmp_path: Path):
     rows = [{"text": "a", "x": float("nan")}, {"text": "b", "x": None}]
     result = taken(written(tmp_path / "b.parquet", rows), format="text")
     assert [(entry.line, entry.reason, entry.field) for entry in result.entries] == [(1, "not_a_number", "x")]

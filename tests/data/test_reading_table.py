@@ -98,6 +98,29 @@ def test_a_quote_that_nothing_closes_does_not_swallow_the_file():
     assert len(values(content)) == 500
 
 
+@pytest.mark.parametrize("line", ['a"b,"c', 'a","b', 'a"",","b', '"a,b', 'a,"b""', 'a"","b', 'a"",""","b'])
+@pytest.mark.parametrize("between", ["", "1,2\n" * 9])
+def test_stray_quotes_on_every_line_cost_a_few_looks_at_each(line: str, between: str, monkeypatch: pytest.MonkeyPatch):
+    looks = 0
+
+    class Counted(table._Record):
+        def feed(self, line: str) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().feed(line)
+
+    monkeypatch.setattr(table, "_Record", Counted)
+    content = "x,y\n" + f"{line}\n{between}" * 3000
+    found = rows_of(content, longest=10_000_000)
+    assert looks < 5 * content.count("\n")
+    assert [row.line for row in found] == sorted({row.line for row in found})
+
+
+def test_too_many_cells_over_several_lines_are_one_bad_row():
+    assert bad('a,b\n1,2,"x\ny"\n3,4\n') == [(2, "syntax", "b")]
+    assert values('a,b\n1,2,"x\ny"\n3,4\n') == [(4, {"a": "3", "b": "4"})]
+
+
 def test_a_cell_has_a_limit_of_lines(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(table, "MOST_LINES", 100)
     content = 'a,b\n1,"open\n' + "2,3\n" * 500
@@ -114,9 +137,11 @@ def test_a_cell_has_a_limit_of_lines(monkeypatch: pytest.MonkeyPatch):
         ("a,a\n1,2\n", "twice"),
         (b"caf\xe9,b\n1,2\n", "not UTF-8"),
         ('"a,b\n1,2\n', "no header"),
+        ("a,b", "a header and no rows"),
+        ("a,b\n\r\n\n", "a header and no rows"),
     ],
 )
-def test_a_table_needs_a_header(content: bytes | str, match: str):
+def test_a_table_needs_a_header_and_rows(content: bytes | str, match: str):
     with pytest.raises(DataError, match=match) as caught:
         rows_of(content)
     assert caught.value.hint
@@ -127,7 +152,8 @@ def test_a_table_needs_a_header(content: bytes | str, match: str):
 def test_no_bytes_crash_it_and_no_line_is_lost(content: bytes):
     try:
         found = rows_of(b"a,b\n" + content, longest=60)
-    except DataError:
+    except DataError as error:
+        assert "no rows" in str(error)
         return
     lines = [row.line for row in found]
     assert lines == sorted(lines)
@@ -156,6 +182,12 @@ def test_a_table_is_sniffed_as_any_file(write: Write, name: str, delimiter: str)
     result = taken(write(f"instruction{delimiter}output\nq{delimiter}a\n\n{delimiter}\n", name))
     assert (result.format, [example.id for example in result.examples]) == ("alpaca", [f"{name}:2"])
     assert [(entry.line, entry.field) for entry in result.entries] == [(4, "output")]
+
+
+@pytest.mark.parametrize("format", [None, "completion"])
+def test_a_header_alone_is_refused_by_its_name(write: Write, format: str | None):
+    with pytest.raises(DataError, match=r"rows\.csv: this table has a header and no rows"):
+        taken(write("prompt,completion\n"), format=format)
 
 
 def test_json_in_cells_is_read_where_it_is_structure(write: Write):

@@ -3,7 +3,7 @@
     report = convert(Path("talks.json"), Path("talks-openai"), to="chat", label="talks.json")
 
 Each row is written, or the ledger says why it cannot be: `cannot_hold`. What a format leaves out of a row that it does
-hold is an entry `changed`.
+hold is an entry `changed`: what it was made of too, of which only our own examples keep the id.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sartor.data.folder import LEDGER
 from sartor.data.read import stream
 from sartor.data.reading.row import Progress
 from sartor.errors import FieldError
+from sartor.formats.fields import shorten
 from sartor.types import Example, Json, LedgerEntry
 
 ROWS = "rows.jsonl"
@@ -99,5 +100,8 @@ def converted(example: Example, form: formats.Writer) -> Converted:
     except FieldError as error:
         detail = f"saw {error.seen}, expected {error.expected}"
         return Converted(None, (entry_of(example, "dropped", "cannot_hold", detail, error.field),))
-    told = (entry_of(example, "changed", change.reason, change.detail, change.field) for change in changes)
+    told = [entry_of(example, "changed", change.reason, change.detail, change.field) for change in changes]
+    if example.source.origin and "source" not in row:
+        made = f"that it was made of {shorten(example.source.origin)}"
+        told.append(entry_of(example, "changed", "origin_left_out", made, "source.origin"))
     return Converted(row, tuple(told))

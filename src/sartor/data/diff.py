@@ -1,7 +1,7 @@
 """Two versions of a data set: what was removed, changed and added, each with the reason that the ledger gives.
 
-Rows are the same row if they came from the same place. Nothing that a cleaner removed is lost: `restored` puts rows
-back as they were before.
+Rows are the same row if they came from the same place; where two files of one name have such rows, they pair in their
+order. Nothing that a cleaner removed is lost: `restored` puts rows back as they were before.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def differences(
 
     `after` is held in memory, `before` passes by.
     """
-    later = _by_id(after)
+    later = dict(_named(after))
     told = _by_place(ledger)
     tally.after = len(later)
-    for example in before:
+    for name, example in _named(before):
         tally.before += 1
-        now = later.pop(example.id, None)
+        now = later.pop(name, None)
         if now == example:
             continue
         entries = told.get(example.id, ())
@@ -95,21 +95,21 @@ def restored(
 ) -> Iterator[tuple[Example, LedgerEntry | None]]:
     """`after` with some rows as they were before, in the order of `before`; what was new comes last.
 
-    A row that is put back comes with its entry.
+    A row that is put back comes with its entry. All rows of one name are put back together.
 
     Raises:
         DataError: `before` has no such row; known only at the end.
     """
-    later, waiting = _by_id(after), set(ids)
-    for example in before:
-        now = later.pop(example.id, None)
-        if example.id in waiting:
-            waiting.discard(example.id)
+    later, wanted, missing = dict(_named(after)), set(ids), set(ids)
+    for name, example in _named(before):
+        now = later.pop(name, None)
+        if example.id in wanted:
+            missing.discard(example.id)
             yield example, _put_back(example)
         elif now is not None:
             yield now, None
-    if waiting:
-        raise DataError(f"there was no row {min(waiting)!r} before", hint="`sartor data diff` lists the rows by name")
+    if missing:
+        raise DataError(f"there was no row {min(missing)!r} before", hint="`sartor data diff` lists the rows by name")
     for example in later.values():
         yield example, None
 
@@ -137,8 +137,12 @@ def restore(before: Iterable[Example], after: DataFolder, ids: Collection[str], 
     return DataFolder(to)
 
 
-def _by_id(examples: Iterable[Example]) -> dict[str, Example]:
-    return {example.id: example for example in examples}
+def _named(examples: Iterable[Example]) -> Iterator[tuple[tuple[str, int], Example]]:
+    """Each example under its id, and the number of those with the same id before it."""
+    given: Counter[str] = Counter()
+    for example in examples:
+        yield (example.id, given[example.id]), example
+        given[example.id] += 1
 
 
 def _by_place(ledger: Iterable[LedgerEntry]) -> Mapping[str, tuple[LedgerEntry, ...]]:

@@ -29,6 +29,10 @@ from sartor.types import Example, Json, LedgerEntry, Source
 _SNIFFED = 1000
 #: Rows of which at least one must be readable: more than these are not looked at for a vote.
 _HEAD = 20_000
+#: Columns that often belong to what is asked: a format that does not read them says so.
+_OFTEN_ASKED = frozenset({"context", "passage", "document", "input", "history", "system", "system_prompt"})
+#: What is read beside an instruction alone.
+_OF_INSTRUCTIONS = frozenset({"input", "history"})
 #: How a data folder keeps its examples.
 _PREPARED = "example"
 
@@ -115,7 +119,9 @@ def stream(
         head = (_mapped(row, fields) for row in rows(path, label, longest=longest))
         candidates = (_sniffed(head, candidates, label),)
     name = candidates[0]
-    reader = _Reader(name, formats.named(name), fields, label, chosen=bool(format or fields))
+    form = formats.named(name)
+    unread = set((_OFTEN_ASKED - set(form.FIELDS)) | _OF_INSTRUCTIONS)
+    reader = _Reader(name, form, fields, label, chosen=bool(format or fields), unread=unread)
     _check_fields(reader)
     express = None if fields else express_for(name, label)
     found = rows(path, label, longest=longest, progress=progress, express=express)
@@ -132,13 +138,17 @@ def _examples_of(path: Path, label: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """One row at a time, for one file. `chosen`: the user named the format or the fields, nothing was guessed."""
+    """One row at a time, for one file. `chosen`: the user named the format or the fields, nothing was guessed.
+
+    `unread`: columns that the format does not read, of which a text has still to be told, once for the file.
+    """
 
     name: str
     form: formats.Format
     fields: Mapping[str, str]
     label: str
     chosen: bool
+    unread: set[str]
 
     def take(self, row: Row | Bad) -> Outcome:
         """The example of a row, if it gives one, and what the ledger has to say of it."""
@@ -150,27 +160,43 @@ class _Reader:
             if not set(self.form.FIELDS) & row.value.keys():
                 return Outcome(None, (self._stranger(row),))
             field = _users_name(error.field, self.fields)
-            bad = Bad(row.line, "field", error.seen, error.expected, field, row.element)
-            return Outcome(None, (_entry(bad, self.label),))
+            return Outcome(None, (_entry(_bad(row, "field", error.seen, error.expected, field), self.label),))
         if not self.chosen and not self.form.matches(row.value):
             return Outcome(None, (self._stranger(row),))
-        if not parsed.changes:
+        if not parsed.changes and self.unread.isdisjoint(row.value):
             return Outcome(parsed.example)
-        return Outcome(parsed.example, tuple(self._changed(row, change) for change in parsed.changes))
+        changed = (self._changed(row, change) for change in parsed.changes)
+        return Outcome(parsed.example, (*changed, *self._unread(row)))
 
     def _changed(self, row: Row, change: formats.Change) -> LedgerEntry:
         return LedgerEntry(
             action="changed",
             file=self.label,
-            line=row.line,
+            line=row.place,
             field=_users_name(change.field, self.fields),
             reason=change.reason,
             detail=_detail(change.detail, row.element),
         )
 
+    def _unread(self, row: Row) -> Iterator[LedgerEntry]:
+        for column in sorted(self.unread & row.value.keys()):
+            held = row.value[column]
+            read = column in _OF_INSTRUCTIONS and "instruction" in row.value
+            if read or not held or not isinstance(held, str | list):
+                continue
+            self.unread.discard(column)
+            yield LedgerEntry(
+                action="flagged",
+                file=self.label,
+                line=row.place,
+                field=column,
+                reason="unread_column",
+                detail=_detail(f"the format {self.name} does not read it, here or in later rows", row.element),
+            )
+
     def _stranger(self, row: Row) -> LedgerEntry:
         expected = f"a row of the format {self.name}, which reads {', '.join(self.form.FIELDS)}"
-        return _entry(Bad(row.line, "unknown_format", seen(row.value), expected, element=row.element), self.label)
+        return _entry(_bad(row, "unknown_format", seen(row.value), expected), self.label)
 
 
 def _sniffed(head: Iterator[Row | Bad | Example], among: tuple[str, ...], label: str) -> str:
@@ -215,7 +241,7 @@ def _mapped(row: Row | Bad | Example, fields: Mapping[str, str]) -> Row | Bad | 
     for ours, column in fields.items():
         holder, key = _column(row.value, column)
         if key not in holder:
-            return Bad(row.line, "field", seen(holder), f"the column `{column}`, our `{ours}`", column, row.element)
+            return _bad(row, "field", seen(holder), f"the column `{column}`, our `{ours}`", column)
         found[ours] = holder[key]
     moved = set(fields.values())
     value = {key: value for key, value in row.value.items() if key not in moved} | found
@@ -241,11 +267,15 @@ def _users_name(field: str, fields: Mapping[str, str]) -> str:
     return field
 
 
+def _bad(row: Row, reason: str, seen: str, expected: str, field: str = "") -> Bad:
+    return Bad(row.line, reason, seen, expected, field, row.element, row.counted)
+
+
 def _entry(bad: Bad, label: str) -> LedgerEntry:
     return LedgerEntry(
         action="dropped",
         file=label,
-        line=bad.line,
+        line=bad.place,
         field=bad.field,
         reason=bad.reason,
         detail=_detail(f"saw {bad.seen}, expected {bad.expected}", bad.element),

@@ -1,6 +1,7 @@
 """OpenAI chat: a list of messages, with tools, tool calls, reasoning and a training weight per answer.
 
-`functions` and `function_call`, the older shape, are read too; `parallel_tool_calls`, a request option, is ignored.
+`functions` and `function_call`, the older shape, are read too, and a `system` beside the messages, as Anthropic has it;
+`parallel_tool_calls`, a request option, is ignored.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from sartor.formats import Parsed, Written
 from sartor.formats.calls import read_tools
 from sartor.formats.keys import RATING, lacks
 from sartor.formats.plain import plain_chat
-from sartor.formats.turns import conversation, read_turns
+from sartor.formats.turns import conversation, read_turns, under_system
 from sartor.formats.writing import as_chat, message_row, rounded, with_tools, written
 from sartor.types import Example, Json, Source
 
 WRITES = True
 SUMMARY = "messages with roles, as for OpenAI's chat API: tools, several turns, weight 0 for context only"
-FIELDS: tuple[str, ...] = ("messages", "tools", "functions")
+FIELDS: tuple[str, ...] = ("messages", "tools", "functions", "system")
 SAMPLE: Json = {
     "messages": [
         {"role": "system", "content": "You plan trips."},
@@ -55,12 +56,12 @@ def parse(row: Json, source: Source) -> Parsed:
     """One conversation.
 
     Raises:
-        FieldError: a message is malformed, the roles are out of order, or nobody answers.
+        FieldError: a message is malformed, the roles are out of order, there are two system prompts, or nobody answers.
     """
-    bare = row.get("tools") is None and row.get("functions") is None
+    bare = row.get("tools") is None and row.get("functions") is None and row.get("system") is None
     if bare and (chat := plain_chat(row.get("messages"), source)):
         return Parsed(chat)
-    return conversation(read_turns(row, "messages"), read_tools(row), source)
+    return conversation(under_system(row, read_turns(row, "messages")), read_tools(row), source)
 
 
 def write(example: Example) -> Written:

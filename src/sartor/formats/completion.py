@@ -6,13 +6,13 @@ from sartor.errors import FieldError
 from sartor.formats import Change, Parsed, Written, fields
 from sartor.formats.calls import read_tools
 from sartor.formats.keys import RATING, lacks
-from sartor.formats.turns import Turn, conversation, read_turns
+from sartor.formats.turns import Turn, conversation, read_turns, under_system
 from sartor.formats.writing import as_chat, message_row, rounded, with_tools, written
 from sartor.types import Chat, Example, Json, Message, Source
 
 WRITES = True
 SUMMARY = "prompt and completion: two texts, or two lists of messages"
-FIELDS: tuple[str, ...] = ("prompt", "completion", "tools")
+FIELDS: tuple[str, ...] = ("prompt", "completion", "system", "tools")
 SAMPLE: Json = {"prompt": "The capital of France is", "completion": " Paris."}
 
 
@@ -25,7 +25,7 @@ def parse(row: Json, source: Source) -> Parsed:
     """One user turn and its answer. Of two lists of messages only the completion's answers are trained, as in TRL.
 
     Raises:
-        FieldError: a side is missing, empty, or of another type than the other.
+        FieldError: a side is missing, empty, or of another type than the other, or there are two system prompts.
     """
     if isinstance(row.get("prompt"), list) or isinstance(row.get("completion"), list):
         asked, answered = read_turns(row, "prompt"), read_turns(row, "completion")
@@ -38,7 +38,7 @@ def parse(row: Json, source: Source) -> Parsed:
             Turn("prompt", Message(role="user", content=fields.filled(row, "prompt"))),
             Turn("completion", Message(role="assistant", content=fields.filled(row, "completion"))),
         )
-    return conversation(turns, read_tools(row), source)
+    return conversation(under_system(row, turns), read_tools(row), source)
 
 
 def _context(turn: Turn) -> Turn:

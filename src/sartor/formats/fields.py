@@ -42,7 +42,7 @@ def seen(value: Any) -> str:
         return f"a list of {len(value)}" if value else "an empty list"
     if isinstance(value, dict):
         return f"the keys {shorten(', '.join(map(str, value)))}" if value else "an empty object"
-    return type(value).__name__
+    return f"a value of the type {type(value).__name__}"
 
 
 def text(row: Json, key: str, path: str = "") -> str:
@@ -119,7 +119,7 @@ def clean(value: Any, path: str) -> str:
 
 
 def clean_tree(value: Any, path: str) -> None:
-    """Check every text and number inside a JSON value, keys included. Iterative: depth is not ours to trust.
+    """Check that a value is JSON, with each text, number and key in it. Iterative: depth is not ours to trust.
 
     Raises:
         FieldError: one of them cannot be kept.
@@ -137,6 +137,8 @@ def clean_tree(value: Any, path: str) -> None:
             for key in part:
                 clean(key, place)
             waiting.extend((item, f"{place}.{shorten(key)}") for key, item in part.items())
+        elif part is not None and not isinstance(part, bool | int | float):
+            raise FieldError(place, seen=seen(part), expected="what JSON can hold")
 
 
 def items(row: Json, key: str, path: str = "", *, of: str) -> list[Any]:

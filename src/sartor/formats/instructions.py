@@ -10,7 +10,7 @@ from typing import Any
 
 from sartor.errors import FieldError
 from sartor.formats import fields
-from sartor.formats.turns import Turn
+from sartor.formats.turns import Turn, under_system
 from sartor.types import Json, Message
 
 FIELDS: tuple[str, ...] = ("instruction", "input", "system", "history")
@@ -25,9 +25,7 @@ def asked(row: Json) -> tuple[Turn, ...]:
     question = "\n".join(part for part in (fields.text(row, "instruction"), fields.optional(row, "input")) if part)
     if not question.strip():
         raise FieldError("instruction", seen=fields.seen(row["instruction"]), expected="a text with something in it")
-    system = fields.optional(row, "system")
-    first = [Turn("system", Message(role="system", content=system))] if system else []
-    return (*first, *_history(row), Turn("instruction", Message(role="user", content=question)))
+    return under_system(row, (*_history(row), Turn("instruction", Message(role="user", content=question))))
 
 
 def _history(row: Json) -> list[Turn]:

@@ -11,6 +11,7 @@ from sartor.formats import Parsed, Written, answers
 from sartor.formats.answers import read_asked, read_said
 from sartor.formats.keys import lacks
 from sartor.formats.speakers import read_tools
+from sartor.formats.turns import under_system
 from sartor.formats.writing import message_row, rounded, with_tools, written
 from sartor.types import Example, Json, Pair, Source
 
@@ -32,12 +33,13 @@ def parse(row: Json, source: Source) -> Parsed:
     """One pair.
 
     Raises:
-        FieldError: a side is missing or malformed, the two are the same, or they differ before their last answer.
+        FieldError: a side is missing or malformed, the two are the same, they differ before their last answer, or there
+            are two system prompts.
     """
     before = read_asked(row)
     if before and before[-1].message.role == "assistant":
         raise FieldError(before[-1].place, seen="an answer", expected="a turn that is answered")
-    chosen, rejected = (read_said(row, key, before) for key in ("chosen", "rejected"))
+    chosen, rejected = (under_system(row, read_said(row, key, before)) for key in ("chosen", "rejected"))
     if [turn.message for turn in chosen[:-1]] != [turn.message for turn in rejected[:-1]]:
         raise FieldError("rejected", seen="another conversation than in `chosen`", expected="another last answer only")
     if chosen[-1].message == rejected[-1].message:

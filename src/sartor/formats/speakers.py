@@ -10,7 +10,7 @@ from typing import Any
 
 from sartor.errors import FieldError
 from sartor.formats import calls, fields
-from sartor.formats.turns import Turn, read_turn, read_weight
+from sartor.formats.turns import Turn, read_turn, read_weight, under_system
 from sartor.types import Json, Message, Role
 
 #: `from`, in small letters -> our role. A call is the assistant's turn as well.
@@ -50,12 +50,7 @@ def read_speakers(row: Json, key: str = "conversations") -> tuple[Turn, ...]:
     if not said:
         raise FieldError(key, seen=fields.seen(row[key]), expected="a list of turns")
     turns = tuple(read_speaker(turn, f"{key}[{index}]") for index, turn in enumerate(said))
-    system = fields.optional(row, "system")
-    if not system:
-        return turns
-    if turns[0].message.role == "system":
-        raise FieldError("system", seen=f"a system prompt here and in {turns[0].place}", expected="one of them")
-    return (Turn("system", Message(role="system", content=system)), *turns)
+    return under_system(row, turns)
 
 
 def read_speaker(turn: Any, place: str) -> Turn:

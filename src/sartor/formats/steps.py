@@ -3,7 +3,8 @@
 The way stays in the content, where every model can write it; `Message.reasoning` is for models whose template has a
 place for thoughts, and most templates leave it out. The final answer stands in the last line behind `#### `, GSM8K's
 own mark, so that one rule finds it. GSM8K's `<<48/2=24>>` are calls of a calculator that a served model does not have:
-they are taken out, and that is told. A plain `question` and `answer` is a question with its answer.
+they are taken out, and that is told. A plain `question` and `answer` is a question with its answer. A `context` stands
+before the question.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import re
 from sartor.errors import FieldError
 from sartor.formats import Change, Parsed, fields
 from sartor.formats.keys import RATING, lacks
-from sartor.formats.turns import Turn, conversation
+from sartor.formats.turns import Turn, conversation, under_system
 from sartor.types import Json, Message, Source
 
 WRITES = False
 SUMMARY = "question and answer, perhaps worked out in steps, with the final answer behind ####"
-FIELDS: tuple[str, ...] = ("question", "problem", "answer", "final_answer", "solution", "steps")
+FIELDS: tuple[str, ...] = ("question", "problem", "context", "system", "answer", "final_answer", "solution", "steps")
 SAMPLE: Json = {
     "question": "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts?",
     "answer": "It takes 2/2=1 bolt of white fiber.\nSo the total is 2+1=3 bolts.\n#### 3",
@@ -43,12 +44,14 @@ def parse(row: Json, source: Source) -> Parsed:
         FieldError: one of them is missing, empty, there twice, or of another type.
     """
     asked = _only(row, _QUESTIONS)
-    question = Turn(asked, Message(role="user", content=fields.filled(row, asked)))
+    text = "\n".join(part for part in (fields.optional(row, "context"), fields.filled(row, asked)) if part)
+    question = Turn(asked, Message(role="user", content=text))
     place, written = _answer(row)
     content, num_marks = _CALCULATOR.subn("", written)
     if not content.strip():
         raise FieldError(place, seen=fields.seen(written), expected="a text beside calculator marks")
-    parsed = conversation((question, Turn(place, Message(role="assistant", content=content))), (), source)
+    answer = Turn(place, Message(role="assistant", content=content))
+    parsed = conversation(under_system(row, (question, answer)), (), source)
     if not num_marks:
         return parsed
     return Parsed(parsed.example, (Change(place, "calculator_marks", f"{num_marks} marks <<…>> taken out"),))

@@ -52,6 +52,23 @@ def read_turns(row: Json, key: str) -> tuple[Turn, ...]:
     return tuple(read_turn(message, f"{key}[{index}]") for index, message in enumerate(messages))
 
 
+def under_system(row: Json, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns, after the row's own `system` where it has one and they do not begin with the same.
+
+    Raises:
+        FieldError: it is not a text, or they begin with another system prompt.
+    """
+    system = fields.optional(row, "system")
+    if not system:
+        return turns
+    first = turns[0]
+    if first.message.role != "system":
+        return (Turn("system", Message(role="system", content=system)), *turns)
+    if first.message.content != system:
+        raise FieldError("system", seen=f"another system prompt here than in {first.place}", expected="one of them")
+    return turns
+
+
 def conversation(turns: tuple[Turn, ...], tools: tuple[Json, ...], source: Source) -> Parsed:
     """The Chat that the turns make. What follows the last answer is left out, and reported as a change.
 
@@ -60,8 +77,8 @@ def conversation(turns: tuple[Turn, ...], tools: tuple[Json, ...], source: Sourc
     """
     check_order(turns)
     answers = [index for index, turn in enumerate(turns) if turn.message.role == "assistant"]
-    root = turns[0].place.partition("[")[0]
     if not answers:
+        root = turns[-1].place.partition("[")[0]
         roles = ", ".join(turn.message.role for turn in turns[:8])
         raise FieldError(root, seen=f"the roles {roles}", expected="at least one assistant turn")
     if answers[-1] == 0:

@@ -7,7 +7,7 @@ from sartor.formats import Parsed, Written, answers, fields
 from sartor.formats.answers import read_asked, read_said
 from sartor.formats.keys import lacks
 from sartor.formats.speakers import read_tools
-from sartor.formats.turns import conversation
+from sartor.formats.turns import conversation, under_system
 from sartor.formats.writing import message_row, rounded, with_tools, written
 from sartor.types import Chat, Example, Json, Source, Unpaired
 
@@ -33,7 +33,7 @@ def parse(row: Json, source: Source) -> Parsed:
     """One rated answer.
 
     Raises:
-        FieldError: the answer, what it answers or its rating is missing or malformed.
+        FieldError: the answer, what it answers or its rating is missing or malformed, or there are two system prompts.
     """
     rating, *more = [key for key in _RATINGS if key in row] or ["label"]
     if more:
@@ -45,7 +45,7 @@ def parse(row: Json, source: Source) -> Parsed:
         turns = read_said(row, "output" if row.get("instruction") is not None else "completion", turns)
     if not turns:
         raise FieldError("prompt", seen=fields.seen(row), expected="what was asked")
-    talk = conversation(turns, tools, source)
+    talk = conversation(under_system(row, turns), tools, source)
     assert isinstance(talk.example, Chat)
     prompt, answer = talk.example.prompt, talk.example.messages[-1]
     return Parsed(Unpaired(source=source, prompt=prompt, answer=answer, good=good, tools=tools), talk.changes)

@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """One row that cannot be read, with a reason out of `ledger.UNREADABLE`."""
+    """One row that cannot be read, with a reason out of `ledger.UNREADABLE`. Its place is that of a `Row`."""
 
     line: int
     reason: str
@@ -39,14 +39,19 @@ class Bad(NamedTuple):
     expected: str
     field: str = ""
     element: int = 0
+    counted: bool = False
+
+    @property
+    def place(self) -> int:
+        return self.element if self.counted else self.line
 
 
 def row_of(value: Any | strict.Malformed, line: int, element: int = 0, *, counted: bool = False) -> Row | Bad:
     """What a JSON value is as a row."""
     if isinstance(value, strict.Malformed):
-        return Bad(line, value.reason, value.seen, value.expected, value.field, element)
+        return Bad(line, value.reason, value.seen, value.expected, value.field, element, counted)
     if not isinstance(value, dict):
-        return Bad(line, "not_an_object", seen(value), "a JSON object", element=element)
+        return Bad(line, "not_an_object", seen(value), "a JSON object", element=element, counted=counted)
     return Row(line, value, element, counted)
 
 

@@ -86,21 +86,24 @@ def table_rows(file: BinaryIO, label: str, longest: int, *, delimiter: str = "")
     """Every row below the header. The delimiter is the one that the header has most of, where none is given.
 
     Raises:
-        DataError: there is no usable header.
+        DataError: there is no usable header, or nothing below it.
     """
     lines = _Lines(file, longest)
     number, header = lines.next()
     while header is not None and not header.strip() and number:
         number, header = lines.next()
     head = _header(header, number, label, delimiter)
+    num_rows = 0
     while True:
         number, line = lines.next()
         if not number:
-            return
-        if line is None:
-            yield overlong(number, "line", longest)
-        elif line.strip(b"\r\n"):
-            yield _row(number, line, lines, head, longest)
+            break
+        if line is None or line.strip(b"\r\n"):
+            num_rows += 1
+            yield overlong(number, "line", longest) if line is None else _row(number, line, lines, head, longest)
+    if not num_rows:
+        hint = "each line below the header makes a row"
+        raise DataError("this table has a header and no rows", hint=hint, where=Where(label))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,8 @@ def _row(number: int, line: bytes, lines: _Lines, head: _Header, longest: int) -
     more: list[Line] = []
     size = len(line)
     while not record.feed(line.decode("utf-8", "surrogateescape")):
+        if record.junk or len(record.cells) > len(head.columns):  # bad already: looking ahead saves nothing
+            break
         after = lines.next()
         size += len(after[1]) if after[1] is not None else longest + 1
         if after[0]:
@@ -161,8 +166,9 @@ def _row(number: int, line: bytes, lines: _Lines, head: _Header, longest: int) -
             expected = f"its end within {longest:,} bytes and {MOST_LINES:,} lines" if after[0] else "its end"
             return Bad(number, "syntax", "a quote that nothing closes", expected, _last(record, head))
         line = after[1]
-    if record.junk:  # a stray quote: it was closed by the next one, which may be the business of another row
+    if record.junk or record.open:  # stray: it was closed by the next quote, which may be the business of another row
         lines.give_back(more)
+    if record.junk:
         column = head.columns[min(record.junk_at, len(head.columns) - 1)]
         return Bad(number, "syntax", f"`{shorten(record.junk)}` behind a closing quote", "the next cell", column)
     return _read(number, record, head)
