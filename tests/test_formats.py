@@ -113,6 +113,16 @@ def test_two_system_prompts_are_refused_unless_they_are_the_same(form: Any, row:
     assert prompt_of(form, row | {"system": "be kind"}) == [("system", "be kind"), ("user", "hi")]
 
 
+@pytest.mark.parametrize("asked", [{"messages": [SYSTEM, USER]}, {"conversations": [USER], "system": "be kind"}])
+def test_an_answer_may_say_the_question_again_without_the_system_prompt(asked: dict[str, Any]):
+    pair = preference.parse(
+        {**asked, "chosen": [USER, ASSISTANT], "rejected": [USER, {**ASSISTANT, "content": "no"}]}, SOURCE
+    ).example
+    assert isinstance(pair, Pair)
+    assert [message.role for message in pair.prompt] == ["system", "user"]
+    assert pair.chosen.content == "hello"
+
+
 def test_a_system_prompt_answers_nothing():
     error = refusal(chat, {"system": "be kind", "messages": [USER]})
     assert (error.field, error.seen) == ("messages", "the roles system, user")

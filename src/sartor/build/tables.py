@@ -59,8 +59,9 @@ def build_table(
 def _example(member: RowBuilder, row: Row | Bad, label: str, config: object) -> Example | LedgerEntry:
     if isinstance(row, Bad):
         detail = f"saw {row.seen}, expected {row.expected}"
-        place = row.element or row.line
-        return LedgerEntry(action="dropped", file=label, line=place, field=row.field, reason=row.reason, detail=detail)
+        return LedgerEntry(
+            action="dropped", file=label, line=row.place, field=row.field, reason=row.reason, detail=detail
+        )
     try:
         return member.example(row.value, Source(file=label, line=row.place), config)
     except FieldError as error:

@@ -6,7 +6,7 @@ from sartor.errors import FieldError
 from sartor.formats import Change, Parsed, Written, fields
 from sartor.formats.instructions import asked
 from sartor.formats.keys import RATING, lacks
-from sartor.formats.turns import Turn, conversation
+from sartor.formats.turns import LEADING, Turn, conversation
 from sartor.formats.writing import as_chat, refuse_calls, without, written
 from sartor.types import Example, Json, Message, Source
 
@@ -44,7 +44,7 @@ def write(example: Example) -> Written:
     """
     chat, left_out = as_chat(example)
     refuse_calls(chat.messages)
-    start = int(chat.messages[0].role in ("system", "developer"))
+    start = int(chat.messages[0].role in LEADING)
     turns = chat.messages[start:]
     if [turn.role for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         roles = ", ".join(message.role for message in chat.messages[:8])

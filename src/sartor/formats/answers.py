@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import dropwhile
 from typing import Any
 
 from sartor.errors import FieldError
 from sartor.formats import fields, speakers
 from sartor.formats.instructions import asked
-from sartor.formats.turns import Turn, check_order, read_turns
+from sartor.formats.turns import LEADING, Turn, check_order, read_turns
 from sartor.types import Json, Message, Role
 
 #: The names under which a row says what was asked, and what goes with them.
@@ -52,6 +53,8 @@ def read_said(row: Json, key: str, before: tuple[Turn, ...]) -> tuple[Turn, ...]
         raise FieldError(key, seen=fields.seen(row), expected=f"an answer `{key}`")
     turns = _read(row[key], key, spoken=not before)
     known = tuple(turn.message for turn in before)
+    if turns and turns[0].message.role not in LEADING:
+        known = tuple(dropwhile(lambda message: message.role in LEADING, known))
     if known and tuple(turn.message for turn in turns[: len(known)]) == known:
         turns = turns[len(known) :]
     if not turns or turns[-1].message.role != "assistant":

@@ -14,7 +14,7 @@ from sartor.formats.calls import read_calls
 from sartor.types import Chat, Json, Message, Role, Source, ToolCall
 
 _ROLES: tuple[Role, ...] = get_args(Role)
-_LEADING = ("system", "developer")
+LEADING = ("system", "developer")
 #: `reasoning` is what vLLM and gpt-oss call what others call `reasoning_content`.
 _REASONING = ("reasoning_content", "reasoning")
 #: The keys that mean something on one role only: elsewhere they are a mistake, and would be lost silently.
@@ -182,7 +182,7 @@ def check_order(turns: tuple[Turn, ...]) -> None:
     waiting: list[str] = []  # the ids of the calls that no tool turn has answered yet
     for turn in turns:
         role, path = turn.message.role, f"{turn.place}.role"
-        if role in _LEADING and before not in ("", *_LEADING):
+        if role in LEADING and before not in ("", *LEADING):
             raise FieldError(path, seen=f"{role} after {before}", expected=f"{role} before all other turns")
         if role == "assistant" and before == "assistant":
             raise FieldError(path, seen="assistant after assistant", expected="a user or tool turn between two answers")
