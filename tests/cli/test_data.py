@@ -159,6 +159,23 @@ def test_rows_are_written_in_another_format(shell: Shell) -> None:
     assert "messages" in json.loads((shell.folder / found["file"]).open().readline())
 
 
+def test_columns_of_other_names_are_read_everywhere(shell: Shell) -> None:
+    wrote(shell.folder, "rows.jsonl", [{"ask": row["prompt"], "reply": row["completion"]} for row in (*ROWS, ROWS[0])])
+    named = "{prompt: ask, completion: reply}"
+    asked = ("--with", "[exact_duplicates]", "--set", f"fields={named}")
+    assert shell.json("data", "clean", "rows.jsonl", "--to", "clean", *asked)["kept"] == 30
+    assert shell.json("data", "inspect", "rows.jsonl", "--fields", named)["rows"] == 31
+    assert len(shell.json("data", "diff", "rows.jsonl", "clean", "--fields", named)["differences"]) == 1
+    back = shell.json("data", "restore", "rows.jsonl", "clean", "rows.jsonl:31", "--to", "whole", "--fields", named)
+    assert back["kept"] == 31
+    assert (
+        shell.json("data", "convert", "rows.jsonl", "--format", "openai", "--to", "x", "--fields", named)["rows_out"]
+        == 31
+    )
+    code, _, talk = shell("data", "inspect", "rows.jsonl", "--fields", "5")
+    assert (code, "write --fields" in talk) == (2, True)
+
+
 def test_a_data_set_is_looked_at(shell: Shell) -> None:
     wrote(shell.folder, "rows.jsonl", ROWS)
     facts = shell.json("data", "inspect", "rows.jsonl", "--search", "drawer 7", "--html", "page.html")

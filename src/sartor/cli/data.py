@@ -25,6 +25,7 @@ app = typer.Typer(name="data", help="Collect, clean, build, augment, review and 
 Source = Annotated[Path, typer.Argument(help="A file of examples, or a data folder.")]
 To = Annotated[Path, typer.Option("--to", help="The data folder to write.")]
 Ask = Annotated[str, typer.Option("--ask", help="Who is asked: a base here, or {url: …, model: …, key: VARIABLE}.")]
+Fields = Annotated[str, typer.Option("--fields", help="Your columns under our names: {prompt: question}.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is there already.")]
 
 
@@ -165,6 +166,7 @@ def convert(
     to: To,
     form: Annotated[str, typer.Option("--format", help="openai, alpaca, sharegpt, completion, preference, unpaired.")],
     force: Force = False,
+    fields: Fields = "",
     as_json: AsJson = False,
 ) -> None:
     """Write rows in another format; what it cannot hold is in the ledger."""
@@ -174,7 +176,7 @@ def convert(
 
     _refuse_existing(to, force)
     with _bar("convert") as progress:
-        found = converted(source, to, to=form, label=label_of(source), progress=progress)
+        found = converted(source, to, to=form, label=label_of(source), fields=_columns(fields), progress=progress)
     counts = {f"{action}: {reason}": count for (action, reason), count in found.counts.most_common()}
     document = {"file": str(to / ROWS), "rows_in": found.rows_in, "rows_out": found.rows_out, "ledger": counts}
     lines = [f"{to / ROWS}: {found.rows_out:,} of {found.rows_in:,} rows, from {found.source_format}"]
@@ -190,6 +192,7 @@ def inspect(
     limit: Annotated[int, typer.Option(help="The most rows to show.", min=0, max=1000)] = 5,
     languages: Annotated[bool, typer.Option("--languages", help="Tell the language of each row.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page that stands alone.")] = None,
+    fields: Fields = "",
     as_json: AsJson = False,
 ) -> None:
     """Statistics, lengths, labels, what the ledger tells, and rows with the tokens that are trained."""
@@ -207,7 +210,7 @@ def inspect(
         rows: Iterable[Example] = examples_of(folder)
         entries = list(folder.ledger())
     else:
-        rows, entries = _read(source)
+        rows, entries = _read(source, fields)
     facts = found_in(
         rows,
         entries,
@@ -227,6 +230,7 @@ def diff(
     before: Source,
     after: Annotated[Path, typer.Argument(help="The data folder that was made of it.")],
     limit: Annotated[int, typer.Option(help="The most rows to show.", min=0)] = 20,
+    fields: Fields = "",
     as_json: AsJson = False,
 ) -> None:
     """List what was removed, changed and added between two versions of a data set, each with its reason."""
@@ -234,7 +238,7 @@ def diff(
     from sartor.sinks.data import show_difference, show_tally
 
     later, tally = _examples_folder(after), Tally()
-    found = differences(_examples(before), later.examples(), later.ledger(), tally)
+    found = differences(_examples(before, fields), later.examples(), later.ledger(), tally)
     if as_json:
         listed = [item.document() for _, item in zip(range(limit), found, strict=False)]
         for _ in found:
@@ -253,13 +257,14 @@ def restore(
     rows: Annotated[list[str], typer.Argument(metavar="ROW...", help="Rows by name, as `diff` lists them.")],
     to: To,
     force: Force = False,
+    fields: Fields = "",
     as_json: AsJson = False,
 ) -> None:
     """Put rows back as they were before they were dropped or changed."""
     from sartor.data.diff import restore as put_back
 
     _refuse_existing(to, force)
-    _tell(put_back(_examples(before), _examples_folder(after), rows, to), as_json)
+    _tell(put_back(_examples(before, fields), _examples_folder(after), rows, to), as_json)
 
 
 def _settings(sets: Sequence[str] | None) -> Json:
@@ -267,6 +272,18 @@ def _settings(sets: Sequence[str] | None) -> Json:
     from sartor.recipe import settings_of
 
     return settings_of(sets or ())
+
+
+def _columns(fields: str) -> dict[str, str]:
+    """Our field name -> the user's column.
+
+    Raises:
+        UserError: these are no pairs of names.
+    """
+    found = _settings([f"fields={fields}"])["fields"] if fields else {}
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(f"--fields is {fields!r}", hint="write --fields '{prompt: question, completion: reply}'")
+    return dict(found)
 
 
 def _who(ask: str) -> list[str]:
@@ -297,12 +314,12 @@ def _refuse_existing(to: Path, force: bool) -> None:
     require_ours(to)
 
 
-def _examples(path: Path) -> Iterator[Example]:
+def _examples(path: Path, fields: str) -> Iterator[Example]:
     """The examples of a file or data folder; rows that cannot be read are passed over."""
     from sartor.data.folder import label_of
     from sartor.data.read import stream
 
-    for outcome in stream(path, format=None, fields={}, label=label_of(path)):
+    for outcome in stream(path, format=None, fields=_columns(fields), label=label_of(path)):
         if outcome.example is not None:
             yield outcome.example
 
@@ -322,13 +339,13 @@ def _examples_folder(path: Path) -> DataFolder:
     return folder
 
 
-def _read(path: Path) -> tuple[list[Example], list[LedgerEntry]]:
+def _read(path: Path, fields: str) -> tuple[list[Example], list[LedgerEntry]]:
     """All rows of a file, and what there is to tell of them."""
     from sartor.data.folder import label_of
     from sartor.data.read import read
 
     with _bar("reading") as progress:
-        found = read(path, format=None, fields={}, label=label_of(path), progress=progress)
+        found = read(path, format=None, fields=_columns(fields), label=label_of(path), progress=progress)
     return list(found.examples), list(found.entries)
 
 
