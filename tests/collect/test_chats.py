@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sartor.collect import chats
 from sartor.collect.gather import gather, origin_of
 from sartor.data.folder import DataFolder
 from sartor.errors import DataError
@@ -74,6 +75,17 @@ def test_what_is_not_taken_has_a_line_and_a_reason(tmp_path: Path) -> None:
         9: "syntax",
         10: "too_deep",
     }
+
+
+def test_a_line_that_is_too_long_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "chats.jsonl"
+    logged(path, FIRST, "4")
+    logged(path, FIRST, "4" * 5000)
+    logged(path, SECOND, "6")
+    monkeypatch.setattr(chats, "CHAT_BYTES", 1000)
+    folder = collected(path)
+    assert [example.source.line for example in folder.examples()] == [2, 6]
+    assert {entry.line: entry.reason for entry in folder.ledger()} == {4: "too_long"}
 
 
 def test_a_log_is_read_as_nothing_else(tmp_path: Path) -> None:

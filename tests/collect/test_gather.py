@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -12,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.collect import PLACES, Origin
+from sartor.collect import PLACES, Origin, files
 from sartor.collect.gather import gather, origin_of
 from sartor.data import folder as data_folder
 from sartor.data.folder import DataFolder
-from sartor.errors import DataError
+from sartor.errors import DataError, RecipeError, UserError
 
 from .site import FakeTime
 
@@ -149,17 +150,80 @@ def test_patterns_archives_and_several_places_in_their_order(docs: Path) -> None
     ]
 
 
+PATTERNS = [
+    "docs/*",
+    "docs/**",
+    "**/*.html",
+    "docs/*/c.html",
+    "*/[ab].*",
+    "docs/**/**/?.md",
+    "docs/**/s*b/*",
+    "docs/b.md",
+]
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "docs", "docs/*/", "./*/[!a].*", "docs/**.html", "*.md", "none/*"])
+def test_patterns_fit_what_glob_says_and_go_through_no_link(docs: Path, pattern: str) -> None:
+    found = glob.glob(pattern, root_dir=docs, recursive=True)  # noqa: PTH207
+    plain = {name for name in found if (docs / name).is_file()}
+    assert set(files.matching(pattern, docs)) == plain
+    assert files.matches(pattern, docs) == bool(plain) or pattern == "docs"
+    for name in ("one", "other"):  # each leads to all: glob goes through both, again and again
+        (docs / "docs" / "sub" / name).symlink_to(docs / "docs")
+    assert set(files.matching(pattern, docs)) == plain
+    assert {f"{docs}/{name}" for name in plain} == set(files.matching(f"{docs}/{pattern}", Path()))
+
+
+def test_a_pattern_leaves_out_what_a_folder_leaves_out(docs: Path) -> None:
+    put(docs, docs___dot_sartorignore="old/\n", docs__old__x_dot_md="x", docs___dot_git__x_dot_md="x")
+    put(
+        docs,
+        docs__LICENSE="Apache License\nVersion 2.0",
+        docs__made__examples_dot_jsonl="",
+        docs__made__ledger_dot_jsonl="",
+    )
+    (docs / "docs" / "loop").symlink_to(docs / "docs")
+    folder = collected(docs, "docs/**/*.md", "docs/*.txt", "*/sub/[bc].*", exclude=("/a.*",))
+    assert [(document.place, document.licence) for document in folder.documents()] == [
+        ("docs/b.md", "Apache-2.0"),
+        ("docs/sub/c.html", ""),
+    ]
+    assert reasons(folder) == {
+        "docs/.git/": "excluded",
+        "docs/a.txt": "excluded",
+        "docs/loop": "link",
+        "docs/made/": "data_folder",
+        "docs/old/": "excluded",
+    }
+    assert files.matching("docs/**/*.md", docs, ("!.git/", "b.*")) == ["docs/.git/x.md"]
+    assert files.matching("docs/**/*", docs) == ["docs/LICENSE", "docs/a.txt", "docs/b.md", "docs/sub/c.html"]
+
+
+@pytest.mark.parametrize("place", ["d", "d/*", "d/caf\udce9.md", "caf\udce9", "caf\udce9/**"])
+def test_names_that_are_not_utf8_are_readable(tmp_path: Path, place: str) -> None:
+    for name in ("d", "caf\udce9"):
+        put(tmp_path, **{f"{name}__caf\udce9_dot_md": "# Un café", f"{name}__\udce9_dot_exe": "x"})
+        (tmp_path / name / "link.md").symlink_to("caf\udce9.md")
+    folder = collected(tmp_path, place)
+    top = place.partition("/")[0].replace("\udce9", r"\xe9")
+    (document,) = folder.documents()
+    assert (document.place, document.text) == (rf"{top}/caf\xe9.md", "# Un café")
+    if not place.endswith(".md"):
+        assert reasons(folder) == {rf"{top}/\xe9.exe": "media_type", f"{top}/link.md": "link"}
+    assert "\udce9" not in (tmp_path / "out" / "card.md").read_text()
+
+
 def test_twice_the_same_gives_the_same_and_what_changes_gets_its_own_time(docs: Path) -> None:
     hours = FakeTime()
 
-    def files() -> dict[str, bytes]:
+    def written() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (docs / "out").iterdir()}
 
     collected(docs, "docs", hours=hours)
-    before = files()
+    before = written()
     hours.seconds += 3600
     collected(docs, "docs", hours=hours)
-    assert files() == before
+    assert written() == before
     put(docs, docs__a_dot_txt="changed")
     times = {document.place: document.time[11:16] for document in collected(docs, "docs", hours=hours).documents()}
     assert times == {"docs/a.txt": "04:04", "docs/b.md": "03:04", "docs/sub/c.html": "03:04"}
@@ -191,7 +255,7 @@ def test_what_was_collected_is_not_collected_again(docs: Path) -> None:
 
 def test_what_is_no_data_folder_is_not_replaced(docs: Path) -> None:
     for target in ("docs", "docs/b.md"):
-        with pytest.raises(DataError, match="is there, and is no data folder"):
+        with pytest.raises(UserError, match="is there, and is no data folder"):
             collected(docs, "docs", target=target)
     assert (docs / "docs" / "b.md").read_text() == "# Bee\n"
 
@@ -224,6 +288,16 @@ def test_what_a_killed_collection_left_is_cleared(docs: Path) -> None:
 def test_places_are_known_by_their_form(docs: Path, place: str, source: str) -> None:
     found = origin_of(place, root=docs)
     assert isinstance(found, Origin) and found.source == source
+
+
+def test_options_say_how_and_not_what(docs: Path) -> None:
+    assert origin_of("docs", {"also": (".py",)}, root=docs) == origin_of("docs", root=docs, also=(".py",))
+    for name in ("place", "root"):
+        with pytest.raises(RecipeError, match=f"docs: `{name}` is no option") as caught:
+            origin_of("docs", {"also": (".py",), name: "/x"}, root=docs)
+        assert "files knows also, exclude, fields, format" in caught.value.hint
+    with pytest.raises(RecipeError, match="`place` is no option"):
+        origin_of("docs", root=docs, place="x")
 
 
 NAMES = st.sampled_from(["a.md", "b.txt", "c.html", "d.jsonl", "e.pdf", "f.bin", "g.csv", "sub/h.md", ".i.md"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sartor.collect.ignoring import ignored, patterns_in
+from sartor.errors import RecipeError
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,10 @@ def test_the_last_pattern_decides_but_not_inside_of_what_is_left_out() -> None:
 
 def test_an_ignore_file() -> None:
     assert patterns_in("# comment\n\n*.log  \n!a.log\n") == ("*.log", "!a.log")
+
+
+@pytest.mark.parametrize("pattern", ["[z-a]*", "!docs/[9-0].md", "[!]"])
+def test_what_is_no_pattern_is_the_users_mistake(pattern: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"`{pattern.removeprefix('!')}` is no pattern")) as caught:
+        ignored("docs/a.md", [pattern])
+    assert "[a-z]" in caught.value.hint

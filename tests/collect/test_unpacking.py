@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import resource
 import stat
 import tarfile
 import zipfile
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from sartor.collect import Found, Place, Trip, unpacking
+from sartor.collect.gather import gather, origin_of
 from sartor.collect.reading import Taste
 from sartor.collect.unpacking import is_archive, read_archive
+from sartor.errors import MachineError
 from sartor.types import Document, LedgerEntry
 
 from .site import FakeTime
@@ -168,6 +171,67 @@ def test_what_breaks_off_is_said_and_what_stands_before_it_is_kept(tmp_path: Pat
     for name in ("b.zip", "b.tar.gz", "b.tar", "b.tar.xz"):
         (tmp_path / name).write_bytes(b"no archive at all, of any kind" * 40)
         assert reasons(found_in(tmp_path / name)) == {name: "damaged"}
+
+
+def sparse(**headers: str) -> bytes:
+    """A tar whose file says that it has holes, where none are described."""
+    info = tarfile.TarInfo("a.txt")
+    info.size, info.pax_headers = 4, {f"GNU.sparse.{name}": value for name, value in headers.items()}
+    return info.tobuf(tarfile.PAX_FORMAT) + b"text".ljust(512, b"\0")
+
+
+def in_no_encoding(times: int) -> bytes:
+    """A zip of one member, whose name is said to be UTF-8 and is not: in its own header, and in the directory too."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("é.txt", "text")
+    return made.getvalue().replace("é".encode(), b"\xe9.", times)
+
+
+#: Headers that each announce another.
+ENDLESS = sparse(comment="")[:1024] * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "member"),
+    [
+        ("a.tar", sparse(map="a,b"), ""),
+        ("a.tar", sparse(major="1", minor="0"), ""),
+        ("a.tar", ENDLESS, ""),
+        ("a.tar.gz", gzip.compress(sparse(size="many", name="x", map="0,1")), ""),
+        ("a.zip", in_no_encoding(1), "!é.txt"),
+        ("a.zip", in_no_encoding(2), ""),
+    ],
+    ids=["map", "version", "endless", "size", "member", "directory"],
+)
+def test_what_an_archive_says_and_cannot_mean_is_damage(tmp_path: Path, name: str, content: bytes, member: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert reasons(found_in(tmp_path / name)) == {f"{name}{member}": "damaged"}
+
+
+def test_names_that_are_not_utf8_are_readable(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("é.txt")
+    link.type, link.linkname = tarfile.SYMTYPE, "/é"
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name in ("top/é.md", "top/ü/a.md"):
+            archive.addfile(tarfile.TarInfo(name))
+        archive.addfile(link)
+    found = found_in(tmp_path / "a.tar")
+    assert reasons(found) == {r"a.tar!top/\xe9.md": "empty", r"a.tar!top/\xfc/a.md": "empty", r"a.tar!\xe9.txt": "link"}
+    assert all(entry.model_dump_json() for entry in found)
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path) -> None:
+    """What this process may write at most stands for the room of a disk."""
+    zipped(tmp_path / "a.zip", {"a.txt": "few", "b.txt": "words " * 100_000})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(MachineError, match=r"a\.zip!b\.txt cannot be unpacked .*: File too large"):
+            gather([origin_of("a.zip", root=tmp_path)], tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "out").exists()
 
 
 def test_archives_are_known_by_their_suffix() -> None:

@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sartor.collect import Clock, Trip
+from sartor.collect.fetching import Fetcher, Reply
 from sartor.collect.gather import gather, origin_of
+from sartor.collect.journal import Journal
 from sartor.collect.web import Config, Crawl
 from sartor.data.folder import DataFolder
 from sartor.errors import DataError
-from sartor.types import Document
+from sartor.types import Document, LedgerEntry
 
 from .site import FakeTime, Page, Site, html, serving
 
@@ -124,6 +127,43 @@ def test_a_site_that_wants_an_hour_between_pages_is_left_alone(target: Path) -> 
         with pytest.raises(DataError, match="longest_delay is 60"):
             crawl(site, target)
         assert site.asked == ["/robots.txt"]
+
+
+@dataclass
+class Hosts:
+    """A fetcher of what hosts say, that remembers what delay was known when something was asked for."""
+
+    pages: dict[str, str]
+    delays: dict[str, float] = field(default_factory=dict)
+    known: dict[str, float] = field(default_factory=dict)
+
+    def fetch(self, address: str, *, allowed: Callable[[str], None], **others: Any) -> Reply:
+        allowed(address)
+        self.known[address] = self.delays.get("example.org", 0.0)
+        found = self.pages.get(address)
+        return Reply(address, 404 if found is None else 200, {"content-type": "text/html"}, (found or "").encode())
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_longest_delay_that_is_obeyed_is_that_of_all_addresses_of_a_site(tmp_path: Path) -> None:
+    plain, www, old = "https://example.org", "https://www.example.org", "http://www.example.org"
+    pages = {
+        f"{plain}/robots.txt": "User-agent: *\nCrawl-delay: 10\n",
+        f"{old}/robots.txt": "User-agent: *\nCrawl-delay: 86400\n",
+        f"{plain}/": html("Start", f"{www}/a", f"{old}/b", "/c"),
+        **{f"{place}/{name}": html(name) for name in "abc" for place in (plain, www, old)},
+    }
+    hosts = Hosts(pages)
+    trip = Trip(tmp_path, FakeTime().clock())
+    crawl = Crawl(Config(place=plain), trip, f"{plain}/", Journal(tmp_path / "journal"), cast("Fetcher", hosts))
+    found = list(crawl.run())
+    assert [page.place for page in found if isinstance(page, Document)] == [f"{plain}/", f"{www}/a", f"{plain}/c"]
+    assert {entry.file: entry.reason for entry in found if isinstance(entry, LedgerEntry)} == {
+        f"{old}/b": "crawl_delay"
+    }
+    assert [hosts.known[address] for address in (f"{plain}/", f"{www}/a", f"{plain}/c")] == [10.0] * 3
 
 
 def test_retry_after_is_kept_and_has_a_limit(target: Path) -> None:

@@ -27,6 +27,14 @@ def test_the_first_heading_is_the_title(content: str, title: str) -> None:
     assert markdown.extract(content.encode()).title == title
 
 
+@pytest.mark.parametrize("filling", ["#", " ", "\t", "# "])
+def test_a_heading_is_read_once_whatever_it_is_filled_with(filling: str) -> None:
+    line = f"# x{filling * 500_000}y"  # what is worse than linear does not end at this size
+    assert markdown.extract(line.encode()).title == line[2:]
+    assert markdown.extract(line[:-1].encode()).title == "x"
+    assert markdown.extract(f"#{filling * 500_000}\n\n# y".encode()).title == "y"
+
+
 def test_a_rule_is_no_front_matter() -> None:
     assert front_matter("text\n---\nlicense: x\n---\n") == ({}, "text\n---\nlicense: x\n---\n")
     assert front_matter("---\nlicense: x\n") == ({}, "---\nlicense: x\n")

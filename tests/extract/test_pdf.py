@@ -30,7 +30,13 @@ def test_running_titles_and_feet_are_left_out_and_said() -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"%PDF-1.4\nno", "damaged"), (b"", "damaged"), (pdf("", ""), "no_text"), (pdf("One")[:150], "damaged")],
+    [
+        (b"%PDF-1.4\nno", "damaged"),
+        (b"", "damaged"),
+        (pdf("", ""), "no_text"),
+        (pdf("One")[:150], "damaged"),
+        (pdf(None, None), "damaged"),
+    ],
 )
 def test_what_cannot_be_read_says_why(content: bytes, reason: str) -> None:
     with pytest.raises(NotTaken) as caught:
@@ -38,8 +44,18 @@ def test_what_cannot_be_read_says_why(content: bytes, reason: str) -> None:
     assert caught.value.reason == reason
 
 
+def test_a_damaged_page_or_title_is_said_and_the_rest_is_read() -> None:
+    found = reader.extract(pdf("One fish", None, "", "Red fish", title="<FEFFD800>"))
+    assert (found.text, found.title, found.about["pages"]) == ("One fish\n\n\n\n\n\nRed fish", "", 4)
+    assert [(note.reason, note.detail) for note in found.notes] == [
+        ("damaged_title", "it cannot be read: unexpected end of data"),
+        ("damaged_pages", "1 of 4, first page 2: Failed to load page."),
+        ("pages_without_text", "1 of 4, first page 3"),
+    ]
+
+
 def test_limits_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, most in (("PDF_BYTES", 10), ("PDF_PAGES", 1), ("PDF_PAGE_CHARACTERS", 3)):
+    for name, most in (("PDF_BYTES", 10), ("PDF_PAGES", 1), ("PDF_PAGE_CHARACTERS", 3), ("PDF_CHARACTERS", 10)):
         with monkeypatch.context() as changed:
             changed.setattr(reader, name, most)
             with pytest.raises(NotTaken, match=f"the limit {name.lower()} is {most}"):

@@ -14,6 +14,7 @@ Whatever is opened is a `Place` with its digest, its time and its licence; each 
 from __future__ import annotations
 
 import datetime
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -112,6 +113,11 @@ def source(name: str) -> Source:
         RecipeError: there is none; the hint offers the nearest.
     """
     return cast("Source", names.resolve(KIND, name))
+
+
+def readable(name: str) -> str:
+    """The name of a file as text, whatever its bytes are: in Latin-1, `café.md` becomes `caf\\xe9.md`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def not_taken(place: str, reason: str, detail: str, *, field: str = "") -> LedgerEntry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sartor.collect import Found, Trip
+from sartor.collect import Found, Trip, readable
 from sartor.collect.reading import Taste
 from sartor.collect.unpacking import is_archive, read_archive
 
@@ -26,4 +26,4 @@ def matches(place: str, root: Path) -> bool:
 
 def find(config: Config, trip: Trip) -> Iterator[Found]:
     """Every member that can be read, in the order of the archive."""
-    yield from read_archive(Path(config.root) / config.place, config.place, config, trip)
+    yield from read_archive(Path(config.root) / config.place, readable(config.place), config, trip)

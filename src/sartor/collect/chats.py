@@ -13,8 +13,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sartor import durable
-from sartor.collect import Found, Place, Trip, not_taken
+from sartor.collect import Found, Place, Trip, not_taken, readable
 from sartor.collect.logged import KIND, Logged
+from sartor.data.reading.row import lines_of
 from sartor.formats import strict
 from sartor.types import Chat, Frozen, LedgerEntry, Message, Source, digest_of
 
@@ -49,7 +50,7 @@ def matches(place: str, root: Path) -> bool:
 
 def find(config: Config, trip: Trip) -> Iterator[Found]:
     """A conversation for each line of a user who agreed and an answer that is whole."""
-    path, place = Path(config.root) / config.place, config.place
+    path, place = Path(config.root) / config.place, readable(config.place)
     if trip.only == "documents":
         yield not_taken(place, "not_asked_for", "only documents are wanted")
         return
@@ -57,14 +58,17 @@ def find(config: Config, trip: Trip) -> Iterator[Found]:
     time, size = trip.time_of(place, digest), path.stat().st_size
     yield Place(place=place, digest=digest, time=time, num_bytes=size, media_type=MEDIA_TYPE, about={"kind": KIND})
     with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(CHAT_BYTES + 1), b""), start=1):
-            yield from _read(line, number, config)
+        for number, line in lines_of(file, CHAT_BYTES):
+            yield from _read(line, number, place, config.models)
 
 
-def _read(line: bytes, number: int, config: Config) -> Iterator[Found]:
+def _read(line: bytes | None, number: int, place: str, models: tuple[str, ...]) -> Iterator[Found]:
     def refused(reason: str, detail: str, field: str = "") -> LedgerEntry:
-        return LedgerEntry(action="dropped", file=config.place, line=number, field=field, reason=reason, detail=detail)
+        return LedgerEntry(action="dropped", file=place, line=number, field=field, reason=reason, detail=detail)
 
+    if line is None:
+        yield refused("too_long", f"a line of over {CHAT_BYTES:,} bytes")
+        return
     try:
         value = strict.loads(line)
         if isinstance(value, dict) and value.get("kind") == KIND:
@@ -76,29 +80,27 @@ def _read(line: bytes, number: int, config: Config) -> Iterator[Found]:
         first = error.errors(include_url=False, include_input=False)[0]
         yield refused("field", first["msg"], ".".join(map(str, first["loc"])))
     else:
-        yield _judged(logged, number, config) or _chat(logged, number, config)
+        reason, detail = _problem(logged, models)
+        yield refused(reason, detail) if reason else _chat(logged, number, place)
 
 
-def _judged(logged: Logged, number: int, config: Config) -> LedgerEntry | None:
-    """Why a chat is not taken; None where it is."""
+def _problem(logged: Logged, models: tuple[str, ...]) -> tuple[str, str]:
+    """Why a chat is not taken: a reason and what was seen; empty where it is."""
     reasons = {
         "no_consent": (not logged.consent, "the request did not say `store: true`"),
-        "other_model": (bool(config.models) and logged.model not in config.models, f"answered by {logged.model}"),
+        "other_model": (bool(models) and logged.model not in models, f"answered by {logged.model}"),
         "unfinished": (logged.finish != "stop", f"the answer ended by {logged.finish}"),
         "empty": (not logged.answer.strip(), "the answer has no text"),
     }
-    for reason, (applies, detail) in reasons.items():
-        if applies:
-            return LedgerEntry(action="dropped", file=config.place, line=number, reason=reason, detail=detail)
-    return None
+    return next(((reason, detail) for reason, (applies, detail) in reasons.items() if applies), ("", ""))
 
 
-def _chat(logged: Logged, number: int, config: Config) -> Chat:
+def _chat(logged: Logged, number: int, place: str) -> Chat:
     context = tuple(
         turn.model_copy(update={"weight": 0.0}) if turn.role == "assistant" else turn for turn in logged.request
     )
     return Chat(
-        source=Source(file=config.place, line=number, origin=_conversation(logged)),
+        source=Source(file=place, line=number, origin=_conversation(logged)),
         messages=(*context, Message(role="assistant", content=logged.answer)),
         tools=logged.tools,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sartor import durable, names
-from sartor.collect import KIND, PLACES, Clock, Found, Only, Origin, Place, Trip, source
+from sartor.collect import KIND, PLACES, Clock, Found, Only, Origin, Place, Trip, readable, source
 from sartor.collect.journal import Index
 from sartor.data import folder
 from sartor.data.folder import DataFolder, Making
@@ -28,12 +28,20 @@ from sartor.types import Document, LedgerEntry
 
 #: The source of whatever no other source claims.
 REST = "files"
+#: Settings of every source that are no options: they say what the place is.
+_OURS = frozenset({"place", "root"})
 #: Told how many were kept and how many were not, after each.
 Progress = Callable[[int, int], None]
 
 
-def origin_of(place: str, *, root: Path = Path(), **options: Any) -> Origin:
+def origin_of(place: str, given: Mapping[str, Any] | None = None, /, *, root: Path = Path(), **options: Any) -> Origin:
     """The source that reads a place, told by the form of the place, with its settings.
+
+    Args:
+        place: as its user wrote it.
+        given: options as somebody gave them, whatever their names are.
+        root: what a relative place starts from.
+        options: more of them.
 
     Raises:
         DataError: there is nothing at this place.
@@ -47,12 +55,15 @@ def origin_of(place: str, *, root: Path = Path(), **options: Any) -> Origin:
             hint="a place is a file, a folder, a pattern such as 'docs/**/*.md', an archive, a URL, or "
             "hf:owner/name@revision; paths are relative to where you are",
         )
+    settings = {**(given or {}), **options}
+    known = ", ".join(sorted(set(source(name).Config.model_fields) - _OURS))
+    if ours := sorted(_OURS & settings.keys()):
+        raise RecipeError(f"{place}: `{ours[0]}` is no option", hint=f"{name} knows {known}")
     try:
-        return Origin(name, source(name).Config.model_validate({"place": place, "root": str(root), **options}))
+        return Origin(name, source(name).Config.model_validate({**settings, "place": place, "root": str(root)}))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         option = ".".join(map(str, first["loc"]))
-        known = ", ".join(sorted(set(source(name).Config.model_fields) - {"place", "root"}))
         raise RecipeError(f"{place}: the option {option}: {first['msg']}", hint=f"{name} knows {known}") from error
 
 
@@ -157,7 +168,7 @@ _WAYS = "look at the first reason: it names the place, and the limit or the rule
 
 
 def _named(origins: Sequence[Origin]) -> str:
-    return ", ".join(str(vars(origin.config)["place"]) for origin in origins)
+    return ", ".join(readable(vars(origin.config)["place"]) for origin in origins)
 
 
 def _card(title: str, origins: Sequence[Origin], made: Making, tally: Tally) -> str:

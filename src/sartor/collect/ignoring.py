@@ -10,6 +10,8 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
+from sartor.errors import RecipeError
+
 #: What nobody means by "this folder": hidden files, and what tools keep.
 USUAL = (".*", "__pycache__/", "node_modules/", "site-packages/")
 
@@ -21,7 +23,11 @@ def patterns_in(text: str) -> tuple[str, ...]:
 
 
 def ignored(path: str, patterns: Iterable[str], *, is_folder: bool = False) -> str:
-    """The pattern that leaves a path out, "" where none does. The folders above it are asked first."""
+    """The pattern that leaves a path out, "" where none does. The folders above it are asked first.
+
+    Raises:
+        RecipeError: a pattern is none.
+    """
     parts = path.split("/")
     chosen = tuple(patterns)
     for end in range(1, len(parts) + 1):
@@ -47,7 +53,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     body = pattern.rstrip("/")
     anchored = "/" in body
     body = body.removeprefix("/")
-    return re.compile(("" if anchored else "(?:.*/)?") + translated(body), re.DOTALL)
+    try:
+        return re.compile(("" if anchored else "(?:.*/)?") + translated(body), re.DOTALL)
+    except re.error as error:
+        raise RecipeError(
+            f"`{pattern}` is no pattern of files to leave out: {error.msg}",
+            hint="in brackets a range goes from low to high, such as [a-z]; `?` fits any one character",
+        ) from error
 
 
 def translated(pattern: str) -> str:

@@ -5,7 +5,9 @@ No XML parser is needed, so none can be attacked: an address stands between `<lo
 
 from __future__ import annotations
 
+import gzip
 import html
+import io
 import re
 import zlib
 
@@ -17,7 +19,9 @@ SITEMAP_ADDRESSES = 50_000
 #: Sitemaps of one site that are read.
 SITEMAPS = 100
 
-_LOC = re.compile(r"<(?:\w+:)?loc\s*>\s*(?:<!\[CDATA\[)?\s*([^<\]]{1,4096}?)\s*(?:\]\]>)?\s*</(?:\w+:)?loc\s*>")
+#: Group 1 as it is, group 2 with entities. White space is taken once and never given back: a server that writes twenty
+#: thousand spaces gets no more of our time than for anything else.
+_LOC = re.compile(r"<(?:\w+:)?loc\s*+>\s*+(?:<!\[CDATA\[\s*+([^<]{1,4200}?)\]\]>|([^<]{1,4200}))")
 _INDEX = re.compile(r"<(?:\w+:)?sitemapindex[\s>]")
 _GZIP = b"\x1f\x8b"
 
@@ -36,7 +40,7 @@ def addresses(content: bytes) -> tuple[list[str], bool]:
     if not text.lstrip().startswith("<"):
         found = [line.strip() for line in text.splitlines() if line.strip()]
     else:
-        found = [html.unescape(match) for match in _LOC.findall(text)]
+        found = [(plain or html.unescape(marked)).strip() for plain, marked in _LOC.findall(text)]
     if len(found) > SITEMAP_ADDRESSES:
         raise over("sitemap_addresses", len(found), SITEMAP_ADDRESSES, "addresses")
     return found, bool(_INDEX.search(text[:10_000]))
@@ -48,16 +52,10 @@ def gunzipped(content: bytes, limit: str, most: int) -> bytes:
     Raises:
         NotTaken: it is, or the bytes are damaged.
     """
-    made = bytearray()
-    while content:
-        unpacker = zlib.decompressobj(31)
-        try:
-            made += unpacker.decompress(content, most + 1 - len(made))
-        except zlib.error as error:
-            raise NotTaken("damaged", f"not what gzip packs: {error}") from error
-        if len(made) > most:
-            raise over(limit, len(made), most, "bytes or more, unpacked")
-        if not unpacker.eof:
-            raise NotTaken("damaged", "what was packed with gzip breaks off")
-        content = unpacker.unused_data
-    return bytes(made)
+    try:
+        made = gzip.GzipFile(fileobj=io.BytesIO(content)).read(most + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise NotTaken("damaged", f"not what gzip packs: {error}") from error
+    if len(made) > most:
+        raise over(limit, len(made), most, "bytes or more, unpacked")
+    return made

@@ -16,16 +16,17 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from sartor import durable
-from sartor.collect import Found, Trip, not_taken
+from sartor.collect import Found, Trip, not_taken, readable
 from sartor.collect.ignoring import USUAL, ignored
 from sartor.collect.reading import CARD_BYTES, PACKED, Facts, Taste, facts_of, media_type_of, read_file
+from sartor.errors import MachineError
 from sartor.extract import NotTaken, over
 
 #: Members of one archive: the largest repositories have some 100,000 files.
@@ -42,7 +43,16 @@ _TAR_HEADER = 2**20
 _CHUNK = 2**20
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+#: What the readers of archives raise where one is damaged, or not what they know: numbers that are none and names in no
+#: encoding are ValueErrors, headers that announce headers without end are RecursionErrors.
+_BROKEN = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError),
+    *(NotImplementedError, RecursionError),
+)
+
+
+class Damaged(NotTaken):
+    """An archive or a member cannot be read; other members may be."""
 
 
 def is_archive(name: str) -> bool:
@@ -86,8 +96,6 @@ def read_archive(path: Path, label: str, taste: Taste, trip: Trip) -> Iterator[F
             yield from _members(members, Meter(path.stat().st_size), label, taste, trip, durable.sha256(path))
     except NotTaken as error:
         yield not_taken(label, error.reason, f"the archive is read no further: {error.detail}")
-    except _BROKEN as error:
-        yield not_taken(label, "damaged", f"the archive breaks off, and is read no further: {_said(error)}")
 
 
 def _members(members: list[Member], meter: Meter, label: str, taste: Taste, trip: Trip, digest: str) -> Iterator[Found]:
@@ -122,35 +130,57 @@ def _member(
         yield from read_file(Path(name), place, taste, facts, trip)
         return
     suffixes = PurePosixPath(name).suffixes[-2 if name.endswith(PACKED) else -1 :]
-    with tempfile.NamedTemporaryFile(suffix="".join(suffixes)) as file:
-        try:
+    try:
+        with tempfile.NamedTemporaryFile(suffix="".join(suffixes)) as file:
             _unpack(member, file, meter)
-        except _BROKEN as error:
-            yield not_taken(place, "damaged", _said(error))
-            return
-        yield from read_file(Path(file.name), place, taste, facts, trip)
+            yield from read_file(Path(file.name), place, taste, facts, trip)
+    except Damaged as error:
+        yield not_taken(place, error.reason, error.detail)
+    except OSError as error:  # of the file that we wrote, so that no member is blamed for a full disk
+        raise MachineError(
+            f"{place} cannot be unpacked into a temporary file: {error.strerror or error}",
+            hint="free some space where temporary files are, or name another folder by TMPDIR, and start it again",
+        ) from error
 
 
 def _unpack(member: Member, target: IO[bytes], meter: Meter) -> None:
     size = 0
-    with member.open() as source:
-        while chunk := source.read(_CHUNK):
-            size += len(chunk)
-            meter.add(len(chunk))
-            if size > MEMBER_BYTES:
-                raise over("member_bytes", size, MEMBER_BYTES, "bytes")
-            target.write(chunk)
+    for chunk in _chunks(member):
+        size += len(chunk)
+        meter.add(len(chunk))
+        if size > MEMBER_BYTES:
+            raise over("member_bytes", size, MEMBER_BYTES, "bytes")
+        target.write(chunk)
     target.flush()
+
+
+def _chunks(member: Member) -> Iterator[bytes]:
+    with _reading(), member.open() as source:
+        while chunk := source.read(_CHUNK):
+            yield chunk
 
 
 def _beginning(member: Member, meter: Meter) -> bytes:
     try:
-        with member.open() as source:
+        with _reading(), member.open() as source:
             content = source.read(CARD_BYTES)
-    except _BROKEN:
+    except Damaged:
         return b""  # it is said when its turn comes
     meter.add(len(content))
     return content
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Around what reads an archive, and nothing else.
+
+    Raises:
+        Damaged: it cannot be read.
+    """
+    try:
+        yield
+    except _BROKEN as error:
+        raise Damaged("damaged", str(error).strip()[:200] or type(error).__name__) from error
 
 
 def _top_folder(members: list[Member]) -> str:
@@ -161,12 +191,14 @@ def _top_folder(members: list[Member]) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[list[Member]]:
-    if path.name.lower().endswith(".zip"):
-        with zipfile.ZipFile(path) as archive:
-            yield _zip_members(archive)
-    else:
-        with _unpacked(path) as stream, tarfile.open(fileobj=cast("Any", stream), mode="r:") as archive:
-            yield list(_tar_members(archive))
+    with ExitStack() as stack:
+        with _reading():
+            if path.name.lower().endswith(".zip"):
+                members = _zip_members(stack.enter_context(zipfile.ZipFile(path)))
+            else:
+                stream: Any = stack.enter_context(_unpacked(path))
+                members = list(_tar_members(stack.enter_context(tarfile.open(fileobj=stream, mode="r:"))))
+        yield members
 
 
 def _zip_members(archive: zipfile.ZipFile) -> list[Member]:
@@ -207,14 +239,14 @@ def _tar_problem(info: tarfile.TarInfo) -> tuple[str, str]:
     if problem := _name_problem(info.name):
         return problem
     if info.issym() or info.islnk():
-        return "link", f"it points at {info.linkname[:200]}"
+        return "link", f"it points at {readable(info.linkname[:200])}"
     if not info.isreg() or info.issparse():
         return "not_a_file", "a device, a pipe or a file with holes"
     return "", ""
 
 
 def _name(name: str) -> str:
-    return name.removeprefix("./")
+    return readable(name.removeprefix("./"))
 
 
 def _name_problem(name: str) -> tuple[str, str] | None:
@@ -272,7 +304,3 @@ def _unpacked(path: Path) -> Iterator[_Unpacked]:
         elif name.endswith((".xz", ".txz")):
             stream = lzma.LZMAFile(packed)  # noqa: SIM115
         yield _Unpacked(stream, path.stat().st_size)
-
-
-def _said(error: BaseException) -> str:
-    return str(error).strip()[:200] or type(error).__name__

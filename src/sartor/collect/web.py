@@ -226,11 +226,12 @@ class Crawl:
         place, now = origin(address), self.trip.clock.seconds()
         if place not in self.rules or now - self.rules[place][1] > _RULES_SECONDS:
             found = self._fetched_rules(place)
-            self.fetcher.delays[site(address)] = found.delay
             if found.delay > self.config.longest_delay:
                 limit = f"the limit longest_delay is {self.config.longest_delay:,.0f}"
                 found = Rules(closed=("crawl_delay", f"it asks for {found.delay:,.0f} s between pages, and {limit}"))
             self.rules[place] = found, now
+            ours = [rules.delay for other, (rules, _) in self.rules.items() if site(other) == site(place)]
+            self.fetcher.delays[site(place)] = max(ours)  # http, https and www may be one machine
         return self.rules[place][0]
 
     def _fetched_rules(self, place: str) -> Rules:

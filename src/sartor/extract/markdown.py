@@ -11,7 +11,9 @@ SUMMARY = "Markdown; front matter gives title, language and licence"
 MEDIA_TYPES: tuple[str, ...] = ("text/markdown", "text/x-markdown")
 SUFFIXES: tuple[str, ...] = (".md", ".markdown", ".mdx", ".qmd")
 
-_HEADING = re.compile(r"^#[ \t]+(.+?)[ \t#]*$|^(\S[^\n]*)\n=+[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^#[ \t]++(.*)$|^(\S[^\n]*+)\n=+[ \t]*$", re.MULTILINE)
+#: What may close a heading.
+_CLOSING = " \t#"
 
 
 def extract(content: bytes, charset: str = "") -> Extracted:
@@ -22,8 +24,8 @@ def extract(content: bytes, charset: str = "") -> Extracted:
     """
     text, notes = encodings.decode(content, charset)
     fields, body = front_matter(encodings.lines(text))
-    heading = _HEADING.search(body)
-    title = fields.get("title") or (next(part for part in heading.groups() if part) if heading else "")
+    headings = (under or after.rstrip(_CLOSING) for after, under in map(re.Match.groups, _HEADING.finditer(body)))
+    title = fields.get("title") or next(filter(None, headings), "")
     language = fields.get("language", "")
     return Extracted(
         body,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 from sartor.data.extra import needs
@@ -14,10 +14,12 @@ SUMMARY = "PDF: the text of each page; scans without text are not read"
 MEDIA_TYPES: tuple[str, ...] = ("application/pdf",)
 SUFFIXES: tuple[str, ...] = (".pdf",)
 
-#: Largest file, most pages and longest page: a thick book has 2,000 pages of 3,000 characters.
+#: Largest file, most pages, longest page and longest text: a thick book has 2,000 pages of 3,000 characters. Pages may
+#: share what they show, so that a small file has much text: 869 bytes had 784,000 characters.
 PDF_BYTES = 128 * 2**20
 PDF_PAGES = 5000
 PDF_PAGE_CHARACTERS = 200_000
+PDF_CHARACTERS = 20_000_000
 #: How PDFium writes a hyphen at the end of a line.
 _HYPHEN = "\ufffe"
 #: A line that is the first or last of more than this share of the pages is a running title or foot.
@@ -32,7 +34,7 @@ def extract(content: bytes, charset: str = "") -> Extracted:
     """The text of all pages; `about` has their number, and the character at which each starts.
 
     Raises:
-        NotTaken: it is too large or has too many pages, is damaged or locked, or has no text.
+        NotTaken: it is too large or has too many pages or characters, is damaged or locked, or has no text.
     """
     if len(content) > PDF_BYTES:
         raise over("pdf_bytes", len(content), PDF_BYTES, "bytes")
@@ -45,14 +47,20 @@ def extract(content: bytes, charset: str = "") -> Extracted:
     try:
         if len(document) > PDF_PAGES:
             raise over("pdf_pages", len(document), PDF_PAGES, "pages")
-        pages = list(_pages(document))
-        title = str(document.get_metadata_dict().get("Title", "")).strip()
+        pages, damaged = _pages(document, pdfium.PdfiumError)
+        title, notes = _title(document)
     finally:
         document.close()
-    bare = [number for number, text in enumerate(pages, start=1) if not text]
-    if len(bare) == len(pages):
+    if damaged:
+        said = f"{_counted([*damaged], pages)}: {next(iter(damaged.values()))}"
+        if not any(pages):
+            raise NotTaken("damaged", f"no page has text; damaged are {said}")
+        notes.append(Note("damaged_pages", said))
+    if not any(pages):
         raise NotTaken("no_text", f"none of {len(pages):,} pages has text: is it a scan?")
-    notes = [Note("pages_without_text", f"{len(bare):,} of {len(pages):,}, first page {bare[0]}")] if bare else []
+    bare = [number for number, text in enumerate(pages, start=1) if not text and number not in damaged]
+    if bare:
+        notes.append(Note("pages_without_text", _counted(bare, pages)))
     running = _running(pages)
     if running:
         shown = ", ".join(f"`{line[:60]}`" for line in sorted(running)[:3])
@@ -61,16 +69,36 @@ def extract(content: bytes, charset: str = "") -> Extracted:
     return Extracted(text, title=title, about={"pages": len(pages), "page_starts": starts}, notes=tuple(notes))
 
 
-def _pages(document: Any) -> Iterator[str]:
-    for index in range(len(document)):
-        page = document[index]
-        reader = page.get_textpage()
-        count = reader.count_chars()
-        if count > PDF_PAGE_CHARACTERS:
-            raise over("pdf_page_characters", count, PDF_PAGE_CHARACTERS, f"characters on page {index + 1}")
-        yield _tidy(reader.get_text_range() if count > 0 else "")
-        reader.close()
-        page.close()
+def _pages(document: Any, broken: type[Exception]) -> tuple[list[str], dict[int, str]]:
+    """The text of every page; of one that is damaged none, and its number with what is wrong."""
+    pages: list[str] = []
+    damaged: dict[int, str] = {}
+    total = 0
+    for number in range(1, len(document) + 1):
+        try:
+            with closing(document[number - 1]) as page, closing(page.get_textpage()) as reader:
+                count = reader.count_chars()
+                if count > PDF_PAGE_CHARACTERS:
+                    raise over("pdf_page_characters", count, PDF_PAGE_CHARACTERS, f"characters on page {number}")
+                total += count
+                if total > PDF_CHARACTERS:
+                    raise over("pdf_characters", total, PDF_CHARACTERS, f"characters up to page {number}")
+                pages.append(_tidy(reader.get_text_range() if count > 0 else ""))
+        except broken as error:
+            pages.append("")
+            damaged[number] = str(error)
+    return pages, damaged
+
+
+def _title(document: Any) -> tuple[str, list[Note]]:
+    try:
+        return document.get_metadata_value("Title").strip(), []
+    except UnicodeDecodeError as error:
+        return "", [Note("damaged_title", f"it cannot be read: {error.reason}")]
+
+
+def _counted(numbers: list[int], pages: list[str]) -> str:
+    return f"{len(numbers):,} of {len(pages):,}, first page {numbers[0]}"
 
 
 def _tidy(text: str) -> str:
