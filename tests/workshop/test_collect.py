@@ -31,13 +31,26 @@ def test_documents_are_collected_from_all_places(root: Path) -> None:
     assert [document.place for document in folder.documents()] == ["docs/one.md", "docs/two.md"]
 
 
-def test_what_decides_it_are_the_files(root: Path) -> None:
-    asked = config(places=["docs"])
+@pytest.mark.parametrize("place", ["docs", "docs/*.md", "{root}/docs"])
+def test_what_decides_it_are_the_files(root: Path, place: str) -> None:
+    asked = config(places=[place.format(root=root)])
     before = collect.inputs(asked, root)
     assert collect.inputs(asked, root) == before
+    (root / "docs" / "one.md").write_text("# another one\n", encoding="utf-8")
+    changed = collect.inputs(asked, root)
+    assert changed != before
     (root / "docs" / "three.md").write_text("# three\n", encoding="utf-8")
-    assert collect.inputs(asked, root) != before
-    assert collect.inputs(config(places=["https://example.org/"]), root) == []
+    assert collect.inputs(asked, root) not in (before, changed)
+
+
+@pytest.mark.parametrize("place", ["https://example.org/", "hf:owner/name@main"])
+def test_what_lies_elsewhere_is_fetched_once(root: Path, place: str) -> None:
+    assert [files for _, files in collect.inputs(config(places=[place]), root)] in ([], [[]])
+
+
+def test_a_place_is_no_option(root: Path) -> None:
+    with pytest.raises(RecipeError, match="root"):
+        collect.run(Job(root / "out", root), config(places=[{"place": "docs", "root": "/"}]))
 
 
 def test_a_place_without_its_name_is_refused(root: Path) -> None:

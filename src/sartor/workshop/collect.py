@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from sartor import durable
 from sartor.collect import Only
+from sartor.collect.files import matching
 from sartor.collect.gather import gather, origin_of
 from sartor.errors import RecipeError
 from sartor.types import Frozen, Json
@@ -28,8 +30,11 @@ class Config(Frozen):
 
 def inputs(config: Config, root: Path) -> Any:
     """The digests of local files; what lies elsewhere is fetched once."""
-    places = [place for place, _ in map(_split, config.places) if "://" not in place]
-    return [(place, [(file.name, durable.sha256(file)) for file in _files(root / place)]) for place in places]
+    return [
+        (place, [(name, durable.sha256(root / name)) for name in _files(place, options, root)])
+        for place, options in _places(config)
+        if "://" not in place
+    ]
 
 
 def run(job: Job, config: Config) -> None:
@@ -38,22 +43,23 @@ def run(job: Job, config: Config) -> None:
     Raises:
         DataError: there is nothing at a place, or nothing that could be taken.
     """
-    origins = [
-        origin_of(place, root=job.root, **{**config.options, **options})
-        for place, options in map(_split, config.places)
-    ]
+    origins = [origin_of(place, options, root=job.root) for place, options in _places(config)]
     gather(origins, job.to, only=config.only, progress=lambda kept, _: job.progress(kept, 0) if job.progress else None)
 
 
-def _split(place: str | Json) -> tuple[str, Json]:
-    """A place, and its own options."""
-    if isinstance(place, str):
-        return place, {}
-    if not isinstance(place.get("place"), str):
-        raise RecipeError(f"`places` has {place!r}, without a `place`", hint="write {place: docs/, option: value}")
-    return place["place"], {key: value for key, value in place.items() if key != "place"}
+def _places(config: Config) -> Iterator[tuple[str, Json]]:
+    """Each place with the options of all and its own."""
+    for place in config.places:
+        own = {"place": place} if isinstance(place, str) else dict(place)
+        name = own.pop("place", None)
+        if not isinstance(name, str):
+            raise RecipeError(f"`places` has {place!r}, without a `place`", hint="write {place: docs/, option: value}")
+        yield name, {**config.options, **own}
 
 
-def _files(path: Path) -> list[Path]:
-    """The file there, or all below the folder."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path] * path.is_file()
+def _files(place: str, options: Json, root: Path) -> list[str]:
+    """Paths from the root: the file there, all below the folder, or what fits the pattern."""
+    at = root / place
+    if at.is_dir():
+        return sorted(str(Path(place, file.relative_to(at))) for file in at.rglob("*") if file.is_file())
+    return [place] if at.is_file() else matching(place, root, options.get("exclude", ()))
