@@ -94,6 +94,12 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         raise
 
 
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of a sealed folder's manifest; empty where there is neither."""
+    file = path / MANIFEST if path.is_dir() else path
+    return sha256(file) if file.is_file() else ""
+
+
 def seal(folder: Path) -> None:
     """Fsync every file and folder of a folder and write its manifest, last."""
     manifest = folder / MANIFEST

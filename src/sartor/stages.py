@@ -24,6 +24,7 @@ from sartor.backends.ranks import here
 from sartor.chat import Speech, open_renderer
 from sartor.check import Check
 from sartor.check import check as judge
+from sartor.data.cleaning import chosen, decided_by
 from sartor.data.pack import Steps, pack
 from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused
@@ -364,7 +365,8 @@ def _check_inputs(bench: Bench) -> str:
     recipe = bench.recipe
     data = recipe.data.train if recipe.data.make else "", data_digests(bench.run.root, bench.run.recipe)
     asked = [recipe.model, recipe.data, recipe.task, recipe.tune.seed, recipe.tune.adapter, recipe.serve]
-    return digest_of(__version__, asked, bench.form, data, bench.base.digest)
+    files = decided_by(chosen(recipe.data.clean), bench.run.root)
+    return digest_of(__version__, asked, bench.form, data, files, bench.base.digest)
 
 
 def _baseline_inputs(bench: Bench) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import edited
-from sartor.data.cleaning import Chosen, Kept, chosen, cleaned
+from sartor.data.cleaning import Chosen, Kept, chosen, cleaned, decided_by
 from sartor.errors import RecipeError, SartorError
 from sartor.recipe import Named
 from sartor.types import Example, LedgerEntry, Source, Text
@@ -119,3 +120,13 @@ def test_a_cleaner_named_twice_is_refused() -> None:
 def test_an_unknown_cleaner_is_refused() -> None:
     with pytest.raises(RecipeError, match="unknown"):
         chosen([Named(name="polish")])
+
+
+def test_what_stands_in_the_files_of_settings_decides_too(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("dull\n", encoding="utf-8")
+    steps = chosen([Named(name="toxicity", settings={"words": "words.txt"}), Named(name="encoding")])
+    before = decided_by(steps, tmp_path)
+    assert len(before) == 1
+    (tmp_path / "words.txt").write_text("dull\ndim\n", encoding="utf-8")
+    assert decided_by(steps, tmp_path) != before
+    assert decided_by(chosen([Named(name="toxicity")]), tmp_path) == []

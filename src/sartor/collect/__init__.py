@@ -30,7 +30,7 @@ from sartor.types import Document, Example, Frozen, Json, LedgerEntry
 KIND = "collect"
 NOT_MEMBERS: frozenset[str] = frozenset(
     {"addresses", "connecting", "fetching", "gather", "ignoring", "journal", "logged", "reading", "robots", "sitemaps"}
-    | {"unpacking", "urls", "visits"}
+    | {"unpacking", "urls", "visits", "walking"}
 )
 
 PLACES = "places.jsonl"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
-from sartor.data.clean import Cleaner, Context, cleaner
+from sartor import durable
+from sartor.data.clean import Cleaner, Context, Filed, cleaner
 from sartor.errors import RecipeError, SartorError
 from sartor.recipe import Named, validated
 from sartor.types import EXAMPLE, Example, LedgerEntry
@@ -47,6 +49,12 @@ def chosen(asked: Sequence[Named], path: str = "data.clean") -> tuple[Chosen, ..
     return tuple(
         Chosen(one.name, each, validated(each.Config, one.settings, f"{path}.{one.name}")) for one, each in found
     )
+
+
+def decided_by(steps: Sequence[Chosen], root: Path) -> list[str]:
+    """Digests of the files and data folders that settings of cleaners name: what stands in them decides as well."""
+    files = [name for step in steps if isinstance(step.config, Filed) for name in step.config.files]
+    return [durable.digest(root / name) for name in files]
 
 
 def cleaned(

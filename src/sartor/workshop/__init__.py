@@ -98,7 +98,7 @@ def planned(recipe: Recipe, root: Path) -> tuple[Planned, ...]:
         RecipeError: a step is not known, has a wrong setting, or does not fit to what stands before it.
     """
     source, seed = (root / recipe.data.train if recipe.data.train else None), recipe.tune.seed
-    digest = _digest(source) if source else ""
+    digest = durable.digest(source) if source else ""
     found = []
     for number, one in enumerate(recipe.data.make):
         member = step(one.name)
@@ -138,11 +138,6 @@ def resolved(recipe: Recipe, root: Path) -> Recipe:
     if not steps:
         return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": str(steps[-1].job.to)})})
-
-
-def _digest(source: Path) -> str:
-    """Of a file, or of a data folder's manifest."""
-    return durable.sha256(source / durable.MANIFEST if source.is_dir() else source) if source.exists() else ""
 
 
 def _refuse_misfit(name: str, member: Step, source: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from sartor import durable
-from sartor.data.cleaning import Chosen, chosen, cleaned
+from sartor.data.cleaning import Chosen, chosen, cleaned, decided_by
 from sartor.data.folder import Making, card, making, told
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import Stream, read, stream
@@ -34,14 +34,12 @@ class Config(Frozen):
 
 
 def inputs(config: Config, root: Path) -> Any:
-    """What is held out, and the benchmarks that cleaners name.
+    """What is held out, and the files that cleaners name.
 
     Raises:
         RecipeError: a cleaner is not known, has a wrong setting, or chooses among what may be held out later.
     """
-    _steps(config)
-    named = [config.held_out, *(name for one in config.cleaners for name in one.settings.get("benchmarks", ()))]
-    return [_digest(root / name) for name in named if name]
+    return [durable.digest(root / config.held_out) if config.held_out else "", *decided_by(_steps(config), root)]
 
 
 def run(job: Job, config: Config) -> None:
@@ -75,12 +73,6 @@ def _steps(config: Config) -> tuple[Chosen, ...]:
     if not config.only_train:
         _refuse_choosing(steps)
     return steps
-
-
-def _digest(path: Path) -> str:
-    """Of a file, or of a data folder's manifest; empty where there is neither."""
-    file = path / durable.MANIFEST if path.is_dir() else path
-    return durable.sha256(file) if file.is_file() else ""
 
 
 def _examples(found: Stream, folder: Making) -> Iterator[Example]:

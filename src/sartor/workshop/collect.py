@@ -10,8 +10,8 @@ from pydantic import Field
 
 from sartor import durable
 from sartor.collect import Only
-from sartor.collect.files import matching
 from sartor.collect.gather import gather, origin_of
+from sartor.collect.walking import matching
 from sartor.errors import RecipeError
 from sartor.types import Frozen, Json
 from sartor.workshop import Job, Takes

@@ -50,6 +50,14 @@ class Context:
     seed: int = 17
 
 
+class Filed(Frozen):
+    """Settings that name files and data folders, as paths from the root: what stands in them decides as well."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+
 class Cleaner(Protocol):
     """What a file of this folder contains."""
 

@@ -13,14 +13,14 @@ from typing import Literal
 from pydantic import Field
 
 from sartor.data import near
-from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
+from sartor.data.clean import Context, Filed, Outcome, dropped, entry_of, kept
 from sartor.data.clean.texts import part_of, whole_of
 from sartor.data.finding.alike import batches, begun, tagged
 from sartor.data.finding.runs import Runs
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.errors import DataError
-from sartor.types import Example, Frozen
+from sartor.types import Example
 
 SUMMARY = "examples that the held-out split or a benchmark has too"
 REASONS = ("held_out", "benchmark")
@@ -28,7 +28,7 @@ SELECTS = True
 WHOLE = False
 
 
-class Config(Frozen):
+class Config(Filed):
     action: Literal["drop", "report"] = Field(default="drop", description="drop the example, or tell of it")
     benchmarks: tuple[str, ...] = Field(default=(), description="files of questions that must not be trained on")
     threshold: float = Field(
@@ -38,6 +38,10 @@ class Config(Frozen):
         description="the least Jaccard index of the runs of words of two questions",
     )
     numbers: bool = Field(default=True, description="questions that differ in a number are not near")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.benchmarks
 
 
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:

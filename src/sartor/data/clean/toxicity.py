@@ -13,11 +13,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from sartor.data.clean import Context, Outcome, kept
+from sartor.data.clean import Context, Filed, Outcome, kept
 from sartor.data.finding.identifiers import Span
 from sartor.data.finding.redact import Redaction
 from sartor.errors import DataError
-from sartor.types import Example, Frozen
+from sartor.types import Example
 
 SUMMARY = "finds the words of a list that you name in `words`"
 REASONS = ("listed_word",)
@@ -27,11 +27,15 @@ WHOLE = False
 _MOST = 200_000  # lines of a list
 
 
-class Config(Frozen):
+class Config(Filed):
     words: str = Field(default="", description="the file of words, one a line; without one nothing is looked for")
     action: Literal["report", "mask", "drop"] = Field(
         default="report", description="tell of it, write *** in its place, or drop the row"
     )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.words,) if self.words else ()
 
 
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
