@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from sartor import names
 from sartor.data.clean import KIND, Cleaner, Context, Outcome, cleaner
-from sartor.data.clean.texts import texts_of, whole_of
+from sartor.data.clean.texts import messages_of, texts_of, whole_of
 from sartor.data.cleaning import Chosen, cleaned
-from sartor.types import EXAMPLE, Chat, Example, Frozen, LedgerEntry, Message, Pair, Source, Text, Unpaired
+from sartor.types import EXAMPLE, Chat, Example, Frozen, LedgerEntry, Message, Pair, Source, Text, ToolCall, Unpaired
 
 NAMES = names.known(KIND)
 
@@ -47,15 +47,44 @@ TEXTS = st.sampled_from(
 )
 ANY_TEXTS = TEXTS | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
+ADDRESS = "jane.doe@acme-corp.com"
+#: What calls and tools are made of, keys and numbers among it that `pii` looks at.
+ARGUMENTS = st.dictionaries(
+    st.sampled_from(["to", ADDRESS, "bob@acme-corp.com", "[E_MAIL]"]),
+    TEXTS | st.sampled_from([4111111111111111, 7, None]),
+    max_size=3,
+)
+TOOLS = st.lists(
+    st.builds(
+        lambda about, keys: {
+            "type": "function",
+            "function": {"name": "send", "description": about, "parameters": keys},
+        },
+        TEXTS,
+        ARGUMENTS,
+    ),
+    max_size=1,
+).map(tuple)
+
 
 def messages(role: Any, texts: st.SearchStrategy[str] = ANY_TEXTS) -> st.SearchStrategy[Message]:
-    return st.builds(Message, role=st.just(role), content=texts, reasoning=st.sampled_from(["", "", "hm"]))
+    calls = st.lists(st.builds(ToolCall, name=st.just("send"), arguments=ARGUMENTS), max_size=1).map(tuple)
+    return st.builds(
+        Message,
+        role=st.just(role),
+        content=texts,
+        reasoning=st.sampled_from(["", "", "hm"]),
+        name=st.sampled_from(["", "", ADDRESS]),
+        tool_calls=calls if role == "assistant" else st.just(()),
+    )
 
 
 SOURCE = Source(file="rows.jsonl", line=1)
 PROMPTS = st.lists(messages("user"), min_size=1, max_size=2).map(tuple)
 EXAMPLES: st.SearchStrategy[Example] = st.one_of(
-    st.builds(lambda p, a: Chat(source=SOURCE, messages=(*p, a)), PROMPTS, messages("assistant")),
+    st.builds(
+        lambda p, a, tools: Chat(source=SOURCE, messages=(*p, a), tools=tools), PROMPTS, messages("assistant"), TOOLS
+    ),
     st.builds(lambda text: Text(source=SOURCE, text=text), ANY_TEXTS),
     st.builds(
         lambda p, a, b: Pair(source=SOURCE, prompt=p, chosen=a, rejected=b),
@@ -120,11 +149,14 @@ def check(row: Example, outcome: Outcome, reasons: tuple[str, ...]) -> None:
         assert outcome.example.kind == row.kind
         assert EXAMPLE.validate_json(outcome.example.model_dump_json()) == outcome.example
     fields = {found.field for found in texts_of(row)} | {""}
+    places = [] if isinstance(row, Text) else [place for place, _ in messages_of(row)]
+    fields |= {f"{place}.name" for place in places}
+    inside = ("tools[", *(f"{place}.tool_calls[" for place in places))
     for entry in outcome.entries:
         assert (entry.file, entry.line) == (row.source.file, row.source.line)
         assert entry.reason in reasons
         assert entry.detail
-        assert entry.field in fields, entry.field
+        assert entry.field in fields or entry.field.startswith(inside), entry.field
         entry.model_dump_json()
 
 

@@ -34,8 +34,8 @@ ROWS: list[Example] = [
 ]
 
 
-def test_all_that_contradict_are_told_with_the_answers() -> None:
-    detail = "'yes' × 2 (rows.jsonl:1); 'no' × 1 (rows.jsonl:2)"
+def test_all_that_contradict_are_told_with_the_places_of_the_answers() -> None:
+    detail = "answered as in rows.jsonl:1 × 2; as in rows.jsonl:2 × 1"
     assert told(ROWS) == dict.fromkeys((1, 2, 3), f"flagged: {detail}")
     assert set(told(ROWS, action="drop")) == {1, 2, 3}
 
@@ -69,7 +69,16 @@ def test_unpaired_answers_contradict_when_one_is_good_and_bad() -> None:
         return Unpaired(source=source(line), prompt=(said("user", "?"),), answer=said("assistant", text), good=good)
 
     found = told([rated(1, "a", True), rated(2, "A", False), rated(3, "b", False)])
-    assert found == dict.fromkeys((1, 2), "flagged: good × 1 (rows.jsonl:1); bad × 1 (rows.jsonl:2)")
+    assert found == dict.fromkeys((1, 2), "flagged: answered as in rows.jsonl:1 × 1; as in rows.jsonl:2 × 1")
+
+
+def test_no_answer_stands_in_the_ledger() -> None:
+    answers = ("Write to jane.doe@acme-corp.com", "Call +49 30 901820 today")
+    rows: list[Example] = [chat(line, "How do I reach Jane?", answer) for line, answer in enumerate(answers, start=1)]
+    for action in ("report", "drop", "majority"):
+        details = told(rows, action=action)
+        assert set(details) == {1, 2}
+        assert not any(word in detail for detail in details.values() for word in ("jane.doe", "901820"))
 
 
 def test_texts_never_do_and_other_calls_are_other_answers() -> None:

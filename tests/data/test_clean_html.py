@@ -23,6 +23,19 @@ def test_residue_goes(written: str, left: str) -> None:
     assert answer("html", talk(written)) == left
 
 
+@pytest.mark.timeout(20)  # followed to the end from each tag, this takes minutes
+def test_a_long_row_of_tags_that_never_end_is_left_alone() -> None:
+    written = "<a b=" * 8000
+    assert answer("html", talk(written)) == written
+
+
+@pytest.mark.timeout(20)  # cut in all ways, these links take longer than anybody lives
+def test_a_row_of_links_is_boilerplate_and_a_long_one_that_is_none_stays() -> None:
+    links = "Privacy policy" + " | terms of use" * 40
+    assert answer("html", talk(f"One.\nTwo.\n{links} ...")) == "One.\nTwo.\n"
+    assert reasons("html", talk(f"One.\nTwo.\n{links} (all of them)")) == []
+
+
 @pytest.mark.parametrize(
     "written",
     [

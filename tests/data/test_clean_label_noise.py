@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +67,26 @@ def test_flipped_labels_are_found_by_each_way_of_judging() -> None:
             ("flagged", "label_noise", "messages[1].content")
         }
     assert all(entry.detail.startswith("rather ") for entry in found)
+
+
+def test_a_label_that_would_be_masked_is_told_by_a_row_that_has_it() -> None:
+    desks = {
+        "fruit": "jane.doe@acme-corp.com",
+        "tool": "desk 66.187.233.211",
+        "bird": "call +49 30 901820",
+    }
+    rows = [
+        row.model_copy(update={"messages": (row.messages[0], Message(role="assistant", content=desks[row.target]))})
+        for row in labelled(150, FLIPS)
+        if isinstance(row, Chat)
+    ]
+    found = entries([*rows])
+    assert {entry.line for entry in found} & FLIPS
+    places = {f"rows.jsonl:{row.source.line}": row.target for row in rows}
+    for entry in found:
+        assert not any(desk in entry.detail for desk in desks.values())
+        better, given = re.findall(r"the label of (rows\.jsonl:\d+)", entry.detail)
+        assert places[given] == places[f"rows.jsonl:{entry.line}"] != places[better]
 
 
 def test_an_encoder_may_say_what_is_near() -> None:

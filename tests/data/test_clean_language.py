@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from sartor.data.finding.languages import language_of
 
-from .rows import outcomes, reasons, talk
+from .rows import outcomes, reasons, talk, text
 
 ENGLISH = "The heron stands in the shallow water and waits for a fish to come by."
 GERMAN = "Der Reiher steht im flachen Wasser und wartet, bis ein Fisch vorbeikommt."
@@ -27,6 +27,12 @@ def test_the_list_decides() -> None:
     assert reasons("language", talk(FRENCH, ENGLISH), keep=["en"], of="question") == []
 
 
+def test_a_running_text_is_all_one_part() -> None:
+    for part in ("question", "answer", "whole"):
+        assert reasons("language", text(GERMAN), keep=["en"], of=part) == ["language"]
+        assert reasons("language", text(GERMAN), keep=["de"], of=part) == []
+
+
 def test_too_short_a_text_and_code_are_never_judged() -> None:
     for answer in ("Ja.", "42", "", "https://example.org/der/reiher/steht/im/wasser", f"```python\n# {GERMAN}\n```"):
         assert reasons("language", talk(answer), keep=["en"]) == []
@@ -43,7 +49,7 @@ def test_no_rows_give_none() -> None:
 
 
 def test_language_of() -> None:
-    assert [language_of(text) for text in (ENGLISH, GERMAN, FRENCH)] == ["en", "de", "fr"]
+    assert [language_of(written) for written in (ENGLISH, GERMAN, FRENCH)] == ["en", "de", "fr"]
     assert language_of("中文维基百科是维基百科协作计划的中文版本") == "zh"
     assert language_of(ENGLISH, surest=1.1) == ""
     assert language_of(f"{ENGLISH}\n\n" * 50) == "en"

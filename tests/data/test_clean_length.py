@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sartor.data.clean import Context
 from sartor.errors import RecipeError
 
-from .rows import outcomes, reasons, talk
+from .rows import outcomes, reasons, talk, text
 
 
 def test_off_until_it_is_set() -> None:
@@ -23,6 +23,12 @@ def test_bounds() -> None:
     assert reasons("length", talk("one two"), unit="words", shortest=3) == ["too_short"]
     assert reasons("length", talk("a", question="What? " * 9), of="question", longest=20) == ["too_long"]
     assert reasons("length", talk("a", question="b"), of="whole", shortest=4) == ["too_short"]
+
+
+def test_a_running_text_is_all_one_part() -> None:
+    for part in ("question", "answer", "whole"):
+        assert reasons("length", text("four"), of=part, shortest=4, longest=4) == []
+        assert reasons("length", text("four"), of=part, shortest=5) == ["too_short"]
 
 
 def test_tokens_need_a_model() -> None:

@@ -91,6 +91,31 @@ def test_the_longest_of_overlapping_finds_wins_and_none_overlap() -> None:
     assert apart(spans) == (Span(2, 9, "card"), Span(9, 12, "phone"))
 
 
+@given(
+    st.lists(
+        st.builds(
+            lambda start, size, kind: Span(start, start + size, kind),
+            st.integers(0, 30),
+            st.integers(1, 9),
+            st.sampled_from("ab"),
+        ),
+        max_size=12,
+    )
+)
+def test_the_longest_stay_as_if_each_was_compared_with_each(spans: list[Span]) -> None:
+    taken: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.start - span.end, span.kind, span.start)):
+        if all(span.end <= other.start or other.end <= span.start for other in taken):
+            taken.append(span)
+    assert list(apart(spans)) == sorted(taken, key=lambda span: span.start)
+
+
+@pytest.mark.timeout(20)  # compared each with each, these take minutes
+def test_many_spans_of_which_two_overlap() -> None:
+    spans = [Span(5 * place, 5 * place + 4, "phone") for place in range(60_000)]
+    assert apart([*spans, Span(2, 4, "card")]) == tuple(spans)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.one_of(st.sampled_from(sorted(VALUES.values())), st.text(max_size=20)), max_size=8), st.integers(0, 9)

@@ -49,6 +49,12 @@ def test_short_texts_and_code_are_not_judged() -> None:
     assert reasons("repetition", talk("```\n" + "x = x + 1\n" * 60 + "```")) == []
 
 
+@pytest.mark.parametrize("written", ["no", "no no", "no no no", "好", "```\nx\n```"])
+def test_a_text_of_a_word_or_two_may_be_judged(written: str) -> None:
+    repeats = ["repeated_words"] if written == "no no no" else []
+    assert reasons("repetition", talk(written, question="?"), fewest_words=1) == repeats
+
+
 def test_settings() -> None:
     row = talk("very good " * 40)
     assert reasons("repetition", row, allowance=10) == []

@@ -49,6 +49,18 @@ def test_keys_are_found_whole(value: str, kind: str) -> None:
     assert text[spans[0].start : spans[0].end] == value
 
 
+@pytest.mark.timeout(20)  # followed to the end from each `eyJ`, this takes minutes
+def test_a_long_row_of_beginnings_of_tokens_is_none() -> None:
+    assert kinds("eyJaaaaaaaa-" * 60_000 + ".eyJ") == []
+
+
+def test_a_token_may_stand_after_a_dash() -> None:
+    token = next(value for value, _ in KEYS if value.startswith("eyJ"))
+    for before in ("-", "Bearer ", "a=", "\n- ", "x."):
+        (span,) = secrets_in(before + token)
+        assert (span.start, span.end) == (len(before), len(before + token))
+
+
 @pytest.mark.parametrize(
     ("text", "secret"),
     [

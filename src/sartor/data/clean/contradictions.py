@@ -2,6 +2,8 @@
 
 Chats contradict each other by another answer to the same prompt; pairs, when one prefers what the other rejects;
 unpaired answers, when one and the same is called good and bad. Case and spacing make no other answer.
+
+The ledger names rows and quotes none: what a later cleaner masks must not stand there.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pydantic import Field
 
 from sartor.data import near
 from sartor.data.clean import Context, Outcome, dropped, entry_of, kept
-from sartor.data.clean.texts import answer_of, question_of
+from sartor.data.clean.texts import question_of
 from sartor.types import Chat, Example, Frozen, Pair, Text, digest_of
 
 SUMMARY = "one question, different answers"
@@ -23,8 +25,6 @@ REASONS = ("contradiction",)
 SELECTS = False
 WHOLE = True
 
-#: Characters of an answer that a detail quotes.
-QUOTED = 40
 #: Different answers that a detail names.
 NAMED = 3
 
@@ -59,11 +59,11 @@ class _Claims:
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
-        self.first: dict[int, tuple[str, str]] = {}
+        self.first: dict[int, str] = {}
 
     def add(self, says: int, example: Example) -> None:
         self.counts[says] += 1
-        self.first.setdefault(says, (example.id, _quoted(example)))
+        self.first.setdefault(says, example.id)
 
     @property
     def majority(self) -> int | None:
@@ -72,13 +72,10 @@ class _Claims:
         return None if others and others[0][1] == count else says
 
     def told(self) -> str:
-        """The answers, the most frequent first."""
-        named = [
-            f"{self.first[says][1]} × {count:,} ({self.first[says][0]})"
-            for says, count in self.counts.most_common(NAMED)
-        ]
+        """Where each answer stands first, the most frequent one before the others."""
+        named = [f"as in {self.first[says]} × {count:,}" for says, count in self.counts.most_common(NAMED)]
         more = len(self.counts) - len(named)
-        return "; ".join([*named, f"{more:,} more"] if more else named)
+        return "answered " + "; ".join([*named, f"{more:,} more"] if more else named)
 
 
 def _outcome(example: Example, claims: _Claims, says: int, config: Config) -> Outcome:
@@ -120,10 +117,3 @@ def _digest(*values: Any) -> int:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def _quoted(example: Example) -> str:
-    if isinstance(example, Chat | Text | Pair):
-        text = " ".join(answer_of(example).split())
-        return repr(text if len(text) <= QUOTED else text[:QUOTED] + "…")
-    return "good" if example.good else "bad"

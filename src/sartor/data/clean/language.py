@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from pydantic import Field, field_validator
 
 from sartor.data.clean import Context, Outcome, dropped, kept
-from sartor.data.clean.texts import answer_of, question_of, whole_of
+from sartor.data.clean.texts import Part, part_of
 from sartor.data.finding.languages import language_of
 from sartor.types import Example, Frozen
 
@@ -24,7 +23,7 @@ class Config(Frozen):
     keep: tuple[str, ...] = Field(
         default=(), description="ISO 639-1 codes to keep, as en, de; none: the language that most rows are in"
     )
-    of: Literal["answer", "question", "whole"] = Field(default="answer", description="which text is judged")
+    of: Part = Field(default="answer", description="which text is judged")
     surest: float = Field(default=0.6, ge=0, le=1, description="how sure the answer must be, for a row to be dropped")
 
     @field_validator("keep")
@@ -36,14 +35,13 @@ class Config(Frozen):
         return keep
 
 
-_PARTS = {"answer": answer_of, "question": question_of, "whole": whole_of}
-
-
 def clean(rows: Iterable[Example], config: Config, context: Context) -> Iterator[Outcome]:
-    part = _PARTS[config.of]
-    wanted = config.keep or _most(language_of(part(example), config.surest) for example in rows)
+    def language(example: Example) -> str:
+        return language_of(part_of(example, config.of), config.surest)
+
+    wanted = config.keep or _most(map(language, rows))
     for example in rows:
-        found = language_of(part(example), config.surest)
+        found = language(example)
         if found and wanted and found not in wanted:
             yield dropped(example, "language", f"the {config.of} is in {found}, kept are {', '.join(wanted)}")
         else:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from sartor.data.clean import Context, Outcome, dropped, kept
-from sartor.data.clean.texts import answer_of, question_of, whole_of
+from sartor.data.clean.texts import Part, part_of
 from sartor.errors import RecipeError
 from sartor.types import Example, Frozen
 
@@ -17,11 +17,9 @@ REASONS = ("too_short", "too_long")
 SELECTS = False
 WHOLE = False
 
-_PARTS: dict[str, Callable[[Example], str]] = {"answer": answer_of, "question": question_of, "whole": whole_of}
-
 
 class Config(Frozen):
-    of: Literal["answer", "question", "whole"] = Field(default="answer", description="which text is measured")
+    of: Part = Field(default="answer", description="which text is measured")
     unit: Literal["characters", "words", "tokens"] = Field(
         default="characters", description="what is counted; tokens are those of the whole row, and need a model"
     )
@@ -53,7 +51,6 @@ def _measure(config: Config, context: Context) -> Callable[[Example], int]:
         if context.count_tokens is None:
             raise RecipeError("length in tokens needs a model, and none is named", hint="name one, or count words")
         return context.count_tokens
-    part = _PARTS[config.of]
     if config.unit == "words":
-        return lambda example: len(part(example).split())
-    return lambda example: len(part(example))
+        return lambda example: len(part_of(example, config.of).split())
+    return lambda example: len(part_of(example, config.of))

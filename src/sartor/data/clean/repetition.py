@@ -96,8 +96,7 @@ def _again(parts: Sequence[str]) -> tuple[float, float]:
 def _top(words: Sequence[str], length: int) -> int:
     """Characters in all places of the most frequent group, if it is there more than once."""
     counts = Counter(zip(*(words[start:] for start in range(length)), strict=False))
-    group, count = max(counts.items(), key=lambda pair: pair[1] * sum(map(len, pair[0])) * (pair[1] > 1))
-    return count * sum(map(len, group)) if count > 1 else 0
+    return max((count * sum(map(len, group)) for group, count in counts.items() if count > 1), default=0)
 
 
 def _repeated(words: Sequence[str], length: int) -> int:

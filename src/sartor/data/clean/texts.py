@@ -14,6 +14,9 @@ PARTS = ("content", "reasoning")
 #: Which part of an example counts.
 Part = Literal["question", "answer", "whole"]
 
+#: What has messages.
+Talk = Chat | Pair | Unpaired
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -30,7 +33,7 @@ def texts_of(example: Example) -> Iterator[Found]:
         yield Found("text", example.text, answer=True)
         return
     last = len(example.messages) - 1 if isinstance(example, Chat) else -1
-    for place, message in _messages(example):
+    for place, message in messages_of(example):
         answer = place in ("chosen", "rejected", "answer") or place == f"messages[{last}]"
         for part in PARTS:
             if text := vars(message)[part]:
@@ -69,23 +72,29 @@ def edited(example: Example, edit: Callable[[str], str]) -> tuple[Example, tuple
     if not changed:
         return example, ()
 
+    if isinstance(example, Text):
+        return example.model_copy(update={"text": edit(example.text)}), changed
+
     def over(message: Message) -> Message:
         return message.model_copy(update={part: edit(vars(message)[part]) for part in PARTS if vars(message)[part]})
 
-    if isinstance(example, Text):
-        update: dict[str, object] = {"text": edit(example.text)}
-    elif isinstance(example, Chat):
-        update = {"messages": tuple(map(over, example.messages))}
-    elif isinstance(example, Pair):
-        update = {"chosen": over(example.chosen), "rejected": over(example.rejected)}
+    return with_messages(example, over), changed
+
+
+def with_messages(example: Talk, over: Callable[[Message], Message]) -> Talk:
+    """The example with each message replaced by what `over` makes of it."""
+    if isinstance(example, Chat):
+        return example.model_copy(update={"messages": tuple(map(over, example.messages))})
+    update: dict[str, object] = {"prompt": tuple(map(over, example.prompt))}
+    if isinstance(example, Pair):
+        update |= {"chosen": over(example.chosen), "rejected": over(example.rejected)}
     else:
-        update = {"answer": over(example.answer)}
-    if isinstance(example, Pair | Unpaired):
-        update["prompt"] = tuple(map(over, example.prompt))
-    return example.model_copy(update=update), changed
+        update["answer"] = over(example.answer)
+    return example.model_copy(update=update)
 
 
-def _messages(example: Chat | Pair | Unpaired) -> Iterator[tuple[str, Message]]:
+def messages_of(example: Talk) -> Iterator[tuple[str, Message]]:
+    """Every message with its path, in reading order."""
     if isinstance(example, Chat):
         yield from ((f"messages[{index}]", message) for index, message in enumerate(example.messages))
         return

@@ -33,12 +33,14 @@ _PEM = (
     r"(?:(?!-----BEGIN)(?s:.)){1,20000}?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)"
 )
 _PUTTY = r"PuTTY-User-Key-File-\d: (?:(?!PuTTY-User)(?s:.)){1,20000}?Private-MAC: [0-9a-f]+"
+#: JSON web tokens. None starts inside of a run of its characters: each `-eyJ` of one would be followed to its end.
+_JWT = r"\b(?<![\w-]-)eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
 #: What services for language models give out.
 _MODEL_KEY = r"\bsk-(?:proj-|svcacct-|admin-|ant-(?:api|admin)\d\d-|or-v1-)?[A-Za-z0-9_-]{32,}"
 SHAPES = (
     _shape("private_key", "PRIVATE KEY", _PEM),
     _shape("private_key", "PuTTY-User-Key-File", _PUTTY),
-    _shape("token", "eyJ", r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),  # JSON web tokens
+    _shape("token", ".eyJ", _JWT),
     _shape("api_key", "AKIA", rf"\bAKIA[0-9A-Z]{{16}}{_AFTER}"),  # Amazon, long-term
     _shape("api_key", "ASIA", rf"\bASIA[0-9A-Z]{{16}}{_AFTER}"),  # Amazon, temporary
     _shape("api_key", "AIza", rf"\bAIza[0-9A-Za-z_-]{{35}}{_AFTER}"),  # Google

@@ -13,9 +13,9 @@ Kinds may overlap: `found_in` lets the longest win, and of two as long the first
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol, cast
 
 from sartor import names
@@ -63,14 +63,13 @@ def found_in(text: str, kinds: Sequence[tuple[str, Identifier]], countries: Sequ
 
 def apart(spans: Sequence[Span]) -> tuple[Span, ...]:
     """Spans of which no two overlap, in the order of the text: the longest stay, of two as long the first by kind."""
-    ordered = sorted(spans, key=lambda span: span.start)
-    if all(before.end <= after.start for before, after in pairwise(ordered)):
-        return tuple(ordered)
-    taken: list[Span] = []
+    taken: list[Span] = []  # in the order of the text: only the two beside a span can overlap it
     for span in sorted(spans, key=lambda span: (span.start - span.end, span.kind, span.start)):
-        if all(span.end <= other.start or other.end <= span.start for other in taken):
-            taken.append(span)
-    return tuple(sorted(taken, key=lambda span: span.start))
+        place = bisect_right(taken, span.start, key=lambda other: other.start)
+        beside = taken[max(0, place - 1) : place + 1]
+        if all(span.end <= other.start or other.end <= span.start for other in beside):
+            taken.insert(place, span)
+    return tuple(taken)
 
 
 def stand_in_of(kind: str, member: Identifier, value: str, seed: int) -> str:
