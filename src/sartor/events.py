@@ -136,22 +136,7 @@ class Failed(_Event):
     hint: str
 
 
-Event = Annotated[
-    Entered
-    | Started
-    | Stepped
-    | Evaluated
-    | Answered
-    | Advanced
-    | Saved
-    | Skipped
-    | Warned
-    | Finished
-    | Stopped
-    | Failed,
-    Field(discriminator="type"),
-]
-EVENT: TypeAdapter[
+_Kinds = (
     Entered
     | Started
     | Stepped
@@ -164,4 +149,6 @@ EVENT: TypeAdapter[
     | Finished
     | Stopped
     | Failed
-] = TypeAdapter(Event, config=_JSON)
+)
+Event = Annotated[_Kinds, Field(discriminator="type")]
+EVENT: TypeAdapter[_Kinds] = TypeAdapter(Event, config=_JSON)

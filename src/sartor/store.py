@@ -242,11 +242,10 @@ def data_digests(root: Path, recipe: Recipe) -> dict[str, str]:
         name = getattr(recipe.data, role)
         if name is None:
             continue
-        path = root / name / durable.MANIFEST if (root / name).is_dir() else root / name
-        if not path.is_file():
+        digests[role] = durable.digest(root / name)
+        if not digests[role]:
             what = "no data folder" if (root / name).is_dir() else "no such file"
             raise RecipeError(f"`data.{role}` is {name!r}: there is {what}", hint=f"paths are relative to {root}")
-        digests[role] = durable.sha256(path)
     return digests
 
 

@@ -56,6 +56,9 @@ class Message(Frozen):
     weight: float = 1.0
 
 
+#: Told how much is done, and of how much; 0 where nobody knows.
+Progress = Callable[[int, int], None]
+
 #: Conversations to vectors of length 1, as rows of a matrix: how the base encoder sees them.
 Embed = Callable[[Sequence[Sequence[Message]]], Any]
 

@@ -26,7 +26,7 @@ from sartor.build.chunks import Chunk, Count, chunks
 from sartor.data.folder import DataFolder, Making, card, making, open_folder, told
 from sartor.errors import RecipeError
 from sartor.recipe import Named, validated
-from sartor.types import Document, Example, Frozen, LedgerEntry, Source, digest_of
+from sartor.types import Document, Example, Frozen, LedgerEntry, Progress, Source, digest_of
 
 #: What stands in the place of an answer that whoever was asked has lost.
 NO_ANSWER = Answer("", failure="no_answer: whoever was asked said nothing")
@@ -34,8 +34,6 @@ ANSWERS, PLACES = "answers.jsonl", "chunks.jsonl"
 
 #: Documents that can be gone through more than once, such as `DataFolder.documents`.
 Documents = Callable[[], Iterable[Document]]
-#: Told how many chunks are answered, and of how many.
-Progress = Callable[[int, int], None]
 
 
 class Config(Frozen):
@@ -53,6 +51,15 @@ class Config(Frozen):
     @property
     def member(self) -> Builder:
         return builder(self.builder.name)
+
+    @property
+    def settings(self) -> Any:
+        """Those of the builder.
+
+        Raises:
+            RecipeError: the builder or one of its settings is not known.
+        """
+        return validated(self.member.Config, self.builder.settings, "build.builder")
 
     @property
     def asks(self) -> bool:
@@ -89,7 +96,7 @@ def build(
     name, member = config.builder.name, config.member
     if member.READS == "rows":
         raise RecipeError(f"the builder {name} reads rows of a table", hint="give it a file, not documents")
-    settings = validated(member.Config, config.builder.settings, "build.builder")
+    settings = config.settings
     if config.asks and asker is None:
         raise RecipeError(f"the builder {name} asks a model", hint="say who is asked: `who: {url: …, model: …}`")
     if settings.chunks.unit == "tokens" and count is None:

@@ -7,11 +7,11 @@ from typing import cast
 
 from sartor.build import RowBuilder, builder
 from sartor.data.folder import DataFolder, card, making, open_folder, told
-from sartor.data.reading.row import Bad, Progress, Row
+from sartor.data.reading.row import Bad, Row
 from sartor.data.reading.rows import rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
 from sartor.recipe import Named, validated
-from sartor.types import Example, LedgerEntry, Source
+from sartor.types import Example, LedgerEntry, Progress, Source
 
 
 def build_table(

@@ -17,8 +17,7 @@ from sartor.errors import UserError
 
 if TYPE_CHECKING:
     from sartor.data.folder import DataFolder
-    from sartor.types import Example, Json, LedgerEntry
-    from sartor.workshop.telling import Progress
+    from sartor.types import Example, Json, LedgerEntry, Progress
 
 app = typer.Typer(name="data", help="Collect, clean, build, augment, review and inspect data.", no_args_is_help=True)
 

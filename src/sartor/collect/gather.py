@@ -24,14 +24,12 @@ from sartor.collect.journal import Index
 from sartor.data import folder
 from sartor.data.folder import DataFolder, Making
 from sartor.errors import DataError, RecipeError
-from sartor.types import Document, LedgerEntry
+from sartor.types import Document, LedgerEntry, Progress
 
 #: The source of whatever no other source claims.
 REST = "files"
 #: Settings of every source that are no options: they say what the place is.
 _OURS = frozenset({"place", "root"})
-#: Told how many were kept and how many were not, after each.
-Progress = Callable[[int, int], None]
 
 
 def origin_of(place: str, given: Mapping[str, Any] | None = None, /, *, root: Path = Path(), **options: Any) -> Origin:

@@ -18,10 +18,9 @@ from sartor import durable, formats
 from sartor.data.clean import entry_of
 from sartor.data.folder import LEDGER
 from sartor.data.read import stream
-from sartor.data.reading.row import Progress
 from sartor.errors import FieldError
 from sartor.formats.fields import shorten
-from sartor.types import Example, Json, LedgerEntry
+from sartor.types import Example, Json, LedgerEntry, Progress
 
 ROWS = "rows.jsonl"
 #: Names that people use for formats that are called otherwise here.

@@ -18,12 +18,12 @@ from sartor.data import ledger
 from sartor.data.clean import Outcome
 from sartor.data.folder import EXAMPLES, is_data_folder, open_folder
 from sartor.data.reading.express import express_for
-from sartor.data.reading.row import Bad, Progress, Row
+from sartor.data.reading.row import Bad, Row
 from sartor.data.reading.rows import LONGEST, rows
 from sartor.errors import DataError, FieldError, RecipeError, Where
 from sartor.formats.fields import seen
 from sartor.names import suggest
-from sartor.types import Example, Json, LedgerEntry, Source
+from sartor.types import Example, Json, LedgerEntry, Progress, Source
 
 #: Readable rows that vote on the format.
 _SNIFFED = 1000

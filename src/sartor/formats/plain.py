@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sartor.formats.strict import num_keys_written
+from sartor.formats.turns import LEADING
 from sartor.types import Chat, Frozen, Message, Source
 
 _KEYS = frozenset({"role", "content"})
-_LEADING = ("system", "developer")
-_FIRST = ("", *_LEADING)
+_FIRST = ("", *LEADING)
 _UNANSWERABLE = ("", "assistant")
 #: A NUL or a quote that is written as a number, or what looks like one.
 _HIDDEN = re.compile(rb"\\u00[02][02]").search
@@ -76,7 +76,7 @@ def _quotes_if_plain(messages: tuple[Message, ...]) -> int | None:
         role, content = message.role, message.content
         if not content or content.isspace():
             return None
-        if role in _LEADING:
+        if role in LEADING:
             if before not in _FIRST:
                 return None
         elif role != "user" and (role != "assistant" or before in _UNANSWERABLE):

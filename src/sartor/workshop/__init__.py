@@ -25,8 +25,8 @@ from sartor.errors import RecipeError, Refused
 from sartor.events import Advanced, Entered
 from sartor.recipe import Recipe, validated
 from sartor.store import RUNS
-from sartor.types import Frozen, digest_of
-from sartor.workshop.telling import Progress, watched
+from sartor.types import Frozen, Progress, digest_of
+from sartor.workshop.telling import watched
 
 KIND = "workshop"
 NOT_MEMBERS: frozenset[str] = frozenset({"growing", "knowing", "mining", "telling"})

@@ -14,7 +14,6 @@ from sartor.build.tables import build_table
 from sartor.data.folder import is_data_folder, open_folder
 from sartor.data.prepare import num_tokens
 from sartor.errors import DataError
-from sartor.recipe import validated
 from sartor.types import Source, Text
 from sartor.workshop import Job, Takes
 from sartor.workshop.knowing import renderer_of
@@ -27,7 +26,7 @@ ANSWERS = "build.answers"
 
 def inputs(config: Config, root: Path) -> Any:
     """Nothing beside settings and source; but a builder's settings are looked at before anything is made."""
-    validated(config.member.Config, config.builder.settings, "build.builder")
+    _ = config.settings
 
 
 def run(job: Job, config: Config) -> None:

@@ -15,7 +15,7 @@ from sartor.metrics.load import load as load_metric
 from sartor.store import Run
 
 if TYPE_CHECKING:
-    from sartor.workshop.telling import Progress
+    from sartor.types import Progress
 
 #: The longest answer, in tokens: a wrong one that goes on and on tells no more.
 MAX_TOKENS = 256

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-Progress = Callable[[int, int], None]
+from sartor.types import Progress
+
 #: Seconds between two looks at how far it is.
 OFTEN = 0.5
 #: Seconds that a step has to notice that it was left.

@@ -15,6 +15,7 @@ What a cleaner does depends on the examples, its settings and the context alone:
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,9 @@ class Filed(Frozen):
     """Settings that name files and data folders, as paths from the root: what stands in them decides as well."""
 
     @property
+    @abstractmethod
     def files(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """Those that are named."""
 
 
 class Cleaner(Protocol):

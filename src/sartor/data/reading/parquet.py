@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sartor.data.reading.row import Bad, Progress, Row, overlong
+from sartor.data.reading.row import Bad, Row, overlong
 from sartor.errors import DataError, SartorError, Where
+from sartor.types import Progress
 
 #: Most rows that are unpacked together.
 TOGETHER = 16

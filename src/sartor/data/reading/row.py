@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from sartor.formats import strict
@@ -10,8 +10,6 @@ from sartor.formats.fields import seen
 
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 2**20
-
-Progress = Callable[[int, int], None]
 
 
 class Row(NamedTuple):

@@ -17,13 +17,13 @@ from typing import Any, BinaryIO, Literal
 from sartor.data.reading.array import elements, share_lines
 from sartor.data.reading.express import Express
 from sartor.data.reading.parquet import parquet_rows
-from sartor.data.reading.row import BOM, Bad, Progress, Row, lines_of, loaded, overlong, row_of
+from sartor.data.reading.row import BOM, Bad, Row, lines_of, loaded, overlong, row_of
 from sartor.data.reading.table import table_rows
 from sartor.data.reading.unpack import MAGIC, unpacked
 from sartor.errors import DataError, Where
 from sartor.formats import strict
 from sartor.formats.fields import seen
-from sartor.types import Example
+from sartor.types import Example, Progress
 
 #: Longest line, array element or block of text, in bytes.
 LONGEST = 64 * 2**20
@@ -65,7 +65,8 @@ def rows(
     with _opened(path, label, progress) as packed:
         yield from _rows(packed, path, label, longest, express)
         if progress:
-            progress(path.stat().st_size, path.stat().st_size)
+            size = path.stat().st_size
+            progress(size, size)
 
 
 class _Watched(io.FileIO):
