@@ -30,7 +30,7 @@ PRESETS = {
         summary="updates of high rank, as the element-wise product of two low-rank ones",
         paper="arXiv 2108.06098",
         served_by=("vLLM after conversion", "vLLM after merge", "llama.cpp", "Sartor's engine"),
-        learning_rate=2.0,  # the update is a product of two small ones, and begins slower than LoRA's
+        learning_rate=10.0,  # a product of small ones begins slowly: at 2, 40 steps of SmolLM2 end at a loss of 4.9
     )
 }
 PEFT_TYPES = ("LOHA",)

@@ -21,7 +21,7 @@ from sartor.ops import native
 Activation = Literal["silu", "gelu_tanh"]
 Tensor = torch.Tensor
 
-LANES = 16  # of a 512-bit vector: the native kernels take no other multiples
+LANES = 16  # of the widest vector: the native kernels take no other multiples, on any processor
 
 
 class Pointwise(Protocol):

@@ -61,8 +61,8 @@ static void rows_of(long rows, const Unit* a, long a_row, long a_step, const Uni
 
 static void product(long rows, long columns, const Unit* a, long a_row, long a_step, const Unit* b, long b_step,
                     long steps, float* c, long c_row, bool adding) {
-    for (; columns >= 4 * LANES; columns -= 4 * LANES, b += 4 * LANES, c += 4 * LANES)
-        rows_of<4>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+    for (; columns >= WIDE * LANES; columns -= WIDE * LANES, b += WIDE * LANES, c += WIDE * LANES)
+        rows_of<WIDE>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
     switch (columns / LANES) {
         case 3: return rows_of<3>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
         case 2: return rows_of<2>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);

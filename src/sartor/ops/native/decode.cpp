@@ -13,14 +13,15 @@
 #include <omp.h>
 #include <vector>
 
-constexpr long PAGE = LANES;                          // tokens
+constexpr long PAGE = 16;                             // tokens
+constexpr long PER_PAGE = PAGE / LANES;               // vectors
 constexpr long STRETCH = 16;                          // pages at a time: the scores of a block stay in the first cache
 constexpr long ROWS = 48;                             // of a block: tokens times the query heads of a group
 constexpr float NONE = -INFINITY;
 
 // ---- small products -------------------------------------------------------------------------------------------------
 
-// c (NUM_ROWS, columns) = a · b, where the columns come in vectors at `b[0]`, `b[1]`, … and steps in units.
+// c (NUM_ROWS, columns) = a · b, where the columns come in vectors at `b[0]`, `b[1]`, …, parts of pages, steps in units.
 template <int NUM_ROWS, int VECTORS>
 static inline void across(const Unit* a, long a_row, const Unit* const* b, long steps, float* c, long c_row) {
     Floats sums[NUM_ROWS][VECTORS];  // in registers, as long as every loop over it is unrolled
@@ -31,7 +32,7 @@ static inline void across(const Unit* a, long a_row, const Unit* const* b, long 
     for (long k = 0; k < steps; k++) {
         Words right[VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; j++) right[j] = at<Words>(b[j] + k * LANES);
+        for (int j = 0; j < VECTORS; j++) right[j] = at<Words>(b[j] + k * PAGE);
 #pragma GCC unroll 6
         for (int i = 0; i < NUM_ROWS; i++) {
             Unit left = a[i * a_row + k];
@@ -145,26 +146,27 @@ struct Block {
     }
 
     void look_at(long first, long rows, const int32_t* pages, long num_pages, long place) {
-        const Unit *of_keys[STRETCH], *of_values[STRETCH];
-        const long row = STRETCH * PAGE, units = shape.size / PER;
+        const Unit *of_keys[STRETCH * PER_PAGE], *of_values[STRETCH];
+        const long row = STRETCH * PAGE, units = shape.size / PER, num_vectors = num_pages * PER_PAGE;
         const Unit* asked = &queries[first * units];
-        for (long p = 0; p < num_pages; p++) of_keys[p] = page(keys, pages[p]), of_values[p] = page(values, pages[p]);
-        long p = 0;
-        for (; p + 4 <= num_pages; p += 4)
-            across_rows<4>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row);
-        switch (num_pages - p) {
-            case 3: across_rows<3>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row); break;
-            case 2: across_rows<2>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row); break;
-            case 1: across_rows<1>(rows, asked, units, of_keys + p, units, &scores[p * PAGE], row); break;
+        for (long p = 0; p < num_pages; p++) of_values[p] = page(values, pages[p]);
+        for (long v = 0; v < num_vectors; v++) of_keys[v] = page(keys, pages[v / PER_PAGE]) + v % PER_PAGE * LANES;
+        long v = 0;
+        for (; v + WIDE <= num_vectors; v += WIDE)
+            across_rows<WIDE>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row);
+        switch (num_vectors - v) {
+            case 3: across_rows<3>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row); break;
+            case 2: across_rows<2>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row); break;
+            case 1: across_rows<1>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row); break;
         }
         for (long r = 0; r < rows; r++) weigh(first + r, &scores[r * row], &weights[r * row], num_pages, place);
         const Unit* shares = reinterpret_cast<const Unit*>(weights.data());
         for (long d = 0; d < shape.size;) {
             float* into = &gathered[first * shape.size + d];
-            if (d + 4 * LANES <= shape.size) {
-                down_rows<4>(rows, shares, row / PER, of_values, num_pages, shape.size, into, shape.size);
-                d += 4 * LANES;
-                for (long n = 0; n < num_pages; n++) of_values[n] += 4 * LANES;
+            if (d + WIDE * LANES <= shape.size) {
+                down_rows<WIDE>(rows, shares, row / PER, of_values, num_pages, shape.size, into, shape.size);
+                d += WIDE * LANES;
+                for (long n = 0; n < num_pages; n++) of_values[n] += WIDE * LANES;
             } else {
                 down_rows<1>(rows, shares, row / PER, of_values, num_pages, shape.size, into, shape.size);
                 d += LANES;
@@ -177,24 +179,24 @@ struct Block {
     void weigh(long r, float* score, Element* weight, long num_pages, long place) {
         const long last = positions[r] - place, since = last - shape.window;  // visible: since < number <= last
         Floats best = all(NONE);
-        for (long p = 0; p < num_pages; p++) {
-            Ints number = lanes() + int(p * PAGE);
-            Floats value = load(score + p * PAGE) * shape.scale;
+        for (long j = 0; j < num_pages * PAGE; j += LANES) {
+            Ints number = lanes() + int(j);
+            Floats value = load(score + j) * shape.scale;
             if (shape.softcap > 0)
                 for (long lane = 0; lane < LANES; lane++)
                     value[lane] = shape.softcap * tanhf(value[lane] / shape.softcap);
             value = number <= int(last) ? value : all(NONE);
             if (since >= 0) value = number > int(since) ? value : all(NONE);
-            store(score + p * PAGE, value);
+            store(score + j, value);
             best = larger(best, value);
         }
         const float highest = std::max(top[r], largest(best));
         const bool sees = highest > NONE;
         Floats summed{};
-        for (long p = 0; p < num_pages; p++) {
-            Floats value = sees ? exponential(load(score + p * PAGE) - highest) : Floats{};
+        for (long j = 0; j < num_pages * PAGE; j += LANES) {
+            Floats value = sees ? exponential(load(score + j) - highest) : Floats{};
             summed += value;
-            store(weight + p * PAGE, value);
+            store(weight + j, value);
         }
         if (!sees) return;
         const float shrink = top[r] > NONE ? expf(top[r] - highest) : 0.0f;

@@ -21,11 +21,19 @@ typedef bf16 Element;
 
 #define KERNEL extern "C" __attribute__((visibility("default")))
 
+// One register of the processor, or two where they are short: what is wider, gcc 12 splits into single lanes.
+#if defined(__AVX512F__)
 constexpr long LANES = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+#else
+constexpr long LANES = 8;
+#endif
+// A tile of a product has six rows of so many vectors: its sums, a row of the right side and one factor are all in
+// registers, of which AVX-512 has 32, AVX2 16 (and NEON 32 of half the size).
+constexpr int WIDE = LANES == 16 ? 4 : 2;
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 // A vector at any address. A fixed-size memcpy is one load or store.
 template <typename Vector>
@@ -126,8 +134,11 @@ constexpr float PER_NAT = 1.44269504088896341f;  // log2(e)
 
 static inline Floats exponential(Floats x) { return two_to(x * PER_NAT); }
 
-// Lane numbers: 0 1 2 … 15.
-static inline Ints lanes() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+// Lane numbers: 0 1 2 …
+static inline Ints lanes() {
+    const int32_t numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return at<Ints>(numbers);
+}
 
 // What products step over: elements along the inner size, side by side. Two bf16, or one float.
 typedef uint32_t Unit;
