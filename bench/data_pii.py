@@ -23,6 +23,7 @@ import email.policy
 import email.utils
 import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import identifiers
-from harness import CACHE, HERE, RESULTS, facts, say, write
+import report
+from harness import CACHE, HERE, RESULTS, facts
 from sartor import names
 from sartor.data.clean import Context
 from sartor.data.clean.pii import Config, clean
@@ -269,22 +271,24 @@ def _row(row: Json) -> str:
     return f"| {row['kind']} | {row['expected']:,} | {row['predicted']:,} | {shares[0]} | {shares[1]} |"
 
 
-def main() -> None:
+def main() -> int:
+    """Measure and report; the exit code is 0, or that of the error."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="keep the result in bench/results")
     parser.add_argument("--mistakes", type=int, default=0, help="show so many of each kind of mistake")
     options = parser.parse_args()
     measured = measure()
     mistakes = measured.pop("mistakes")
-    result = {**facts(["sartor"]), **measured}
-    print(page(result))
+    result = {**facts(["sartor"]), "kind": "pii", **measured}
     for name, (missed, wrong) in mistakes.items():
         for what, cases in (("missed", missed), ("wrong", wrong)):
             for kind, text in cases[: options.mistakes]:
                 print(f"{name} {what} {kind}: {text!r}")
     if options.write:
-        say(str(write(result, "pii", RESULTS, page(result))))
+        return report.deliver(lambda: result, page, RESULTS)
+    print(page(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -146,9 +146,9 @@ def weights_digest(model: Path) -> dict[str, str]:
     return {path.name: durable.sha256(path) for path in sorted(model.glob("*.safetensors"))}
 
 
-def write(result: Json, kind: str, folder: Path, page: str) -> Path:
+def write(result: Json, folder: Path, page: str) -> Path:
     """`<date>-<machine>[-kind].json` with everything measured, and the page made of it beside it."""
-    name = "-".join(part for part in (result["date"], slug(result["machine"]["processor"]), kind) if part)
+    name = "-".join(part for part in (result["date"], slug(result["machine"]["processor"]), result["kind"]) if part)
     path = folder / f"{name}.json"
     durable.write_json(path, result)
     durable.atomic_write(path.with_suffix(".md"), page)

@@ -212,7 +212,7 @@ def _runs(runs: Sequence[Json], workload: str, contestant: str) -> list[Json]:
 
 # ---- the page of the docs --------------------------------------------------------------------------------------------
 
-_SECTIONS = {
+SECTIONS = {
     "": "Training, LoRA",
     "w4": "Training, LoRA, one long prompt in every row",
     "full": "Training, full fine-tuning",
@@ -236,7 +236,7 @@ def deliver(measure: Callable[[], Json], page_of: Callable[[Json], str], results
     try:
         result = measure()
         page = page_of(result)
-        path = write(result, result["kind"], results, page)
+        path = write(result, results, page)
         if results == RESULTS:
             write_page(results)
     except SartorError as error:
@@ -251,13 +251,13 @@ def write_page(results: Path, page: Path = PAGE) -> None:
     """The docs' page, from the newest result of each kind."""
     newest: dict[str, Path] = {}
     for path in sorted(results.glob("*.json")):
-        newest[json.loads(path.read_text(encoding="utf-8")).get("kind", "")] = path.with_suffix(".md")
+        newest[json.loads(path.read_text(encoding="utf-8"))["kind"]] = path.with_suffix(".md")
     parts = [
         "# Measured against its peers",
         "Made by the scripts in `bench/` from the newest result of each kind, and not by hand; `bench/README.md` says "
         "how to repeat it, and what each figure means.",
     ]
-    for kind, title in _SECTIONS.items():
+    for kind, title in SECTIONS.items():
         if kind in newest:
             parts += [f"## {title}", newest[kind].read_text(encoding="utf-8").strip()]
     durable.atomic_write(page, "\n\n".join(parts) + "\n")

@@ -10,6 +10,7 @@ import pytest
 
 import figures
 import report
+from harness import RESULTS
 
 
 def test_the_table_gives_rates_ratios_memory_and_utilisation(make_result: Any) -> None:
@@ -88,3 +89,8 @@ def test_the_page_of_the_docs_takes_the_newest_of_each_kind(make_result: Any, tm
     assert "training of 2030-01-02" in page
     assert "training of 2030-01-01" not in page
     assert page.index("## Training, LoRA") < page.index("## Generation")
+
+
+def test_every_result_that_is_kept_has_its_section() -> None:
+    kinds = {json.loads(path.read_text(encoding="utf-8"))["kind"] for path in RESULTS.glob("*.json")}
+    assert kinds <= set(report.SECTIONS)
