@@ -25,6 +25,11 @@ def test_published_counts(trained_by: Callable[..., int]) -> None:
 
 def test_only_the_coordinates_of_an_intrinsic_prompt_train(trained_by: Callable[..., int]) -> None:
     assert trained_by("ipt", tokens=2, dimensions=5) == 5
+    assert trained_by("ipt", tokens=20) == 2000
+
+
+def test_a_prompt_of_fewer_numbers_than_the_usual_has_all_of_them() -> None:
+    assert Config(tokens=2, intrinsic=True).num_dimensions(32) == 64
 
 
 def test_virtual_tokens_begin_as_words(tiny_folder: Path) -> None:

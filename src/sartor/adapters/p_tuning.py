@@ -23,6 +23,7 @@ PRESETS = {
     "p_tuning": preset(
         summary="virtual tokens before the text, made by a small network",
         paper="arXiv 2103.10385",
+        learning_rate=20.0,  # 40 updates of SmolLM2 on 8 labels end at a loss of 2.3, and of 4.9 at LoRA's own
     )
 }
 PEFT_TYPES = ("P_TUNING",)

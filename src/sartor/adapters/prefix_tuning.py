@@ -41,7 +41,7 @@ PRESETS = {
         summary="keys and values before the text in every layer, trained themselves",
         paper="arXiv 2110.07602",
         settings={"network": False},
-        learning_rate=10.0,
+        learning_rate=100.0,  # 40 updates of SmolLM2 on 8 labels end at a loss of 0.5, and of 1.7 at 10
         prefix=True,
     ),
 }

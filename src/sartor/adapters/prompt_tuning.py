@@ -6,7 +6,8 @@ point of a small space; what comes out is the same adapter.
 
 The paper has 100 tokens. Each is paid in every answer, and small data does not fill them: 20 here. Its learning rate
 is high, 0.3; so are ours: SmolLM2-135M on 24 tickets has a held-out loss of 0.63 after 16 updates at 0.05, and of 1.85
-at 0.01.
+at 0.01. A space that was drawn and not found needs more dimensions than the paper's: 40 updates of `ipt` on 8 labels
+end at a loss of 4.3 in 250 dimensions (at any rate), of 2.5 in 2,000.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ PRESETS = {
     ),
 }
 PEFT_TYPES = ("PROMPT_TUNING",)
+DIMENSIONS = 2000
 HOOKS = Hooks(num_virtual=num_virtual, beginning=live_prompt)
 changes = saved_prompt
 
@@ -50,8 +52,22 @@ class Config(Frozen):
 
     tokens: int = Field(20, ge=1, le=1000, description="Virtual tokens before the text.")
     intrinsic: bool = by_name(False, "Train a point of a small space, which a decoder makes a prompt of.")
-    dimensions: int = Field(250, ge=1, description="Of that space; the paper has 5 to 250.")
+    dimensions: int = Field(
+        0, ge=0, description="Of that space; 0: 2,000, or all that a small prompt has. With a decoder, 5 to 250."
+    )
     decoder: str = Field("", description="A safetensors file that makes prompts of points; without one, a random map.")
+
+    def num_dimensions(self, model_width: int) -> int:
+        """Raises:
+        RecipeError: a prompt has fewer numbers than `dimensions`.
+        """
+        numbers = self.tokens * model_width
+        if self.dimensions > numbers:
+            raise RecipeError(
+                f"`tune.adapter.dimensions` is {self.dimensions}, and a prompt has {numbers} numbers",
+                hint="fewer dimensions, more tokens, or prompt_tuning, which trains all of them",
+            )
+        return self.dimensions or min(DIMENSIONS, numbers)
 
 
 def attach(model: Any, config: Config) -> Any:
@@ -70,11 +86,11 @@ def attach(model: Any, config: Config) -> Any:
     if config.intrinsic:
         from sartor.adapters.virtual.intrinsic import from_file, without_corpus
 
-        _refuse_too_many(config, start_PD.shape[1])
+        dimensions = config.num_dimensions(start_PD.shape[1])
         tuned.prompt_encoder["default"] = (
-            from_file(Path(config.decoder), start_PD, config.dimensions)
+            from_file(Path(config.decoder), start_PD, dimensions)
             if config.decoder
-            else without_corpus(start_PD, config.dimensions)
+            else without_corpus(start_PD, dimensions)
         )
     return tuned
 
@@ -89,13 +105,4 @@ def count(shape: Shape, config: Config) -> int:
     Raises:
         RecipeError: a prompt has fewer numbers than `dimensions`.
     """
-    _refuse_too_many(config, shape.hidden)
-    return config.dimensions if config.intrinsic else config.tokens * shape.hidden
-
-
-def _refuse_too_many(config: Config, hidden: int) -> None:
-    if config.intrinsic and config.dimensions > config.tokens * hidden:
-        raise RecipeError(
-            f"`tune.adapter.dimensions` is {config.dimensions}, and a prompt has {config.tokens * hidden} numbers",
-            hint="fewer dimensions, more tokens, or prompt_tuning, which trains all of them",
-        )
+    return config.num_dimensions(shape.hidden) if config.intrinsic else config.tokens * shape.hidden
