@@ -5,8 +5,10 @@ Shapes: T tokens · C columns of heads · R rotated pairs of a head.
 
 from __future__ import annotations
 
+import platform
 import random
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,20 @@ def forget_kernels() -> None:
 def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine without a compiler."""
     monkeypatch.setenv(native.OFF, "0")
+    forget_kernels()
+    yield
+    forget_kernels()
+
+
+@pytest.fixture(params=["-mno-avx512f", "-mno-avx"])
+def plainer_processor(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels as on an x86 processor with shorter vectors, or as few as every one has."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the options are those of x86")
+    if not native.compiler():
+        pytest.skip("there is no compiler")
+    monkeypatch.setenv("CXX", f"{native.compiler()[0]} {request.param}")
+    monkeypatch.setenv("SARTOR_CACHE", str(tmp_path))
     forget_kernels()
     yield
     forget_kernels()

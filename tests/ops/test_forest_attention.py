@@ -151,6 +151,13 @@ def test_the_kernel_is_its_twin_however_the_work_is_shared_out(num_threads: int)
         torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("plainer_processor")
+def test_the_kernel_is_its_twin_on_plainer_processors() -> None:
+    for forest in (*FORESTS, *(forest_of([0, count], [-1]) for count in COUNTS)):
+        for heads in (*SHAPES, replace(HEADS, window=30)):
+            compare(heads, forest, torch.float32)
+
+
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_large_scores_stay_finite_and_right(element: torch.dtype) -> None:
     compare(HEADS, FORESTS[1], element, scale=1000.0)

@@ -124,6 +124,13 @@ def test_kernels_are_their_twins(kind: Kind, dtype: torch.dtype, width: int) -> 
     assert torch.equal(packed.pick(rows, dtype), packed.plain(rows).to(dtype))
 
 
+@pytest.mark.usefixtures("plainer_processor")
+def test_kernels_are_their_twins_on_plainer_processors() -> None:
+    for kind in KINDS:
+        for width in (7, 16, 33, 100):
+            test_kernels_are_their_twins(kind, torch.float32, width)
+
+
 @pytest.mark.usefixtures("without_native")
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_kernels(kind: Kind) -> None:

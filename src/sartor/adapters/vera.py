@@ -38,7 +38,7 @@ PRESETS = {
         summary="two trained vectors for each layer, around random matrices that all layers share",
         paper="arXiv 2310.11454",
         served_by=("vLLM after conversion", "vLLM after merge", "llama.cpp", "Sartor's engine"),
-        learning_rate=10.0,  # the paper's are 10 times its LoRA's, and PEFT's comparison takes as many
+        learning_rate=50.0,  # the paper's are 10 times its LoRA's: 40 updates of SmolLM2 then end at a loss of 4.7
     )
 }
 PEFT_TYPES = ("VERA",)
