@@ -47,8 +47,8 @@ MOST_USED = (
 )
 SEEDS = (17, 18, 19)
 STEPS, BATCH = 40, 4
-#: What the cost is measured on: rows of random ids, 8 a step, for a step costs the same whatever the words are.
-ROWS = memory.Setting(MODEL, longest=384, shortest=128)
+#: What the cost is measured on: rows of random ids, 4 a step, for a step costs the same whatever the words are.
+ROWS = memory.Setting(MODEL, longest=384, shortest=128, batch_size=4)
 FOLDER = CACHE / "methods"
 RECIPE = f"""\
 model: {MODEL}

@@ -129,7 +129,7 @@ def _costs(result: Json) -> Iterator[str]:
     settings = result["settings"]
     yield (
         f"{settings['repeats']} rounds of all methods, each in a fresh process of {settings['steps']} steps after one "
-        "to warm up, on rows of 128 to 384 random tokens, 8 a step; as multiples of LoRA in the same round, medians."
+        "to warm up, on rows of 128 to 384 random tokens, 4 a step; as multiples of LoRA in the same round, medians."
     )
     yield from cautions(result["costs"], settings["repeats"])
     rows = header("method", "speed", "memory")

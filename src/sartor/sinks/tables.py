@@ -131,8 +131,8 @@ def show_models(cards: Sequence[Card]) -> RenderableType:
 
 def show_methods(methods: Sequence[Method], model: str, measured_on: str) -> RenderableType:
     """The methods on a model, then where the figures come from."""
-    names = ("method", "trainable", "speed", "memory", "vLLM", "llama.cpp", "merges", "mixes", "paper")
-    columns = [Column(name, no_wrap=name != "paper") for name in names]
+    names = ("method", "trainable", "speed", "memory", "vLLM", "GGUF", "merges", "mixes", "paper")
+    columns = [Column(name, no_wrap=name != "paper", overflow="fold") for name in names]
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for method in methods:
         ways = [server.removeprefix("vLLM ") for server in method.served_by if server.startswith("vLLM")]
@@ -140,7 +140,7 @@ def show_methods(methods: Sequence[Method], model: str, measured_on: str) -> Ren
             method.name,
             f"{method.trainable:,}" if not method.needs else "–",
             *(f"{ratio:.2f}" if ratio else "–" for ratio in (method.speed, method.memory)),
-            ways[0].replace("after ", "") if ways else "–",
+            ways[0].removeprefix("after ").replace("conversion", "convert") if ways else "–",
             "yes" if "llama.cpp" in method.served_by else "–",
             *("yes" if yes else "–" for yes in (method.mergeable, method.mixable)),
             method.paper.removeprefix("arXiv "),
@@ -149,8 +149,8 @@ def show_methods(methods: Sequence[Method], model: str, measured_on: str) -> Ren
     return Group(
         table,
         Text(
-            f"\nTrainable parameters on {model}. {costs}vLLM: as is, or what `sartor convert` does before. Merges: "
-            "into the base's own weights. Mixes: answers beside others in one batch of Sartor's engine, which serves "
+            f"\nTrainable parameters on {model}. {costs}vLLM: as is, or what `sartor convert` does before; GGUF: "
+            "llama.cpp can have it. Merges: into the base's own weights. Mixes: answers beside others in one batch of Sartor's engine, which serves "
             "all. Choose one by `tune: {adapter: NAME}`; `--json` says more."
         ),
     )
