@@ -98,7 +98,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="measured optimizer steps of a run")
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of settings, from 0")
+    numbers = range(len(SETTINGS))
+    parser.add_argument("--only", type=int, nargs="+", choices=numbers, metavar="N", help="settings, from 0")
     parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 

@@ -189,5 +189,6 @@ def _members(layers: Sequence[nn.Module], adapter: str) -> list[Member]:
         elif isinstance(layer, QuantisedLinear) or type(layer) is nn.Linear:
             members.append(Member(layer, slice(start, start + layer.out_features), slice(low, low)))
         else:
-            raise Unsupported(f"a layer of type {type(layer).__name__}", hint="it takes the plain path")
+            kind = f"{type(layer).__module__}.{type(layer).__name__}"
+            raise Unsupported(f"a layer of type {kind}", hint="it takes the plain path")
     return members
