@@ -150,8 +150,8 @@ def show_methods(methods: Sequence[Method], model: str, measured_on: str) -> Ren
         table,
         Text(
             f"\nTrainable parameters on {model}. {costs}vLLM: as is, or what `sartor convert` does before; GGUF: "
-            "llama.cpp can have it. Merges: into the base's own weights. Mixes: answers beside others in one batch of Sartor's engine, which serves "
-            "all. Choose one by `tune: {adapter: NAME}`; `--json` says more."
+            "llama.cpp can have it. Merges: into the base's own weights. Mixes: answers beside others in one batch of "
+            "Sartor's engine, which serves all. Choose one by `tune: {adapter: NAME}`; `--json` says more."
         ),
     )
 
