@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from sartor.errors import Unsupported
-from sartor.ops import attention
+from sartor.ops import attention, forest_attention
 from sartor.ops.attention import flat_attention
+from sartor.ops.forest_attention import Plain
 
 OFFSETS = torch.tensor([0, 3, 10, 11], dtype=torch.int32)
 
 
 def heads(count: int, *, seed: int) -> torch.Tensor:
-    return torch.randn(1, count, 11, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(1, count, 11, 16, generator=torch.Generator().manual_seed(seed))
 
 
 def call(**changes: Any) -> torch.Tensor:
@@ -26,6 +27,15 @@ def call(**changes: Any) -> torch.Tensor:
     return output
 
 
+@pytest.fixture(params=["native", "torch"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the kernel, and as where there is none."""
+    if request.param == "torch":
+        monkeypatch.setattr(forest_attention, "attention", lambda *_: Plain())
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("path")
 def test_each_segment_is_as_if_alone() -> None:
     output = call()
     query, key, value = heads(4, seed=1), heads(2, seed=2), heads(2, seed=3)
@@ -44,18 +54,17 @@ def layer(number: int) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("longest", [attention.LONGEST_EXPLICIT, 0])
-def test_a_prefix_is_seen_by_every_segment_and_learns_from_all(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In both ways through a segment; a segment with the prefix written out before it is the reference."""
-    monkeypatch.setattr(attention, "LONGEST_EXPLICIT", longest)
+@pytest.mark.usefixtures("path")
+def test_a_prefix_is_seen_by_every_segment_and_learns_from_all() -> None:
+    """A segment with the prefix written out before it is the reference."""
     draw = torch.Generator().manual_seed(4)
-    prefix = [tuple(torch.randn(5, 16, generator=draw).requires_grad_() for _ in range(2)) for _ in range(2)]
+    prefix = [tuple(torch.randn(5, 32, generator=draw).requires_grad_() for _ in range(2)) for _ in range(2)]
     parts = (heads(4, seed=1), heads(2, seed=2), heads(2, seed=3))
     found, _ = flat_attention(layer(1), *parts, None, scaling=0.3, cu_seq_lens_q=OFFSETS, prefix=prefix)
     wanted = []
     for start, end in ((0, 3), (3, 10), (10, 11)):
-        before = [item.view(5, 2, 8).transpose(0, 1)[None] for item in prefix[1]]
-        query = torch.cat([torch.zeros(1, 4, 5, 8), parts[0][:, :, start:end]], dim=2)
+        before = [item.view(5, 2, 16).transpose(0, 1)[None] for item in prefix[1]]
+        query = torch.cat([torch.zeros(1, 4, 5, 16), parts[0][:, :, start:end]], dim=2)
         key, value = (torch.cat([b, own[:, :, start:end]], dim=2) for b, own in zip(before, parts[1:], strict=True))
         alone = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.3, enable_gqa=True)
         wanted.append(alone[0, :, 5:].transpose(0, 1))
@@ -68,7 +77,7 @@ def test_a_prefix_is_seen_by_every_segment_and_learns_from_all(longest: int, mon
 
 
 def test_a_window_must_reach_over_the_prefix() -> None:
-    prefix = [(torch.zeros(5, 16), torch.zeros(5, 16))]
+    prefix = [(torch.zeros(5, 32), torch.zeros(5, 32))]
     asked = {"cu_seq_lens_q": OFFSETS, "prefix": prefix}
     parts = (heads(4, seed=1), heads(2, seed=2), heads(2, seed=3))
     flat_attention(layer(0), *parts, None, sliding_window=12, **asked)
@@ -102,29 +111,34 @@ def test_a_window_longer_than_every_segment_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_short_segments_equal_the_plain_twin_and_so_do_their_gradients(dtype: torch.dtype) -> None:
+def test_the_kernel_equals_the_plain_twin_and_so_do_its_gradients(dtype: torch.dtype) -> None:
     results = []
-    for function in (attention._attend, attention.plain_segment):
-        parts = [heads(count, seed=count)[0].to(dtype).requires_grad_() for count in (4, 2)]
-        value = heads(2, seed=9)[0].to(dtype).requires_grad_()
-        output = function(parts[0], parts[1], value, 0.3)
+    for function in (attention._attend, attention.by_segment):
+        parts = [heads(count, seed=seed)[0].to(dtype).requires_grad_() for count, seed in ((4, 4), (2, 2), (2, 9))]
+        output = function(*parts, (), OFFSETS.tolist(), 0.3)
         (output.float() * torch.linspace(-1, 2, output.numel()).view(output.shape)).sum().backward()
-        results.append([output.detach(), *(part.grad for part in (*parts, value))])
+        results.append([output.detach(), *(part.grad for part in parts)])
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
     for ours, plain in zip(*results, strict=True):
         assert ours.dtype == plain.dtype == dtype
         torch.testing.assert_close(ours, plain, **tolerance)
 
 
-def test_gradient_check_of_short_segments() -> None:
+def test_gradient_check() -> None:
     generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(count, 5, 4, generator=generator).requires_grad_() for count in (4, 2, 2)]
+    parts = [torch.randn(count, 5, 16, generator=generator).requires_grad_() for count in (4, 2, 2)]
     assert torch.autograd.gradcheck(
-        lambda *given: attention._attend(*given, 0.5), parts, eps=1e-2, atol=1e-2, rtol=1e-2, fast_mode=True
+        lambda *given: attention._attend(*given, (), [0, 1, 5], 0.5),
+        parts,
+        eps=1e-2,
+        atol=1e-2,
+        rtol=1e-2,
+        fast_mode=True,
     )
 
 
-def test_a_long_segment_takes_torchs_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = call()
-    monkeypatch.setattr(attention, "LONGEST_EXPLICIT", 4)
-    torch.testing.assert_close(call(), whole)
+def test_heads_of_a_size_without_a_kernel_take_torchs_own() -> None:
+    parts = [heads(count, seed=count)[..., :8] for count in (4, 2, 2)]
+    found, _ = flat_attention(nn.Module(), *parts, None, scaling=0.3, cu_seq_lens_q=OFFSETS)
+    wanted = attention.by_segment(*(part[0] for part in parts), (), OFFSETS.tolist(), 0.3)
+    assert torch.equal(found[0], wanted)

@@ -1,9 +1,11 @@
 """Causal attention over a flat batch of segments: no padding, and no segment sees another.
 
 Registered through transformers' `AttentionInterface`, so the model's own code is used as it is. The segments travel as
-`cu_seq_lens_q`, transformers' official argument. What is not implemented here is refused, never approximated.
+`cu_seq_lens_q`, transformers' official argument. What is not implemented here is refused, never approximated. The
+kernel of `ops/forest_attention.py` computes it; where there is none, torch's own attention, a segment at a time.
 
-Shapes: H query heads · G key/value heads · T tokens · D head size · P tokens of a prefix.
+Shapes: H query heads · G key/value heads · T tokens · D head size · P tokens of a prefix · U those and the T tokens ·
+L tokens of a segment · K its keys · C columns of heads.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -21,11 +22,12 @@ from torch import nn
 from transformers import AttentionInterface
 
 from sartor.errors import Unsupported
+from sartor.ops import forest_attention
+from sartor.ops.forest_attention import Attention, Forest, Heads, Plain
 
 NAME = "sartor_flat"
 #: Of each layer, keys (turned already) and values that stand before every segment: (P, G · D) each.
 Prefix = Sequence[tuple[torch.Tensor, torch.Tensor]]
-LONGEST_EXPLICIT = 160  # tokens; measured: 1.6 times torch's speed at 110, the same at 200, half of it at 400
 
 
 def flat_attention(
@@ -69,15 +71,9 @@ def flat_attention(
     for what, met in refusals.items():
         if met:
             raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
-    lengths = [end - start for start, end in spans]
-    queries, keys, values = (part[0].split_with_sizes(lengths, dim=1) for part in (query_1HTD, key_1GTD, value_1GTD))
-    if earlier:
-        keys, values = (
-            tuple(torch.cat([own_GPD.to(part.dtype), part], dim=1) for part in parts)
-            for own_GPD, parts in zip(earlier, (keys, values), strict=True)
-        )
     scale = query_1HTD.shape[-1] ** -0.5 if scaling is None else scaling
-    return torch.cat([_attend(*parts, scale) for parts in zip(queries, keys, values, strict=True)])[None], None
+    parts = query_1HTD[0].to(value_1GTD.dtype), key_1GTD[0].to(value_1GTD.dtype), value_1GTD[0]
+    return _attend(*parts, earlier, offsets, scale)[None], None
 
 
 def prefix_of(module: nn.Module, prefix: Prefix, like_1GTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -86,85 +82,103 @@ def prefix_of(module: nn.Module, prefix: Prefix, like_1GTD: torch.Tensor) -> tup
     return tuple(part_PG.view(len(part_PG), -1, like_1GTD.shape[-1]).transpose(0, 1) for part_PG in prefix[layer])
 
 
-def _attend(query_HLD: torch.Tensor, key_GLD: torch.Tensor, value_GLD: torch.Tensor, scale: float) -> torch.Tensor:
-    """Causal attention of one segment of L tokens, (L, H, D), in the type of the values. Queries are of the last."""
-    if query_HLD.shape[1] > LONGEST_EXPLICIT:
-        return plain_segment(query_HLD, key_GLD, value_GLD, scale)
-    output_LHD: torch.Tensor = _ShortSegment.apply(query_HLD, key_GLD, value_GLD, scale)  # type: ignore[no-untyped-call]
-    return output_LHD
-
-
-def plain_segment(
-    query_HLD: torch.Tensor, key_GLD: torch.Tensor, value_GLD: torch.Tensor, scale: float
+def _attend(
+    query_HTD: torch.Tensor,
+    key_GTD: torch.Tensor,
+    value_GTD: torch.Tensor,
+    earlier: tuple[torch.Tensor, ...],
+    offsets: list[int],
+    scale: float,
 ) -> torch.Tensor:
-    """torch's own attention: the plain twin of `_ShortSegment`, and the path of long segments."""
-    length, num_keys = query_HLD.shape[1], key_GLD.shape[1]
-    sees_LK = None  # torch takes the first query for the one that sees the first key only
-    if num_keys != length:
-        sees_LK = torch.ones(length, num_keys, dtype=torch.bool, device=query_HLD.device).tril(num_keys - length)
-    output_1HLD = F.scaled_dot_product_attention(
-        query_HLD[None].to(value_GLD.dtype),
-        key_GLD[None].to(value_GLD.dtype),
-        value_GLD[None],
-        attn_mask=sees_LK,
-        is_causal=sees_LK is None,
-        scale=scale,
-        enable_gqa=query_HLD.shape[0] != key_GLD.shape[0],
-    )
-    return output_1HLD[0].transpose(0, 1)
+    """(T, H, D). A prefix is a node of its own, whose queries nobody asks for, and the segments are its children."""
+    kernel = forest_attention.attention(value_GTD.dtype, value_GTD.shape[-1])
+    if isinstance(kernel, Plain) or value_GTD.device.type != "cpu":
+        return by_segment(query_HTD, key_GTD, value_GTD, earlier, offsets, scale)
+    parents = [-1] * (len(offsets) - 1)
+    if earlier:
+        num_earlier = earlier[0].shape[1]
+        query_HTD = F.pad(query_HTD, (0, 0, num_earlier, 0))
+        key_GTD, value_GTD = _after(earlier, key_GTD, value_GTD)
+        offsets, parents = [0, *(num_earlier + offset for offset in offsets)], [-1, *(0 for _ in parents)]
+    else:
+        num_earlier = 0
+    forest = Forest(torch.tensor(offsets, dtype=torch.int32), torch.tensor(parents, dtype=torch.int32))
+    heads = Heads(query_HTD.shape[0], key_GTD.shape[0], key_GTD.shape[-1], scale)
+    output_UHD: torch.Tensor = _OnForest.apply(query_HTD, key_GTD, value_GTD, kernel, heads, forest)  # type: ignore[no-untyped-call]
+    return output_UHD[num_earlier:]
 
 
-class _ShortSegment(torch.autograd.Function):
-    """Attention of one segment as explicit fp32 products, its probabilities computed again in the backward.
+def by_segment(
+    query_HTD: torch.Tensor,
+    key_GTD: torch.Tensor,
+    value_GTD: torch.Tensor,
+    earlier: tuple[torch.Tensor, ...],
+    offsets: list[int],
+    scale: float,
+) -> torch.Tensor:
+    """torch's own attention of each segment, (T, H, D): the plain twin, in any type and on any device."""
+    lengths = [end - start for start, end in pairwise(offsets)]
+    found = []
+    for query_HLD, *own in zip(
+        *(part.split_with_sizes(lengths, dim=1) for part in (query_HTD, key_GTD, value_GTD)), strict=True
+    ):
+        key_GKD, value_GKD = _after(earlier, *own) if earlier else own
+        length, num_keys = query_HLD.shape[1], key_GKD.shape[1]
+        sees_LK = None  # torch takes the first query for the one that sees the first key only
+        if num_keys != length:
+            sees_LK = torch.ones(length, num_keys, dtype=torch.bool, device=query_HLD.device).tril(num_keys - length)
+        output_1HLD = F.scaled_dot_product_attention(
+            query_HLD[None],
+            key_GKD[None],
+            value_GKD[None],
+            attn_mask=sees_LK,
+            is_causal=sees_LK is None,
+            scale=scale,
+            enable_gqa=query_HLD.shape[0] != key_GKD.shape[0],
+        )
+        found.append(output_1HLD[0].transpose(0, 1))
+    return torch.cat(found)
 
-    At these lengths it is faster than torch's own, and exact (docs/why/numerics.md). Query heads that share a key head
-    are stacked as rows, so keys and values are never repeated: (G, H/G · L, D).
-    """
+
+def _after(earlier: tuple[torch.Tensor, ...], *own: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Keys and values (G, P + L, D) with those of a prefix before them."""
+    return tuple(torch.cat([before.to(part.dtype), part], dim=1) for before, part in zip(earlier, own, strict=True))
+
+
+class _OnForest(torch.autograd.Function):
+    """Query, key and value of all tokens go into the kernel's rows, and their gradients come out of such rows."""
 
     @staticmethod
     def forward(
-        ctx: Any, query_HLD: torch.Tensor, key_GLD: torch.Tensor, value_GLD: torch.Tensor, scale: float
+        ctx: Any,
+        query_HUD: torch.Tensor,
+        key_GUD: torch.Tensor,
+        value_GUD: torch.Tensor,
+        kernel: Attention,
+        heads: Heads,
+        forest: Forest,
     ) -> torch.Tensor:
-        query, key, value = (_rows(part, key_GLD.shape[0]) for part in (query_HLD, key_GLD, value_GLD))
-        mixed = torch.bmm(_probabilities(query, key, scale, query_HLD.shape[1]), value)
-        ctx.save_for_backward(query_HLD, key_GLD, value_GLD)
-        ctx.scale = scale
-        return mixed.view(query_HLD.shape).transpose(0, 1).to(value_GLD.dtype)
+        qkv_UC = torch.cat([part.transpose(0, 1).flatten(1) for part in (query_HUD, key_GUD, value_GUD)], dim=1)
+        out_UC = qkv_UC.new_empty(len(qkv_UC), heads.query_width)
+        logsumexp_HU = torch.empty(heads.num_query, len(qkv_UC))
+        kernel.forward(heads, forest, qkv_UC, out_UC, logsumexp_HU)
+        ctx.save_for_backward(qkv_UC, out_UC, logsumexp_HU)
+        ctx.asked = kernel, heads, forest
+        return out_UC.view(len(out_UC), -1, heads.size)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        groups = inputs[1].shape[0]
-        query, key, value = (_rows(part, groups) for part in inputs)
-        output_slope = _rows(upstream[0].transpose(0, 1), groups)
-        weights = _probabilities(query, key, ctx.scale, inputs[0].shape[1])
-        slope = torch.bmm(output_slope, value.transpose(1, 2))
-        slope.sub_((slope * weights).sum(dim=-1, keepdim=True)).mul_(weights).mul_(ctx.scale)
-        found = (
-            torch.bmm(slope, key),
-            torch.bmm(slope.transpose(1, 2), query),
-            torch.bmm(weights.transpose(1, 2), output_slope),
+        qkv_UC, out_UC, logsumexp_HU = ctx.saved_tensors
+        kernel, heads, forest = ctx.asked
+        upstream_UC = torch.empty_like(out_UC).copy_(upstream[0].flatten(1))
+        gradient_UC = torch.empty_like(qkv_UC)
+        kernel.backward(heads, forest, qkv_UC, out_UC, logsumexp_HU, upstream_UC, gradient_UC)
+        return (
+            *(part.unflatten(1, (-1, heads.size)).transpose(0, 1) for part in heads.split(gradient_UC)),
+            None,
+            None,
+            None,
         )
-        gradients = (part.view(given.shape).to(given.dtype) for part, given in zip(found, inputs, strict=True))
-        return (*gradients, None)
-
-
-def _rows(part_HLD: torch.Tensor, groups: int) -> torch.Tensor:
-    """In fp32, the heads of a group stacked: (G, H/G · L, D)."""
-    return part_HLD.float().reshape(groups, -1, part_HLD.shape[-1])
-
-
-def _probabilities(query: torch.Tensor, key: torch.Tensor, scale: float, length: int) -> torch.Tensor:
-    """Causal attention weights (G, H/G · L, keys) of the last L positions of one segment."""
-    mask = _causal(length, key.shape[1], query.shape[1] // length)
-    return torch.softmax(torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale), dim=-1)
-
-
-@lru_cache(maxsize=256)
-def _causal(length: int, num_keys: int, copies: int) -> torch.Tensor:
-    """0 where one of the last L positions may look, -inf where not: (1, copies · L, keys)."""
-    mask_LK = torch.full((length, num_keys), float("-inf")).triu_(1 + num_keys - length)
-    return mask_LK.repeat(copies, 1)[None]
 
 
 @dataclass(frozen=True, slots=True)
