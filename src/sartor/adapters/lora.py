@@ -77,6 +77,7 @@ PRESETS = {
         paper="arXiv 2404.02948",
         served_by=SERVED_BY,
         settings={"init": "pissa"},
+        learning_rate=0.5,  # as for olora, to a smaller degree
         moves_base=MOVED,
     ),
     "olora": Preset(
@@ -85,6 +86,7 @@ PRESETS = {
         paper="arXiv 2406.01775",
         served_by=SERVED_BY,
         settings={"init": "olora"},
+        learning_rate=0.2,  # A and B begin large: at LoRA's rate SmolLM2 learns as much, and forgets all else
         moves_base=MOVED,
     ),
     "eva": Preset(
