@@ -1,4 +1,5 @@
-"""The yardstick: bf16 matrix products that this machine sustains now, at the shapes of SmolLM2-135M's layers.
+"""The yardstick: matrix products that this machine sustains now, at the shapes of SmolLM2-135M's layers; bf16 where it
+multiplies that, fp32 elsewhere, as the planner chooses.
 
 Prints {"flops": FLOP/s}: the best window of the best shape. A window and not a single product: one product now and
 then runs at twice the speed that lasts. Run as a process of its own, before and after each contestant.
@@ -9,18 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import torch
+
+from sartor.hardware import look
 
 ROWS, INNER, COLUMNS = (512, 1024, 2048), 576, 1536
 WINDOWS, SECONDS = 4, 0.4
 
 
-def sustained(rows: int) -> float:
+def sustained(rows: int, dtype: torch.dtype) -> float:
     """FLOP/s over the best of a few windows. The first is a warm-up as well."""
-    left_MK = torch.randn(rows, INNER).bfloat16()
-    right_KN = torch.randn(INNER, COLUMNS).bfloat16()
-    out_MN = torch.empty(rows, COLUMNS, dtype=torch.bfloat16)
+    left_MK = torch.randn(rows, INNER).to(dtype)
+    right_KN = torch.randn(INNER, COLUMNS).to(dtype)
+    out_MN = torch.empty(rows, COLUMNS, dtype=dtype)
     best = 0.0
     for _ in range(WINDOWS):
         count, start = 0, time.perf_counter()
@@ -35,4 +39,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
     torch.set_num_threads(parser.parse_args().threads)
-    print(json.dumps({"flops": max(map(sustained, ROWS))}))
+    dtype = torch.bfloat16 if look(Path()).has_bf16 else torch.float32
+    print(json.dumps({"flops": max(sustained(rows, dtype) for rows in ROWS)}))

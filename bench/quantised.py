@@ -51,10 +51,10 @@ def measure(options: argparse.Namespace) -> Json:
     memory.rows(ROWS, (options.steps + 1) * ROWS.batch_size).write(file)
     runs = []
     for repeat in range(options.repeats):
-        for method in METHODS:
-            before = machine.plateau()
-            result = methods.steps_of(method, machine, file, options.steps)
-            runs.append({"repeat": repeat, "plateau_before": before, **result, "plateau_after": machine.plateau()})
+        before = machine.plateau()
+        round_ = [methods.steps_of(method, machine, file, options.steps) for method in METHODS]
+        plateaus = {"plateau_before": before, "plateau_after": machine.plateau()}
+        runs += [{"repeat": repeat, **plateaus, **result} for result in round_]
     return {**methods.facts(options, "quantised"), "base": held(), "runs": runs}
 
 
