@@ -76,19 +76,44 @@ def relative(costs: Sequence[Json]) -> dict[str, tuple[float, float]]:
 def picture(runs: Sequence[Json]) -> str:
     """Accuracy over trainable parameters, as SVG."""
     mpl.rcParams |= {"svg.hashsalt": "sartor", "font.size": 8}
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 6), dpi=72, layout="constrained")  # as SVG counts
     axes = figure.subplots()
-    for method, members in _by_method(runs).items():
-        x, y = members[0]["trainable"], 100 * statistics.mean(run["tuned"] for run in members)
-        axes.plot([x], [y], "o", color="#33658a", markersize=4)
-        axes.annotate(method, (x, y), xytext=(3, 3), textcoords="offset points")
+    points = {
+        method: (members[0]["trainable"], 100 * statistics.mean(run["tuned"] for run in members))
+        for method, members in _by_method(runs).items()
+    }
     axes.axhline(100 * statistics.mean(run["untuned"] for run in runs), color="#999999", linestyle="--", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters")
     axes.set_ylabel("held-out accuracy, % (dashed: the untuned base)")
+    axes.plot(*zip(*points.values(), strict=True), "o", color="#33658a", markersize=4)
+    axes.set_ylim(0, 100)
+    figure.draw_without_rendering()  # what stands where is known from here on
+    for method, offset in _labels({name: axes.transData.transform(point) for name, point in points.items()}):
+        line = {"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.5, "shrinkB": 2}
+        axes.annotate(method, points[method], offset, textcoords="offset pixels", va="center", arrowprops=line)
     target = io.StringIO()
     figure.savefig(target, format="svg", metadata={"Date": None})
     return target.getvalue()
+
+
+def _labels(places: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Where each point's label begins, from the point, in pixels: the nearest place that is free."""
+    width, height = 5.0, 9.0  # of a letter
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in places.values()]
+    for name, (x, y) in sorted(places.items(), key=lambda pair: -pair[1][1]):
+        right, left = 6.0, -6.0 - width * len(name)
+        steps = sorted(range(-12, 13), key=abs)
+        for across, up in ((side, step * height) for step in steps for side in (right, left)):
+            box = (x + across, y + up - height / 2, x + across + width * len(name), y + up + height / 2)
+            if not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                yield name, (across, up)
+                break
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _accuracy(result: Json) -> Iterator[str]:
