@@ -21,7 +21,7 @@ def test_the_most_used_have_three_seeds_and_all_begin_before_any_is_repeated() -
 
 def test_a_method_that_stays_at_its_base_is_named_with_the_reason() -> None:
     page = methods_report.markdown({**FACTS, "runs": [run("lora", 0.8), run("attention_fusion", 0.1)], "absent": {}})
-    assert "| `lora` | 80.0 % | 1 | 0.01 | 100 | 1.00 MiB | 2.00 GiB | -1.0 % |" in page
+    assert "| `lora` | 80.0 % | 1 | 0.01 | 100 | 1.00 MiB | 2.00 GiB | 0.99 × |" in page
     assert "The untuned base: 10.0 %." in page
     assert "p ≥ 0.05): `attention_fusion` (its 608 numbers" in page
 
