@@ -90,8 +90,8 @@ def picture(runs: Sequence[Json]) -> str:
     axes.set_ylim(0, 100)
     figure.draw_without_rendering()  # what stands where is known from here on
     for method, offset in _labels({name: axes.transData.transform(point) for name, point in points.items()}):
-        line = {"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.5, "shrinkB": 2}
-        axes.annotate(method, points[method], offset, textcoords="offset pixels", va="center", arrowprops=line)
+        leader = {"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.5, "shrinkB": 2}
+        axes.annotate(method, points[method], offset, textcoords="offset pixels", va="center", arrowprops=leader)
     target = io.StringIO()
     figure.savefig(target, format="svg", metadata={"Date": None})
     return target.getvalue()
