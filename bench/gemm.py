@@ -10,11 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 
-from sartor.hardware import look
+import harness
 
 ROWS, INNER, COLUMNS = (512, 1024, 2048), 576, 1536
 WINDOWS, SECONDS = 4, 0.4
@@ -39,5 +38,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
     torch.set_num_threads(parser.parse_args().threads)
-    dtype = torch.bfloat16 if look(Path()).has_bf16 else torch.float32
+    dtype = vars(torch)[harness.dtype()]
     print(json.dumps({"flops": max(sustained(rows, dtype) for rows in ROWS)}))

@@ -79,6 +79,7 @@ def measure(options: argparse.Namespace) -> Json:
         "model": {"name": options.model, "digest": harness.weights_digest(model)},
         "settings": {
             **{key: vars(options)[key] for key in ("repeats", "threads", "prompts", "new_tokens")},
+            "dtype": harness.dtype(),
             "contestants": contestants,
         },
         "scenes": jobs,
@@ -105,7 +106,7 @@ def job(scene: str, model: Path, adapters: dict[str, str], options: argparse.Nam
     used = list(adapters)[:num_adapters]
     chosen = [used[row % len(used)] if used else None for row in range(len(prompts))]
     facts = {"prompts": prompts, "adapters": chosen, "folders": {key: adapters[key] for key in used}}
-    durable.write_json(job_file(scene), {**facts, "new_tokens": options.new_tokens})
+    durable.write_json(job_file(scene), {**facts, "new_tokens": options.new_tokens, "dtype": harness.dtype()})
     lengths = sorted(map(len, prompts))
     return {"title": title, "prompt_tokens": sum(lengths), "shortest": lengths[0], "longest": lengths[-1]}
 
@@ -181,9 +182,9 @@ def markdown(result: Json) -> str:
     """The report of a result of this benchmark."""
     machine, settings, runs = result["machine"], result["settings"], result["runs"]
     parts = [
-        f"{result['model']['name']} in bf16, {settings['prompts']} prompts, {settings['new_tokens']} new tokens each, "
-        f"greedy; measured {result['date']} on {machine['processor']}, {settings['threads']} threads of "
-        f"{machine['num_cores']} cores; {settings['repeats']} repeats, contestants in turn, each in a fresh process.",
+        f"{result['model']['name']} in {settings['dtype']}, {settings['prompts']} prompts, {settings['new_tokens']} "
+        f"new tokens each, greedy; measured {result['date']} on {machine['processor']}, {settings['threads']} threads "
+        f"of {machine['num_cores']} cores; {settings['repeats']} repeats, contestants in turn, each in a fresh process.",
         *cautions(runs, settings["repeats"]),
     ]
     for scene, facts in result["scenes"].items():

@@ -112,6 +112,11 @@ def own_seconds() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
+def dtype() -> str:
+    """The type in which everyone multiplies here, as the planner chooses it: bf16 where the processor does that."""
+    return "bfloat16" if look(HERE).has_bf16 else "float32"
+
+
 def facts(environments: Sequence[str]) -> Json:
     """Date, machine and versions: the head of every result."""
     return {

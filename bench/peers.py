@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness import OURS
+from harness import OURS, dtype
 
 Json = dict[str, Any]
 
@@ -37,7 +37,9 @@ class Contestant:
             for size in sizes
             for layout in (self.layouts if size > 1 else self.layouts[:1])
         ]
-        return points + [point | {"dtype": "float32"} for point in points if method == "full" and self.tier == "tuned"]
+        if method != "full" or self.tier != "tuned" or dtype() == "float32":  # which then is everyone's
+            return points
+        return points + [point | {"dtype": "float32"} for point in points]
 
 
 CONTESTANTS: dict[str, Contestant] = {

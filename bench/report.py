@@ -219,6 +219,7 @@ SECTIONS = {
     "to-loss": "Time to a loss",
     "full-to-loss": "Time to a loss, full fine-tuning",
     "memory": "Predicted and measured",
+    "overhead": "A whole run beside its computing",
     "generate": "Generation",
     "methods": "Tuning methods",
     "methods-cost": "Tuning methods, speed and memory",
@@ -248,18 +249,19 @@ def deliver(measure: Callable[[], Json], page_of: Callable[[Json], str], results
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:
-    """The docs' page, from the newest result of each kind."""
-    newest: dict[str, Path] = {}
+    """The docs' page, from the newest result of each kind on each processor."""
+    newest: dict[str, dict[str, Path]] = {}
     for path in sorted(results.glob("*.json")):
-        newest[json.loads(path.read_text(encoding="utf-8"))["kind"]] = path.with_suffix(".md")
+        result = json.loads(path.read_text(encoding="utf-8"))
+        newest.setdefault(result["kind"], {})[result["machine"]["processor"]] = path.with_suffix(".md")
     parts = [
         "# Measured against its peers",
-        "Made by the scripts in `bench/` from the newest result of each kind, and not by hand; `bench/README.md` says "
-        "how to repeat it, and what each figure means.",
+        "Made by the scripts in `bench/` from the newest result of each kind on each processor, and not by hand; "
+        "`bench/README.md` says how to repeat it, and what each figure means.",
     ]
     for kind, title in SECTIONS.items():
         if kind in newest:
-            parts += [f"## {title}", newest[kind].read_text(encoding="utf-8").strip()]
+            parts += [f"## {title}", *(page.read_text(encoding="utf-8").strip() for page in newest[kind].values())]
     durable.atomic_write(page, "\n\n".join(parts) + "\n")
 
 

@@ -315,7 +315,7 @@ def test_the_estimate_covers_the_whole_run(plan_of: Any) -> None:
     assert all(seconds > 0 for seconds in found.stages.values())
     assert found.run_seconds == sum(found.stages.values())
     assert found.stages["train"] > found.seconds, "opening the model, evaluating and saving take time too"
-    assert set(found.memory) == {"train", "evaluate", "save", "resume", "generate"}
+    assert set(found.memory) == {"load", "train", "evaluate", "save", "resume", "generate"}
     assert found.peak_bytes == max(found.memory[phase].total for phase in estimate.TRAINING)
 
 

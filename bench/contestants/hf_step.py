@@ -1,7 +1,7 @@
 """Plain transformers' Trainer with PEFT on the shared rows. `--options` chooses the tier.
 
 `{"tier": "default"}`: TrainingArguments as they come, batches of 8, padded; the weights in the dtype that
-`from_pretrained` chooses. Otherwise one point of the grid: `dtype` (bfloat16), no checkpointing, and a `layout`:
+`from_pretrained` chooses. Otherwise one point of the grid: `dtype`, no checkpointing, and a `layout`:
 `grouped` or `rebalance`, as in `trl_step.py`.
 """
 
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 
 def load(job: Job) -> Any:
     """The model of the tier, with its adapter."""
-    chosen = {} if job.is_default else {"dtype": vars(torch)[job.options.get("dtype", "bfloat16")]}
+    chosen = {} if job.is_default else {"dtype": vars(torch)[job.options["dtype"]]}
     model = AutoModelForCausalLM.from_pretrained(job.model, local_files_only=True, **chosen)
     return model if job.method == "full" else get_peft_model(model, lora())
 

@@ -1,8 +1,9 @@
 """litgpt's LoRA on the shared rows, through its own `finetune.lora.setup`. `--options` chooses the tier.
 
-`{"tier": "default"}`: its own precision and micro-batches of 1. Otherwise one point of the grid: `bf16-true`, rows
-grouped by length, `micro_batch` rows at once. Its learning rate falls by a cosine and its first step has none, it does
-not clip, and its loss is a mean of means over micro-batches: good for speed and memory, not for comparing results.
+`{"tier": "default"}`: its own precision and micro-batches of 1. Otherwise one point of the grid: `bf16-true`, or
+`32-true` where that is everyone's; rows grouped by length, `micro_batch` rows at once. Its learning rate falls by a
+cosine and its first step has none, it does not clip, and its loss is a mean of means over micro-batches: good for speed
+and memory, not for comparing results.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from litgpt.scripts.convert_hf_checkpoint import convert_hf_checkpoint
 from torch.utils.data import DataLoader
 
 NAME = "SmolLM2-135M-Instruct"
+PRECISIONS = {"bfloat16": "bf16-true", "float32": "32-true"}
 LORA: dict[str, Any] = {"lora_r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0}
 LORA |= {f"lora_{part}": True for part in ("query", "key", "value", "projection", "mlp")}
 
@@ -119,7 +121,7 @@ def main() -> None:
         setup(
             checkpoint,
             out_dir=folder / "out",
-            precision=None if job.is_default else "bf16-true",
+            precision=None if job.is_default else PRECISIONS[job.options["dtype"]],
             **LORA,
             data=Rows(job),
             train=TrainArgs(

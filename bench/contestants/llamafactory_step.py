@@ -22,7 +22,7 @@ def settings(job: Job, folder: Path) -> dict[str, Any]:
     lora = {"lora_rank": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "lora_target": "all"}
     return {
         **held_equal(job),
-        "bf16": True,
+        "bf16": job.is_default or job.options["dtype"] == "bfloat16",
         "disable_gradient_checkpointing": not job.is_default,
         **({"finetuning_type": "full"} if job.method == "full" else {"finetuning_type": "lora", **lora}),
         "model_name_or_path": job.model,

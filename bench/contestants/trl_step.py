@@ -1,7 +1,7 @@
 """TRL's SFTTrainer on the shared rows. `--options` chooses the tier.
 
 `{"tier": "default"}`: as its documentation leaves it: fp32 weights, bf16 autocast, checkpointing, batches of 8, padded.
-Otherwise one point of the grid: `dtype` of the weights (bfloat16), no checkpointing, and a `layout`: `grouped`:
+Otherwise one point of the grid: `dtype` of the weights, no checkpointing, and a `layout`: `grouped`:
 rows of equal length side by side; `rebalance`: transformers' own sampler, which sorts within each step; `flat`: TRL's
 padding-free collator, all rows of a micro-batch in one sequence.
 """
@@ -28,8 +28,7 @@ def settings(job: Job) -> dict[str, Any]:
     fixed = {**held_equal(job), "train_sampling_strategy": "sequential", "max_length": None}
     if job.is_default:
         return fixed
-    dtype = job.options.get("dtype", "bfloat16")
-    tuned = {"model_init_kwargs": {"dtype": dtype}, "gradient_checkpointing": False}
+    tuned = {"model_init_kwargs": {"dtype": job.options["dtype"]}, "gradient_checkpointing": False}
     return fixed | tuned | LAYOUTS[job.options["layout"]]
 
 

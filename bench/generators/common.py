@@ -30,6 +30,7 @@ class Job:
     folders: dict[str, str]
     model: str
     new_tokens: int
+    dtype: str
     threads: int
     options: dict[str, Any]
 

@@ -16,7 +16,7 @@ def main() -> None:
     prepare_environment()  # as the command line does, before torch starts
     job = read_job()
     folders = {name: Path(folder) for name, folder in job.folders.items()}
-    engine = open_engine(Path(job.model), folders, dtype="bfloat16", num_threads=job.threads)
+    engine = open_engine(Path(job.model), folders, dtype=job.dtype, num_threads=job.threads)
 
     def answer(prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 def main() -> None:
     job = read_job()
     torch.set_num_threads(job.threads)
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.bfloat16, local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=vars(torch)[job.dtype], local_files_only=True).eval()
     batch = int(job.options["batch"])
     if job.folders:
         raise SystemExit("measured without adapters only")

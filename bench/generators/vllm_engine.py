@@ -17,7 +17,7 @@ from vllm import LLM, SamplingParams
 def main() -> None:
     job = read_job()
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{job.threads - 1}"
-    llm = LLM(job.model, dtype="bfloat16", max_model_len=4096, enable_prefix_caching=True, disable_log_stats=True)
+    llm = LLM(job.model, dtype=job.dtype, max_model_len=4096, enable_prefix_caching=True, disable_log_stats=True)
 
     def answer(prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int) -> list[list[int]]:
         params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)

@@ -154,11 +154,20 @@ def release_memory() -> None:
     if cuda is not None:
         cuda.empty_cache()
         cuda.reset_peak_memory_stats()
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library, or no right to reset: only less tidy
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return_freed_memory()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # no right to reset: only less tidy
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def return_freed_memory() -> None:
+    """Give the system what was freed between blocks that are still held: glibc keeps it, and large blocks never use it.
+
+    Call it while many weights are laid out anew, or the process holds all of them twice.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # another C library, which has no such function
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cuda() -> Any:

@@ -82,6 +82,7 @@ class Memory(Frozen):
     layer: int = Field(default=0, description="scratch of one layer")
     keys: int = Field(default=0, description="cached keys and values")
     disk: int = Field(default=0, description="buffer of saving or loading")
+    mapped: int = Field(default=0, description="the checkpoint's file, while it is read")
     products: int = Field(default=0, description="compiled matrix products")
     kept: int = Field(default=0, description="kept of the frozen layers")
 
@@ -98,7 +99,7 @@ class Estimate(Frozen):
     """What training will need: its peak is that of the fullest phase but generation, which other stages do.
 
     `tokens` counts every token of every example once per epoch; `seconds` are training's, `stages` those of each stage
-    of the whole run; `memory` is itemised by phase: train, evaluate, save, resume, generate.
+    of the whole run; `memory` is itemised by phase: load, train, evaluate, save, resume, generate.
     """
 
     peak_bytes: int

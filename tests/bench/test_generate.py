@@ -45,6 +45,7 @@ def result(**changes: Any) -> dict[str, Any]:
         "machine": {"processor": "Abacus 9", "num_cores": 2},
         "model": {"name": "a-model"},
         "settings": {
+            "dtype": "float32",
             "repeats": 5,
             "threads": 2,
             "prompts": 2,

@@ -82,7 +82,7 @@ def test_a_long_shared_prefix_is_said(make_result: Any) -> None:
 def test_the_page_of_the_docs_takes_the_newest_of_each_kind(make_result: Any, tmp_path: Path) -> None:
     for day, kind in (("2030-01-01", ""), ("2030-01-02", ""), ("2030-01-01", "generate")):
         path = tmp_path / f"{day}-abacus{kind}.json"
-        path.write_text(json.dumps({"kind": kind}), encoding="utf-8")
+        path.write_text(json.dumps({"kind": kind, "machine": {"processor": "Abacus 9"}}), encoding="utf-8")
         path.with_suffix(".md").write_text(f"{kind or 'training'} of {day}\n", encoding="utf-8")
     report.write_page(tmp_path, tmp_path / "bench.md")
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")

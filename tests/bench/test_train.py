@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import harness
 import peers
 import train
 import workload
@@ -30,8 +31,9 @@ class Scripted(train.Bench):
 
 
 @pytest.fixture
-def bench() -> Scripted:
-    """It knows its references already: 2 rows of 2 supervised tokens, a mean loss of 1 in bf16."""
+def bench(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    """It knows its references already: 2 rows of 2 supervised tokens, a mean loss of 1 in bf16, which judges."""
+    monkeypatch.setattr(harness, "dtype", lambda: "bfloat16")
     known = {(dtype, "demo", row): total for dtype, total in (("bfloat16", 2.0), ("float32", 2.02)) for row in (0, 1)}
     return Scripted(model=Path(), machine=Machine(1), warmup=1, reference=known)
 
@@ -95,13 +97,15 @@ def test_the_best_point_of_each_workload_and_peer_wins(make_run: Any) -> None:
     assert train.best_of(points) == {("w1", "trl_tuned"): {"micro_batch": 4}, ("w1", "hf_tuned"): {"micro_batch": 2}}
 
 
-def test_the_grid_tries_every_layout_and_size_that_a_step_has() -> None:
+def test_the_grid_tries_every_layout_and_size_that_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:
     points = peers.CONTESTANTS["trl_tuned"].grid(8, "lora")
     assert {point["layout"] for point in points} == {"grouped", "rebalance", "flat"}
     assert {point["micro_batch"] for point in points} == {1, 2, 4, 8}
     assert peers.CONTESTANTS["trl_tuned"].grid(1, "lora") == [{"layout": "grouped", "micro_batch": 1}]
-    full = peers.CONTESTANTS["hf_tuned"].grid(2, "full")
-    assert {point.get("dtype", "bfloat16") for point in full} == {"bfloat16", "float32"}
+    for everyones, tried in (("bfloat16", {"bfloat16", "float32"}), ("float32", {"float32"})):
+        monkeypatch.setattr(peers, "dtype", lambda everyones=everyones: everyones)
+        full = peers.CONTESTANTS["hf_tuned"].grid(2, "full")
+        assert {point.get("dtype", everyones) for point in full} == tried
 
 
 def test_every_contestant_has_its_script() -> None:

@@ -25,15 +25,17 @@ BITS: dict[str, float] = {"nf4": 4.127, "fp4": 4.127, "int8": 8.25, "gptq": 4.25
 OURS = ("nf4", "fp4", "int8")  # of these embedding and head are held in eight bits; the others leave them as they are
 STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
 KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
-TRAINING = ("train", "evaluate", "save", "resume")  # the phases of the stage `train`
+TRAINING = ("load", "train", "evaluate", "save", "resume")  # the phases of the stage `train`
+STORED = 2  # bytes a parameter of a checkpoint that is not quantised: bf16 or fp16, as nearly all are published
 
 
 class Calibration(Frozen):
     """What is measured, not derived. Bytes, seconds, and shares."""
 
     runtime_bytes: int = Field(description="Python and the libraries, before the first weight.")
-    product_bytes: int = Field(description="One compiled matrix product that oneDNN keeps.")
-    num_products: int = Field(description="How many it keeps.")
+    product_bytes: int = Field(description="One compiled matrix product of shorter numbers that oneDNN keeps.")
+    num_products: int = Field(description="How many it keeps. Products of fp32 are MKL's, which keeps none.")
+    reads_here: bool = Field(description="Whether the checkpoint's file is read into the memory that is planned.")
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
     logits_copies: float = Field(description="Copies of a tile of logits that live at once.")
     disk_copies: float = Field(description="Copies of trained weights and moments while they are saved or loaded.")
@@ -57,6 +59,7 @@ CPU = Calibration(
     runtime_bytes=430 * MIB,
     product_bytes=3 * MIB,
     num_products=int(ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]),
+    reads_here=True,
     working_copies=4.0,
     logits_copies=2.0,
     disk_copies=1.0,
@@ -81,6 +84,7 @@ CUDA = Calibration(
     runtime_bytes=1200 * MIB,
     product_bytes=0,
     num_products=0,
+    reads_here=False,
     working_copies=2.0,
     logits_copies=2.0,
     disk_copies=1.0,
@@ -231,7 +235,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
         masters=0 if job.full and job.item_bytes == MASTER else int(trained * MASTER),
         moments=int(trained * job.moment_bytes),
         working=0 if job.full else int(trained * job.item_bytes * calibration.working_copies),
-        products=calibration.product_bytes * calibration.num_products,
+        products=calibration.product_bytes * calibration.num_products if job.item_bytes < MASTER else 0,
         kept=job.kept_tokens * shape.hidden * STREAM,
     )
     logits = int(job.tile * shape.vocab * job.item_bytes * calibration.logits_copies)
@@ -240,6 +244,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     computing = {"attention": attention, "logits": logits}
     disk = int(trained * (MASTER + job.moment_bytes) * calibration.disk_copies)
     return {
+        "load": Memory(runtime=held.runtime, weights=held.weights, mapped=_file_bytes(job) * calibration.reads_here),
         "train": held.model_copy(
             update={
                 **computing,
@@ -361,6 +366,12 @@ def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
 def _attention_scratch(job: Job) -> int:
     """fp32 sums of the gradients of keys and values: one for each query head and each half of its queries."""
     return 2 * 2 * STREAM * job.micro_tokens * query_width(job.shape)
+
+
+def _file_bytes(job: Job) -> int:
+    """The checkpoint, whose pages stay until the last weight was taken from them."""
+    stored = job.quantize not in ("none", *OURS)
+    return base_bytes(job.shape, job.quantize, STORED) if stored else job.shape.num_parameters * STORED
 
 
 def _gathered(job: Job) -> int:

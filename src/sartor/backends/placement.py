@@ -26,6 +26,7 @@ from sartor.backends.ranks import Place
 from sartor.data.fold import fold
 from sartor.data.pack import pack, segment
 from sartor.errors import Unsupported
+from sartor.hardware import return_freed_memory
 from sartor.ops import attention, consistency, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
 from sartor.ops.quantised_linear import QuantisedLinear
@@ -254,6 +255,7 @@ def own(model: nn.Module) -> None:
     """Copy the weights out of the file they are mapped from: a single one left there keeps the whole file in memory."""
     for weight in model.parameters():
         weight.data = weight.detach().clone()
+        return_freed_memory()
 
 
 def layers_of(model: Any) -> list[nn.Module]:

@@ -28,6 +28,7 @@ from sartor.backends.updates import Updates
 from sartor.base import load_base
 from sartor.data.fold import fold
 from sartor.errors import ModelError, Unsupported
+from sartor.hardware import return_freed_memory
 from sartor.ops import attention, lora_linear, native
 from sartor.ops.fuse import Fusion, fuse
 from sartor.plan import Adam, Plan
@@ -152,7 +153,9 @@ class TorchBackend:
                 self._policy.stream, missing = plain, fusion.problem
             self._warnings.append(f"hand-written layers are off: {missing}. transformers' own compute, slower.")
         with placement.made_on(self._device):
-            return [*lora_linear.prepare(self._model)]
+            prepared = [*lora_linear.prepare(self._model)]
+        return_freed_memory()
+        return prepared
 
     def _agreed(self, problem: str) -> str:
         """What one of the ranks cannot do, none does: the first problem of all ranks, which all must ask for."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sartor.errors import Unsupported
+from sartor.hardware import return_freed_memory
 from sartor.ops import attention, attention_block, forest_attention, gated_block
 from sartor.ops.attention_block import AttentionBlock
 from sartor.ops.block import Pass, Tools
@@ -146,7 +147,10 @@ def fuse(
         if not isinstance(layers, nn.ModuleList):
             raise Unsupported(f"{type(decoder).__name__} has no list of layers", hint=PLAIN)
         with _awake(layers):
-            parts = [_parts(layer, dtype) for layer in layers]  # before the probe, which other models may not stand
+            parts = []  # all of them before the probe, which other models may not stand
+            for layer in layers:
+                parts.append(_parts(layer, dtype))
+                return_freed_memory()
             seen = _watch(layers, probe)
             fused = [
                 _fused(layer, part, call, fusion, dtype) for layer, part, call in zip(layers, parts, seen, strict=True)
