@@ -184,7 +184,7 @@ def markdown(result: Json) -> str:
     parts = [
         f"{result['model']['name']} in {settings['dtype']}, {settings['prompts']} prompts, {settings['new_tokens']} "
         f"new tokens each, greedy; measured {result['date']} on {machine['processor']}, {settings['threads']} threads "
-        f"of {machine['num_cores']} cores; {settings['repeats']} repeats, contestants in turn, each in a fresh process.",
+        f"of {machine['num_cores']} cores; {settings['repeats']} repeats, in turn, each in a fresh process.",
         *cautions(runs, settings["repeats"]),
     ]
     for scene, facts in result["scenes"].items():

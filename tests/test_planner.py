@@ -410,6 +410,7 @@ def test_seconds_and_tokens_by_hand(plan_of: Any, train: list[Tokenised]) -> Non
         supervised_share=sum(item.num_supervised for item in train) / tokens,
         mean_length=sum(item.num_tokens**2 for item in train) / tokens,
     )
+    per_token += 7 * 30 * 576 * 2 * estimate.CPU.attention_edge
     rest = estimate.CPU.pointwise_seconds * 30 * (576 + 1536)
     calls = plan.steps * (30 * estimate.CPU.layer_seconds + 4_884_480 * estimate.CPU.step_seconds)
     seconds = 2 * tokens * (per_token / (1e11 * estimate.CPU.efficiency) + rest) + calls

@@ -73,11 +73,11 @@ def _job_of(plan: Plan, shape: Shape) -> Job:
         shape=shape,
         item_bytes=2 if plan.model.dtype == "bfloat16" else 4,
         num_trainable=plan.num_trainable,
-        micro_tokens=plan.micro_tokens,
+        micro_tokens=plan.estimate.fullest or plan.micro_tokens,
         longest=plan.max_length,
         low_rank=method.rank * method.num_adapted,
         recompute=plan.recompute,
-        tile=plan.tile,
+        tile=plan.estimate.supervised or plan.tile,
         full=method.full,
         depth=method.depth,
         moment_bytes=MOMENTS[plan.optimizer],
@@ -92,6 +92,7 @@ def _arithmetic(job: Job, memory: Memory) -> list[Line]:
     over = f" ÷ {job.shards} devices" if job.shards > 1 else ""
     trained = f"{job.num_trainable / 1e6:,.2f} M trained"
     saved = estimate.saved_per_token(job)
+    tile_bytes = job.tile * job.shape.vocab * job.item_bytes
     word = {2: "bf16", 4: "fp32"}[job.item_bytes]
     formulas = {
         "runtime": "measured",
@@ -102,7 +103,8 @@ def _arithmetic(job: Job, memory: Memory) -> list[Line]:
         "working": f"{trained} × {job.item_bytes} bytes ({word}), as A and beside the weights{over}",
         "activations": f"{job.micro_tokens:,} tokens × {job.num_layers} layers × {saved:,} bytes",
         "attention": f"{job.micro_tokens:,} tokens: gradients of q, k and v in fp32, scores of a short segment",
-        "logits": f"{job.tile} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes, twice",
+        "logits": f"{job.tile} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes"
+        + (f" × {memory.logits / tile_bytes:g}" if memory.logits != tile_bytes else ""),
         "layer": f"{job.micro_tokens:,} tokens × {estimate.scratch_per_token(job):,} bytes, of one layer at a time",
         "products": "those that oneDNN keeps",
         "kept": f"what enters the lowest trained layer, in fp32; {estimate.KEPT_SHARE:.0%} of the memory at most",

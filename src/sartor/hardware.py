@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,8 +53,9 @@ class Product(NamedTuple):
     columns: int
 
 
-#: The products of SmolLM2-135M at 1,024 tokens.
-TYPICAL = (Product(1024, 576, 192), Product(1024, 576, 576), Product(1024, 576, 1536), Product(1024, 1536, 576))
+#: The products of a layer of SmolLM2-135M at 1,024 tokens: those with one input are one.
+TYPICAL = (Product(1024, 576, 960), Product(1024, 576, 576), Product(1024, 576, 3072), Product(1024, 1536, 576))
+ROUNDS = 8  # in which products are measured
 
 
 class Hardware(Frozen):
@@ -105,27 +107,33 @@ def with_gpu(hardware: Hardware) -> Hardware:
 
 
 def measure_flops(dtype: str, num_threads: int, *, products: Sequence[Product] = TYPICAL, device: str = "cpu") -> float:
-    """FLOP/s of matrix products one after the other, each taken at the best of a few: a busy moment does not decide.
+    """FLOP/s of matrix products as training has them: out = x Wᵀ and the gradient of x, one product after the other.
 
-    Give the products of the model that is to be trained: what a processor reaches depends on their shape.
+    The median of `ROUNDS`, each with other weights: so no cache is warm, and neither a busy moment nor a lucky one
+    decides. Give the products of the model that is to be trained: what a processor reaches depends on their shape.
     """
     import torch
 
     torch.set_num_threads(num_threads)
-    flops, seconds = 0.0, 0.0
-    for rows, inner, columns in products:
-        left = torch.randn(rows, inner).to(device, vars(torch)[dtype])
-        right = torch.randn(inner, columns).to(device, vars(torch)[dtype])
-        best = float("inf")
-        for _ in range(12):
-            start = time.perf_counter()
-            torch.mm(left, right)
-            if device != "cpu":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-        flops += 2.0 * rows * inner * columns
-        seconds += best
-    return flops / seconds
+
+    def make(rows: int, columns: int) -> Any:
+        return torch.randn(rows, columns).to(device, vars(torch)[dtype])
+
+    operands = [(make(rows, inner), make(rows, columns)) for rows, inner, columns in products]
+    flops = sum(4.0 * rows * inner * columns for rows, inner, columns in products)
+    seconds = []
+    for _ in range(ROUNDS):
+        weights = [make(columns, inner) for _, inner, columns in products]
+        start = time.perf_counter()
+        for (inputs, outputs), weight in zip(operands, weights, strict=True):
+            torch.mm(inputs, weight.t(), out=outputs)
+            torch.mm(outputs, weight, out=inputs)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        for inputs, outputs in operands:  # or they would grow from round to round
+            inputs.normal_(), outputs.normal_()
+    return flops / statistics.median(seconds)
 
 
 def memory_bytes() -> int:

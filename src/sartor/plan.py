@@ -99,12 +99,15 @@ class Estimate(Frozen):
     """What training will need: its peak is that of the fullest phase but generation, which other stages do.
 
     `tokens` counts every token of every example once per epoch; `seconds` are training's, `stages` those of each stage
-    of the whole run; `memory` is itemised by phase: load, train, evaluate, save, resume, generate.
+    of the whole run. `memory` is itemised by phase: load, train, evaluate, save, resume, generate; it was reckoned for
+    `fullest` tokens in a micro-batch and `supervised` positions in a tile of logits (0: those of the plan).
     """
 
     peak_bytes: int
     seconds: float
     tokens: int
+    fullest: int = 0
+    supervised: int = 0
     memory: dict[str, Memory] = Field(default_factory=dict)
     stages: dict[str, float] = Field(default_factory=dict)
 

@@ -398,11 +398,14 @@ def _estimate(
 ) -> Estimate:
     calibration = room_of(hardware).calibration
     reasons["estimate"] = speed_words(hardware, calibration)
-    phases = estimate.memory(_filled(job, train, work, hardware, seed), calibration)
+    filled = _filled(job, train, work, hardware, seed)
+    phases = estimate.memory(filled, calibration)
     return Estimate(
         peak_bytes=estimate.peak(phases),
         seconds=round(timing.training_seconds(work, job, calibration, hardware.flops), 1),
         tokens=work.trained_tokens,
+        fullest=filled.micro_tokens,
+        supervised=filled.tile,
         memory=phases,
         stages=timing.stages(work, job, proof, calibration, flops=hardware.flops, save_every=save_every),
     )

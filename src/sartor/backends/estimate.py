@@ -23,6 +23,8 @@ MOMENTS: dict[str, int] = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "
 #: and what GPTQ and AWQ mostly have, with groups of 128.
 BITS: dict[str, float] = {"nf4": 4.127, "fp4": 4.127, "int8": 8.25, "gptq": 4.25, "awq": 4.25}
 OURS = ("nf4", "fp4", "int8")  # of these embedding and head are held in eight bits; the others leave them as they are
+#: Linear layers of a decoder's block that read the same input.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
 KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 TRAINING = ("load", "train", "evaluate", "save", "resume")  # the phases of the stage `train`
@@ -42,6 +44,7 @@ class Calibration(Frozen):
     prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
     prefix_share: float = Field(description="Share of a repeated prompt's beginning that is found in a cache.")
     efficiency: float = Field(description="Share of the given FLOP/s that training's products reach.")
+    attention_edge: int = Field(description="Tokens that each query costs beside those it sees: edges of blocks.")
     pointwise_seconds: float = Field(description="A token, for each element of a layer's hidden and inner vectors.")
     layer_seconds: float = Field(description="A layer and micro-batch: what calling costs, forward and backward.")
     decode_seconds: float = Field(description="A layer and token of generation: what calling costs.")
@@ -61,11 +64,12 @@ CPU = Calibration(
     num_products=int(ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]),
     reads_here=True,
     working_copies=4.0,
-    logits_copies=2.0,
+    logits_copies=1.0,
     disk_copies=1.0,
     prefill_tokens=2048,
     prefix_share=0.0,
-    efficiency=1.0,
+    efficiency=0.93,
+    attention_edge=135,
     pointwise_seconds=5e-9,
     layer_seconds=1e-4,
     decode_seconds=1e-3,
@@ -91,6 +95,7 @@ CUDA = Calibration(
     prefill_tokens=8192,
     prefix_share=0.0,
     efficiency=0.45,
+    attention_edge=0,
     pointwise_seconds=0.0,
     layer_seconds=4e-4,
     decode_seconds=8e-5,
@@ -295,13 +300,18 @@ def training_flops(job: Job, *, supervised_share: float, mean_length: float, bel
     adapter = 0.0 if job.full else 6.0 * job.num_trainable
     head = (2.0 + backward) * shape.vocab * shape.hidden * supervised_share
     square = query_width(shape) * mean_length * shape.num_layers
-    attention = (2.0 * forward + 5.0 * passed) * square
+    attention = _attention_products(job, below) * square
     again = {
         "none": 0.0,
         "mlp": 4.0 * job.num_layers * shape.hidden * shape.inner,
         "layer": 2.0 * passed * (shape.num_linear + square) + adapter / 3.0,
     }[job.recompute]
     return weights + adapter + head + attention + again
+
+
+def _attention_products(job: Job, below: float) -> float:
+    """How often a forward and a backward pass over the square of the scores, in products of all layers."""
+    return 2.0 * forward_share(job, below) + 5.0 * job.num_layers / job.shape.num_layers
 
 
 def training_seconds(
@@ -320,7 +330,8 @@ def training_seconds(
     `flops` is the device's speed in FLOP/s, before the calibration's efficiency; `below` as for `training_flops`.
     """
     shape, layers = job.shape, job.shape.num_layers * forward_share(job, below)
-    products = num_tokens * flops_per_token / (flops * calibration.efficiency)
+    edges = _attention_products(job, below) * query_width(shape) * 2.0 * calibration.attention_edge * shape.num_layers
+    products = num_tokens * (flops_per_token + edges) / (flops * calibration.efficiency)
     pointwise = num_tokens * calibration.pointwise_seconds * layers * (shape.hidden + shape.inner)
     calls = num_micro * layers * calibration.layer_seconds
     return products + pointwise + calls + steps * job.num_trainable / job.shards * calibration.step_seconds
@@ -358,9 +369,15 @@ def save_seconds(job: Job, calibration: Calibration) -> float:
 
 
 def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
-    """The matrix products of training a layer, as (rows, inner, columns): what the calibration measures."""
-    sizes = set(shape.linear_sizes().values())
-    return tuple(Product(micro_tokens, inputs, outputs) for inputs, outputs in sorted(sizes))
+    """The matrix products of training a layer, as (rows, inner, columns): what the calibration measures.
+
+    Those that read the same input are one.
+    """
+    sizes = shape.linear_sizes()
+    joint = [[name for name in names if name in sizes] for names in TOGETHER]
+    together = {name for names in joint for name in names}
+    groups = [*filter(None, joint), *([name] for name in sizes if name not in together)]
+    return tuple(Product(micro_tokens, sizes[names[0]][0], sum(sizes[name][1] for name in names)) for names in groups)
 
 
 def _attention_scratch(job: Job) -> int:

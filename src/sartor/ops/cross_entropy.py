@@ -69,6 +69,7 @@ class _TiledLogprobs(torch.autograd.Function):
             tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
             if slope_ND is not None:
                 back(tile_NV, head_VD, slope_ND[rows])
+            del tile_NV  # before the next one is made
         if slope_ND is not None:
             ctx.save_for_backward(slope_ND)
         return logprobs_N
@@ -103,6 +104,7 @@ class _TiledTrainedHead(torch.autograd.Function):
             slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
             torch.mm(slope_NV, head_VD, out=of_hidden_ND[rows])
             of_head_VD.addmm_(slope_NV.t(), hidden_ND[rows])
+            del slope_NV
         return of_hidden_ND, of_head_VD, None, None
 
 
@@ -130,6 +132,7 @@ class _TiledReplaced(torch.autograd.Function):
             slope_NC[rows] = logits_NV[:, tokens_C]
             logits_NV[:, tokens_C] = 0
             back(logits_NV, head_VD, slope_ND[rows])
+            del logits_NV
         slope_ND.addmm_(slope_NC, own_CD)
         ctx.save_for_backward(hidden_ND, slope_ND, slope_NC)
         ctx.dtype = rows_CD.dtype
