@@ -61,38 +61,44 @@ class Own:
         self.product = _own_product(layers, changes)
         self.input_K: torch.Tensor | None = None
         self.after: list[tuple[slice, After]] = []
-        downs: list[torch.Tensor] = []
-        self._ups: list[tuple[slice, slice, torch.Tensor]] = []
+        dtype = next(iter(layers.values())).weight.dtype
+        low: list[tuple[slice, LowRank]] = []
         num_outputs = 0
         for name, layer in layers.items():
             columns = slice(num_outputs, num_outputs + layer.out_features)
             for change in changes.get(name, ()):
-                self._take(change, columns, layer.weight.dtype, downs)
+                if isinstance(change, LowRank):
+                    low.append((columns, change))
+                    continue
+                if isinstance(change, Scale) and change.input_K is not None:
+                    self.input_K = change.input_K.detach().to(dtype)
+                self.after += [(columns, step) for step in after_of(change, dtype)]
             num_outputs = columns.stop
-        self._down_KR = torch.cat(downs).t() if downs else None
-
-    def _take(self, change: Change, columns: slice, dtype: torch.dtype, downs: list[torch.Tensor]) -> None:
-        """A change of the layer whose outputs stand in these columns; what low ranks read goes into `downs`."""
-        if isinstance(change, LowRank):
-            before = sum(map(len, downs))
-            downs.append(change.down_RK.detach().to(dtype))
-            ranks = slice(before, before + len(change.down_RK))
-            self._ups.append((ranks, columns, change.up_NR.detach().to(dtype).t()))
-            return
-        if isinstance(change, Scale) and change.input_K is not None:
-            self.input_K = change.input_K.detach().to(dtype)
-        self.after += [(columns, step) for step in after_of(change, dtype)]
+        self._low = _low_ranks(low, num_outputs, dtype) if low else None
 
     @property
     def has_low_ranks(self) -> bool:
-        return bool(self._ups)
+        return self._low is not None
 
     def add_low_ranks(self, x_TK: torch.Tensor, made_TN: torch.Tensor) -> None:
         """Add up (down x) of every layer to what is there."""
-        if self._down_KR is not None:
-            low_TR = torch.mm(x_TK, self._down_KR)
-            for ranks, columns, up_RN in self._ups:
-                made_TN[:, columns].addmm_(low_TR[:, ranks], up_RN)
+        if self._low is not None:
+            down_KR, up_RN = self._low
+            made_TN.addmm_(torch.mm(x_TK, down_KR), up_RN)
+
+
+def _low_ranks(
+    low: Sequence[tuple[slice, LowRank]], num_outputs: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The downs side by side, and the ups on a diagonal, each in the columns of its layer: two products for all of them,
+    however many adapters share a step. Zeros beside the diagonal cost less than calls."""
+    down_KR = torch.cat([change.down_RK.detach().to(dtype) for _, change in low]).t()
+    up_RN = torch.zeros(down_KR.shape[1], num_outputs, dtype=dtype)
+    rank = 0
+    for columns, change in low:
+        up_RN[rank : rank + change.up_NR.shape[1], columns] = change.up_NR.detach().t()
+        rank += change.up_NR.shape[1]
+    return down_KR, up_RN
 
 
 def scales_input(changes: Sequence[Change]) -> bool:
