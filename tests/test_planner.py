@@ -295,7 +295,7 @@ def test_a_refusal_names_the_nearest_that_fits(plan_of: Any, renderer: Renderer,
     assert f"set `data.max_length` to {medium[0].length} with" in caught.value.hint
     assert "which drops 3 of 43 examples" in caught.value.hint
     with pytest.raises(MachineError) as caught:
-        plan_of(tune={"adapter": {"name": "lora", "r": 1024}}, hardware=machine_with(2 * GIB))
+        plan_of(tune={"adapter": {"name": "lora", "r": 1024}}, hardware=machine_with(2.2 * GIB))
     assert "set `tune.adapter.r` to 256" in caught.value.hint or "set `tune.adapter.r` to 128" in caught.value.hint
     with pytest.raises(MachineError) as caught:
         plan_of(tune={"adapter": "full"}, hardware=machine_with(2 * GIB))
