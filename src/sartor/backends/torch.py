@@ -153,7 +153,7 @@ class TorchBackend:
                 self._policy.stream, missing = plain, fusion.problem
             self._warnings.append(f"hand-written layers are off: {missing}. transformers' own compute, slower.")
         with placement.made_on(self._device):
-            prepared = [*lora_linear.prepare(self._model)]
+            prepared: list[Fusion | lora_linear.AugmentedLoraLinear] = [*lora_linear.prepare(self._model)]
         return_freed_memory()
         return prepared
 

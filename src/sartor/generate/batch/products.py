@@ -90,8 +90,10 @@ class Own:
 def _low_ranks(
     low: Sequence[tuple[slice, LowRank]], num_outputs: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The downs side by side, and the ups on a diagonal, each in the columns of its layer: two products for all of them,
-    however many adapters share a step. Zeros beside the diagonal cost less than calls."""
+    """The downs side by side, and the ups on a diagonal, each in its layer's columns: two products for all layers.
+
+    Zeros beside the diagonal cost less than more calls.
+    """
     down_KR = torch.cat([change.down_RK.detach().to(dtype) for _, change in low]).t()
     up_RN = torch.zeros(down_KR.shape[1], num_outputs, dtype=dtype)
     rank = 0
