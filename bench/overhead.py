@@ -92,7 +92,7 @@ def markdown(result: Json) -> str:
             [
                 f"`sartor run demo/sartor.yaml`, measured {result['date']} on {machine['processor']}, "
                 f"{settings['threads']} threads: what is inside each call that computes, and what is left.",
-                *cautions(runs, repeats=5),
+                *cautions(runs, len(runs)),
                 "\n".join(lines),
             ]
         )

@@ -9,13 +9,12 @@ from typing import Any
 
 from common import ALPHA, IGNORED, RANK, SEED, Job
 
-from sartor.backends import estimate
 from sartor.data.pack import segment
 from sartor.data.prepare import Tokenised
-from sartor.hardware import Hardware, look, measure_flops
+from sartor.hardware import Hardware, look
 from sartor.hub import find, shape
 from sartor.plan import Plan
-from sartor.planner import PROBE_TOKENS, decide
+from sartor.planner import decide, with_speed
 from sartor.recipe import ModelSpec, Named, Recipe
 from sartor.types import Source, Text
 
@@ -61,9 +60,7 @@ def hardware(job: Job) -> Hardware:
     """This machine, measured."""
     folder = find(ModelSpec(name=job.model)).folder
     here = look(folder).model_copy(update={"num_cores": job.threads, **job.options.get("hardware", {})})
-    products = estimate.products(shape(folder), PROBE_TOKENS["cpu"])
-    flops = measure_flops("bfloat16" if here.has_bf16 else "float32", job.threads, products=products)
-    return here.model_copy(update={"flops": flops})
+    return with_speed(here, shape(folder))
 
 
 def tokenised(job: Job) -> list[Tokenised]:

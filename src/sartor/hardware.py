@@ -119,20 +119,18 @@ def measure_flops(dtype: str, num_threads: int, *, products: Sequence[Product] =
     def make(rows: int, columns: int) -> Any:
         return torch.randn(rows, columns).to(device, vars(torch)[dtype])
 
-    operands = [(make(rows, inner), make(rows, columns)) for rows, inner, columns in products]
+    operands = [(make(rows, inner), make(rows, columns), make(rows, inner)) for rows, inner, columns in products]
     flops = sum(4.0 * rows * inner * columns for rows, inner, columns in products)
     seconds = []
     for _ in range(ROUNDS):
         weights = [make(columns, inner) for _, inner, columns in products]
         start = time.perf_counter()
-        for (inputs, outputs), weight in zip(operands, weights, strict=True):
+        for (inputs, outputs, gradient), weight in zip(operands, weights, strict=True):
             torch.mm(inputs, weight.t(), out=outputs)
-            torch.mm(outputs, weight, out=inputs)
+            torch.mm(outputs, weight, out=gradient)
         if device != "cpu":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-        for inputs, outputs in operands:  # or they would grow from round to round
-            inputs.normal_(), outputs.normal_()
     return flops / statistics.median(seconds)
 
 

@@ -47,6 +47,10 @@ _FAMILIES = (
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*")
 
 
+#: Linear layers of a Llama-like block that read the same input.
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
 class Base(Frozen):
     """A base model on this machine. `digest` covers weights, tokenizer, template and configuration."""
 

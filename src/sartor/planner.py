@@ -18,7 +18,7 @@ from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, MOMENTS, Calibration, Job
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
-from sartor.hardware import ENVIRONMENT, Hardware
+from sartor.hardware import ENVIRONMENT, Hardware, measure_flops
 from sartor.hub import Base, Shape
 from sartor.names import resolve
 from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, Quantized, steps_of
@@ -274,6 +274,17 @@ def number_format(hardware: Hardware) -> tuple[str, str]:
     if hardware.has_bf16:
         return "bfloat16", "this processor multiplies bf16; half the memory of fp32, and two to three times its speed"
     return "float32", "this processor has no bf16 products: bf16 would be slower than fp32"
+
+
+def with_speed(hardware: Hardware, shape: Shape) -> Hardware:
+    """The same with the speed of a model's own products, in the type in which it will be trained."""
+    flops = measure_flops(
+        number_format(hardware)[0],
+        hardware.num_cores,
+        products=estimate.products(shape, PROBE_TOKENS[hardware.device]),
+        device=hardware.device,
+    )
+    return hardware.model_copy(update={"flops": flops})
 
 
 def _batch_size(num_train: int) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from sartor import timing
 from sartor.adapters import family_of
 from sartor.asked import settled
 from sartor.backends import estimate
-from sartor.backends.estimate import GRADIENT, MASTER, MOMENTS, STORED, Job
+from sartor.backends.estimate import GRADIENT, MASTER, MOMENTS, Job
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware
@@ -226,9 +226,8 @@ def memory(job: Job, form: Form, room: Room, micro_tokens: int) -> dict[str, Mem
     disk = int(job.num_trainable * (MASTER + job.moment_bytes) * calibration.disk_copies)
     computing = {"layer": int(tokens * kept), "logits": logits}
     activations, gradients = int(tokens * kept * shape.num_layers), job.num_trainable * GRADIENT
-    mapped = shape.num_parameters * STORED * calibration.reads_here
     return {
-        "load": Memory(runtime=held.runtime, weights=held.weights, mapped=mapped),
+        "load": estimate.loading(held, job, calibration),
         "train": held.model_copy(update={**computing, "activations": activations, "gradients": gradients}),
         "evaluate": held.model_copy(update=computing),
         "save": held.model_copy(update={"disk": disk}),

@@ -19,7 +19,6 @@ from sartor import __version__, durable, workshop
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
 from sartor.asked import fitting_metric, num_virtual
-from sartor.backends import estimate
 from sartor.backends.ranks import here
 from sartor.chat import Speech, open_renderer
 from sartor.check import Check
@@ -30,11 +29,11 @@ from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import Refused
 from sartor.events import EVENT, Entered, Event, Failed, Skipped, Warned
 from sartor.generate.protocol import Engine
-from sartor.hardware import look, measure_flops, release_memory, with_gpu
+from sartor.hardware import look, release_memory, with_gpu
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan, Quantized
-from sartor.planner import PROBE_TOKENS, decide, plan_proof
+from sartor.planner import decide, plan_proof, with_speed
 from sartor.planner_padded import decide_padded
 from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
@@ -231,19 +230,12 @@ def _slower(engine: Engine) -> Iterator[Event]:
 
 def _plan(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
-    hardware = with_gpu(look(bench.run.folder))
-    flops = measure_flops(
-        "bfloat16" if hardware.has_bf16 else "float32",
-        hardware.num_cores,
-        products=estimate.products(bench.shape, PROBE_TOKENS[hardware.device]),
-        device=hardware.device,
-    )
     deciding = decide if bench.form == "decoder" else partial(decide_padded, form=bench.form)
     plan = deciding(
         bench.recipe,
         bench.base,
         bench.shape,
-        hardware.model_copy(update={"flops": flops}),
+        with_speed(with_gpu(look(bench.run.folder)), bench.shape),
         train=bench.tokenised("train"),
         test=bench.tokenised("test"),
         data=bench.data_digest,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import overhead
-
-sys.path.insert(0, str(Path(overhead.__file__).parent / "contestants"))
-import whole_run
+from contestants import whole_run
 
 RUN = {
     "repeat": 0,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from sartor.hardware import ENVIRONMENT, Product
-from sartor.hub import Shape
+from sartor.hub import TOGETHER, Shape
 from sartor.plan import Memory, Quantized, Recompute
 from sartor.types import Frozen
 
@@ -23,8 +23,6 @@ MOMENTS: dict[str, int] = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "
 #: and what GPTQ and AWQ mostly have, with groups of 128.
 BITS: dict[str, float] = {"nf4": 4.127, "fp4": 4.127, "int8": 8.25, "gptq": 4.25, "awq": 4.25}
 OURS = ("nf4", "fp4", "int8")  # of these embedding and head are held in eight bits; the others leave them as they are
-#: Linear layers of a decoder's block that read the same input.
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
 KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 TRAINING = ("load", "train", "evaluate", "save", "resume")  # the phases of the stage `train`
@@ -249,7 +247,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     computing = {"attention": attention, "logits": logits}
     disk = int(trained * (MASTER + job.moment_bytes) * calibration.disk_copies)
     return {
-        "load": Memory(runtime=held.runtime, weights=held.weights, mapped=_file_bytes(job) * calibration.reads_here),
+        "load": loading(held, job, calibration),
         "train": held.model_copy(
             update={
                 **computing,
@@ -275,6 +273,13 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
             }
         ),
     }
+
+
+def loading(held: Memory, job: Job, calibration: Calibration) -> Memory:
+    """What a run holds when the last weight is taken from the checkpoint, whose pages stay until then."""
+    stored = job.quantize not in ("none", *OURS)
+    num_bytes = base_bytes(job.shape, job.quantize, STORED) if stored else job.shape.num_parameters * STORED
+    return Memory(runtime=held.runtime, weights=held.weights, mapped=num_bytes if calibration.reads_here else 0)
 
 
 def peak(phases: dict[str, Memory]) -> int:
@@ -373,22 +378,18 @@ def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
 
     Those that read the same input are one.
     """
-    sizes = shape.linear_sizes()
-    joint = [[name for name in names if name in sizes] for names in TOGETHER]
-    together = {name for names in joint for name in names}
-    groups = [*filter(None, joint), *([name] for name in sizes if name not in together)]
-    return tuple(Product(micro_tokens, sizes[names[0]][0], sum(sizes[name][1] for name in names)) for names in groups)
+    leaders = {name: names[0] for names in TOGETHER for name in names}
+    joint: dict[str, Product] = {}
+    for name, (inputs, outputs) in shape.linear_sizes().items():
+        leader = leaders.get(name, name)
+        before = joint[leader].columns if leader in joint else 0
+        joint[leader] = Product(micro_tokens, inputs, before + outputs)
+    return tuple(joint.values())
 
 
 def _attention_scratch(job: Job) -> int:
     """fp32 sums of the gradients of keys and values: one for each query head and each half of its queries."""
     return 2 * 2 * STREAM * job.micro_tokens * query_width(job.shape)
-
-
-def _file_bytes(job: Job) -> int:
-    """The checkpoint, whose pages stay until the last weight was taken from them."""
-    stored = job.quantize not in ("none", *OURS)
-    return base_bytes(job.shape, job.quantize, STORED) if stored else job.shape.num_parameters * STORED
 
 
 def _gathered(job: Job) -> int:

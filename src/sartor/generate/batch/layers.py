@@ -21,9 +21,7 @@ from sartor.errors import ModelError, Unsupported
 from sartor.generate.batch.products import Own, Product, scales_input
 from sartor.generate.batch.rewrite import Rewrite
 from sartor.generate.batch.runs import Choice, Run, Runs
-
-#: Layers that read the same input where one module has all of them.
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+from sartor.hub import TOGETHER
 
 #: Changes by module and then by adapter: the adapter's place is its number.
 ByModule = Mapping[str, Mapping[int, Sequence[Change]]]
