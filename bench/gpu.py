@@ -59,6 +59,7 @@ def make_model(name: str, folder: Path) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
+    no_words().save_pretrained(folder)  # Unsloth wants a tokenizer beside a model
 
 
 def sequences(name: str, count: int, length: int) -> torch.Tensor:
@@ -92,6 +93,10 @@ def measured_peak() -> float:
 
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def machine() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 
 
 def now() -> float:
@@ -149,7 +154,7 @@ def sartor_plan(folder: Path, micro_tokens: int, batch_size: int) -> Any:
         adapter=Choice(name="lora", settings={"r": RANK, "alpha": 2.0 * RANK}), family="lora", optimizer="adamw",
         learning_rate=1e-4, warmup_steps=1, schedule="constant", clip=1.0, weight_decay=0.0, epochs=1.0, steps=1,
         batch_size=batch_size, micro_tokens=micro_tokens, max_length=LENGTH, save_every=1, evaluate_every=1, seed=SEED,
-        num_threads=torch.get_num_threads(), environment={}, num_trainable=1, proof=proof, data="",
+        num_threads=torch.get_num_threads(), environment={}, num_trainable=1, proof=proof, data="", tile=4096,
         estimate=Estimate(peak_bytes=1, seconds=1.0, tokens=1), reasons={},
     )  # fmt: skip
 
@@ -158,7 +163,7 @@ def trl_liger_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
     """TRL's own trainer step with Liger's kernels and fused loss, bf16, without recomputation."""
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -171,9 +176,7 @@ def trl_liger_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
     adapter = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     rows = Dataset.from_list([{"input_ids": row, "labels": row} for row in ids.tolist()])
     trainer = SFTTrainer(
-        model=model, args=settings, train_dataset=rows, peft_config=adapter, processing_class=_no_words(
-            PreTrainedTokenizerFast
-        ),
+        model=model, args=settings, train_dataset=rows, peft_config=adapter, processing_class=no_words()
     )  # fmt: skip
     trainer.create_optimizer()
     return _by_hand(
@@ -204,24 +207,26 @@ def unsloth_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
 def _by_hand(ids: torch.Tensor, micro: int, forward_backward: Callable[..., Any], optimizer: Any) -> Step:
     labels = ids.clone()
     labels[:, : ids.shape[1] // 2] = -100
+    places = torch.arange(ids.shape[1], device=device())
     count = (labels != -100).sum().to(device())
 
     def step() -> None:
         for rows, targets in zip(ids.split(micro), labels.split(micro), strict=True):
-            forward_backward({"input_ids": rows.to(device()), "labels": targets.to(device())}, count)
+            inputs = {"input_ids": rows.to(device()), "labels": targets.to(device())}
+            forward_backward({**inputs, "position_ids": places.expand(len(rows), -1)}, count)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def _no_words(tokenizer_type: Any) -> Any:
-    """A tokenizer that TRL can hold: nothing is tokenised here."""
+def no_words() -> Any:
+    """A tokenizer that peers can hold: nothing is tokenised here."""
     from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
 
-    return tokenizer_type(
-        tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, unk_token="x")), pad_token="x", eos_token="x"
-    )
+    words = Tokenizer(models.WordLevel({"x": 0}, unk_token="x"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="x", eos_token="x")
 
 
 STEPS = {"sartor": sartor_step, "trl_liger": trl_liger_step, "unsloth": unsloth_step}
@@ -319,8 +324,7 @@ def main() -> None:
                 results.append(measure_apart(contestant, name, folder, asked))
     show(results)
     if arguments.out:
-        machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-        about = {"machine": machine, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+        about = {"machine": machine(), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
         arguments.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from .shell import Shell
 # The same examples every time, so that a red test stays red; `--hypothesis-profile=default` looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # without a GPU Triton runs its kernels as Python; read at its import
 
 TOKENIZERS = Path(__file__).parent.parent / ".cache" / "tokenizers"
 

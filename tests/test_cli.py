@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sartor import cli
+
 from .shell import Shell
 
 
@@ -215,3 +217,17 @@ def test_a_plan_explains_its_memory_and_plans_for_other_machines(project: Shell)
     code, _, talk = project("plan", "--on", "l4", "--set", "model=llama-3.3-70b-instruct")
     assert code == 1
     assert "take l4x" in talk
+
+
+def test_a_package_of_an_extra_that_is_missing_is_named_with_the_way_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli.talk, "file", sys.stderr)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 3
+    assert "pip install sartor[report]" in capsys.readouterr().err

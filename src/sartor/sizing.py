@@ -59,7 +59,8 @@ def shape_of(card: Card) -> Shape:
 
 def choose(job: Job, room: Room, *, most: int) -> Job | None:
     """The first of all ways that fits: micro-batches from `most` tokens down, then recomputing; None if none does."""
-    return next((candidate for candidate in _ways(job, most) if room.holds(candidate)), None)
+    ways = _ways(job, most, (room.calibration.tile, *TILES))
+    return next((candidate for candidate in ways if room.holds(candidate)), None)
 
 
 def most_tokens(longest: int, step_tokens: float) -> int:
@@ -114,9 +115,9 @@ def fullest(
     return tokens, supervised
 
 
-def _ways(job: Job, most: int) -> Iterator[Job]:
+def _ways(job: Job, most: int, tiles: Sequence[int] = TILES) -> Iterator[Job]:
     for number, recompute in enumerate(RECOMPUTES):
-        for tile in TILES if number == 0 else TILES[-1:]:
+        for tile in dict.fromkeys(tiles) if number == 0 else tiles[-1:]:
             for micro_tokens in micro_sizes(most, job.longest):
                 yield replace(job, recompute=recompute, tile=tile, micro_tokens=micro_tokens)
 

@@ -137,7 +137,7 @@ def test_virtual_tokens_count_in_the_context_and_their_pages_not_for_others() ->
     pool = PagePool(5)
     beginnings = Beginnings(pool, lambda source, target: None)
     beginnings.add(0, 2 * PAGE)
-    rows = Rows(pool, 4 * PAGE, count(), beginnings)
+    rows = Rows(pool, 4 * PAGE, count(), beginnings, step_tokens=1024)
     with pytest.raises(UserError, match=f"the context is {2 * PAGE} tokens"):
         rows.submit([1] * 2 * PAGE, SAMPLING, 0)
     rows.submit([1] * (2 * PAGE - 1), SAMPLING, 0)

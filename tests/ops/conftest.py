@@ -91,14 +91,14 @@ class Made:
     Rows of elements are columns of wider rows; `untouched` says whether what stands beside them still does.
     """
 
-    def __init__(self, element: torch.dtype, count: int, *, exact: bool) -> None:
-        self._element, self._count, self._exact = element, count, exact
+    def __init__(self, element: torch.dtype, count: int, *, exact: bool, device: str = "cpu") -> None:
+        self._element, self._count, self._exact, self._device = element, count, exact, device
         self._generator = torch.Generator().manual_seed(count)
         self._beside: list[torch.Tensor] = []
 
     def wide(self, *shape: int) -> torch.Tensor:
         """Values in the type of the residual stream."""
-        values = torch.randn(shape, generator=self._generator)
+        values = torch.randn(shape, generator=self._generator).to(self._device)
         return values.double() if self._exact else values
 
     def rows(self, width: int, *, scale: float = 1.0, room: int = 16) -> torch.Tensor:
@@ -106,7 +106,7 @@ class Made:
         values = (torch.randn(self._count, width + room, generator=self._generator) * scale).to(self._element)
         if room:
             values[:, width:] = 7.0
-        whole = values.double() if self._exact else values
+        whole = (values.double() if self._exact else values).to(self._device)
         self._beside.append(whole[:, width:])
         return whole[:, :width]
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from sartor.errors import Unsupported
 from sartor.ops.decode import (
+    CPU,
     NEVER,
     Flat,
     Group,
@@ -26,27 +27,33 @@ SHARED = [5, 9]  # two sequences begin with these pages, 32 tokens
 TABLES = ([*SHARED, 11, 12, 13], [*SHARED, 1, 2], [20, 21, 22, 23], [*SHARED, 30, 31])
 
 
-def steps() -> list[Flat]:
+def steps(device: torch.device = CPU) -> list[Flat]:
     """The shared pages, then prompts of several lengths behind them, then two steps of answers of all."""
     longer, short, own, one = TABLES
-    return [
-        Flat.of([Span(32, 0, SHARED)]),
-        Flat.of([Span(18, 32, longer), Span(8, 32, short), Span(1, 32, one), Span(35, 0, own)]),
-        Flat.of([Span(1, 50, longer), Span(1, 40, short), Span(1, 33, one), Span(1, 35, own)]),
-        Flat.of([Span(1, 51, longer), Span(3, 41, short), Span(5, 34, one), Span(7, 36, own)]),
-    ]
+    spans = (
+        [Span(32, 0, SHARED)],
+        [Span(18, 32, longer), Span(8, 32, short), Span(1, 32, one), Span(35, 0, own)],
+        [Span(1, 50, longer), Span(1, 40, short), Span(1, 33, one), Span(1, 35, own)],
+        [Span(1, 51, longer), Span(3, 41, short), Span(5, 34, one), Span(7, 36, own)],
+    )
+    return [Flat.of(each, device) for each in spans]
 
 
 def play(
-    caches: list[Pages], sizes: tuple[int, int, int], dtype: torch.dtype, window: int = NEVER, softcap: float = 0.0
+    caches: list[Pages],
+    sizes: tuple[int, int, int],
+    dtype: torch.dtype,
+    window: int = NEVER,
+    softcap: float = 0.0,
+    device: torch.device = CPU,
 ) -> list[list[torch.Tensor]]:
     """What each cache gives at each of the steps, for the same random numbers."""
     heads, groups, size = sizes
     generator = torch.Generator().manual_seed(3)
     found = []
-    for flat in steps():
+    for flat in steps(device):
         query, key, value = (
-            torch.randn(flat.starts[-1], count, size, generator=generator).to(dtype)
+            torch.randn(flat.starts[-1], count, size, generator=generator).to(device, dtype)
             for count in (heads, groups, groups)
         )
         mixed = []

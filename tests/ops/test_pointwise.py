@@ -79,7 +79,8 @@ def gated_backward(kernels: Pointwise, made: Made, count: int) -> Results:
 
 def loss_tile(kernels: Pointwise, made: Made, count: int) -> Results:
     logits_NV, logprobs_N = made.rows(VOCABULARY, scale=4.0, room=0), made.unset_wide(count)
-    kernels.loss_tile(logits_NV, torch.arange(count) * 7 % VOCABULARY, logprobs_N)
+    targets_N = torch.arange(count, device=logits_NV.device) * 7 % VOCABULARY
+    kernels.loss_tile(logits_NV, targets_N, logprobs_N)
     return {"slope": logits_NV, "logprobs": logprobs_N}
 
 

@@ -10,8 +10,8 @@ Shapes: K inputs · N outputs · R rank · M bottleneck · P virtual tokens · D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -103,3 +103,25 @@ class Changes:
     modules: Mapping[str, Sequence[Change]] = field(default_factory=dict)
     beginning: Prompt | Prefix | None = None
     alone: str = ""
+
+    def to(self, device: torch.device) -> Changes:
+        """The same, with all tensors on a device."""
+        return replace(
+            self,
+            modules={name: [_moved(change, device) for change in own] for name, own in self.modules.items()},
+            beginning=None if self.beginning is None else _moved(self.beginning, device),
+        )
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    """A dataclass of tensors, and lists of them, on a device; other fields stay."""
+    found = {each.name: getattr(part, each.name) for each in fields(part)}
+    return replace(part, **{name: _value_on(value, device) for name, value in found.items()})
+
+
+def _value_on(value: Any, device: torch.device) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return [_value_on(item, device) for item in value] if isinstance(value, (list, tuple)) else value

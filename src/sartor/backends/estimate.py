@@ -37,6 +37,7 @@ class Calibration(Frozen):
     num_products: int = Field(description="How many it keeps. Products of fp32 are MKL's, which keeps none.")
     reads_here: bool = Field(description="Whether the checkpoint's file is read into the memory that is planned.")
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
+    tile: int = Field(description="Supervised positions whose logits are made at once at full speed.")
     logits_copies: float = Field(description="Copies of a tile of logits that live at once.")
     disk_copies: float = Field(description="Copies of trained weights and moments while they are saved or loaded.")
     prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
@@ -62,6 +63,7 @@ CPU = Calibration(
     num_products=int(ENVIRONMENT["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]),
     reads_here=True,
     working_copies=4.0,
+    tile=512,
     logits_copies=1.0,
     disk_copies=1.0,
     prefill_tokens=2048,
@@ -88,7 +90,8 @@ CUDA = Calibration(
     num_products=0,
     reads_here=False,
     working_copies=2.0,
-    logits_copies=2.0,
+    tile=4096,
+    logits_copies=1.0,
     disk_copies=1.0,
     prefill_tokens=8192,
     prefix_share=0.0,

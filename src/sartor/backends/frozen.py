@@ -130,16 +130,20 @@ def keep_below(policy: Policy, tuned: nn.Module, plan: Plan) -> tuple[Frozen | N
     lower, policy.upper = split(model.base_model, lowest)
 
     def through(decoder: Any, stream_LD: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-        return decode(decoder, stream_LD, positions_L, {"forest": separate(torch.tensor([0, len(positions_L)]))})[0]
+        forest = separate(torch.tensor([0, len(positions_L)], device=policy.device))
+        return decode(decoder, stream_LD, positions_L.to(policy.device), {"forest": forest})[0]
+
+    def embed(tokens_L: torch.Tensor) -> torch.Tensor:
+        return policy.embed(tokens_L.to(policy.device))
 
     def below(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-        return through(lower, policy.embed(tokens_L), positions_L)
+        return through(lower, embed(tokens_L), positions_L)
 
     def halves(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
         return through(policy.upper, below(tokens_L, positions_L), positions_L)
 
     def whole(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> torch.Tensor:
-        return through(model.base_model, policy.embed(tokens_L), positions_L)
+        return through(model.base_model, embed(tokens_L), positions_L)
 
     problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
     if problem:
@@ -150,6 +154,7 @@ def keep_below(policy: Policy, tuned: nn.Module, plan: Plan) -> tuple[Frozen | N
         quantize=plan.model.quantize,
         layers=lowest,
         kernels=native.version(),
+        gpu=torch.cuda.get_device_name() if policy.device.type == "cuda" else "",
     )
     return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes())), salt=facts), ""
 

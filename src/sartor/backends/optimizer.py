@@ -104,8 +104,9 @@ def restore(optimizer: torch.optim.Optimizer, weight: nn.Parameter, state: Mappi
     """The mirror of `state_of`: an empty state makes the optimizer as new."""
     optimizer.state.pop(weight, None)
     if state:
-        optimizer.state[weight] = {key: _number_or_tensor(value) for key, value in state.items()}
+        optimizer.state[weight] = {key: _number_or_tensor(value, weight.device) for key, value in state.items()}
 
 
-def _number_or_tensor(value: torch.Tensor) -> int | torch.Tensor:
-    return int(value) if value.dtype == torch.int64 and value.dim() == 0 else value
+def _number_or_tensor(value: torch.Tensor, device: torch.device) -> int | torch.Tensor:
+    """A tensor where its weight lies: a fused optimizer counts its steps there too."""
+    return int(value) if value.dtype == torch.int64 and value.dim() == 0 else value.to(device)

@@ -88,6 +88,12 @@ class Policy(nn.Module):
         self.upper: Any = None  # the decoder without its frozen lower layers, where what leaves those is kept
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    @property
     def has_prefix(self) -> bool:
         """Whether a method's virtual tokens are keys and values, which are no tokens of the batch."""
         return isinstance(self.beginning(), Prefix)
@@ -150,10 +156,12 @@ class Policy(nn.Module):
     def probe(self) -> torch.Tensor:
         """A forward of three short segments, with arguments for plain and for fused layers alike."""
         lengths = (7, 5, 9)
-        offsets_S1 = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
-        tokens_T = torch.arange(5, 26) % self.model.config.get_text_config().vocab_size
-        positions_T = torch.cat([torch.arange(length) for length in lengths])
-        return self._decode(tokens_T, positions_T, {"cu_seq_lens_q": offsets_S1, "forest": separate(offsets_S1)})
+        with made_on(self.device):
+            offsets_S1 = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
+            tokens_T = torch.arange(5, 26) % self.model.config.get_text_config().vocab_size
+            positions_T = torch.cat([torch.arange(length) for length in lengths])
+        segments = {"cu_seq_lens_q": offsets_S1, "max_length_q": max(lengths)}
+        return self._decode(tokens_T, positions_T, {**segments, "forest": separate(offsets_S1)})
 
     @torch.no_grad()
     def find_unequal(self) -> str:
@@ -165,22 +173,22 @@ class Policy(nn.Module):
         ids = [[(5 + 7 * place) % vocab for place in range(BEGINNING)] + [(last % vocab)] * 6 for last in (1, 2)]
         (batch,) = pack([segment(f"probe {row}", row, [1.0] * len(row)) for row in ids], micro_tokens=10**6)
         folded = fold(batch)
+
+        def here(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(self.device)
+
         forests = (
-            (batch.tokens_T, batch.positions_T, separate(torch.from_numpy(batch.offsets_S1))),
-            (
-                folded.tokens_U,
-                folded.positions_U,
-                Forest(torch.from_numpy(folded.offsets_P1), torch.from_numpy(folded.parents_P)),
-            ),
+            (batch.tokens_T, batch.positions_T, separate(here(batch.offsets_S1))),
+            (folded.tokens_U, folded.positions_U, Forest(here(folded.offsets_P1), here(folded.parents_P))),
         )
         try:
             apart_TD, once_UD = (
-                self._decode(torch.from_numpy(tokens), torch.from_numpy(positions), {"forest": forest})[0].float()
+                self._decode(here(tokens), here(positions), {"forest": forest})[0].float()
                 for tokens, positions, forest in forests
             )
         except Unsupported as refusal:
             return refusal.message
-        once_TD = once_UD[torch.from_numpy(folded.places_T)]
+        once_TD = once_UD[here(folded.places_T)]
         error = float(((once_TD - apart_TD).norm(dim=-1) / apart_TD.norm(dim=-1)).max())
         if error < TOLERANCE.get(self._dtype, TIGHT):  # so that NaN is refused too
             return ""

@@ -29,7 +29,7 @@ from sartor.base import load_base
 from sartor.data.fold import fold
 from sartor.errors import ModelError, Unsupported
 from sartor.hardware import return_freed_memory
-from sartor.ops import attention, lora_linear, native
+from sartor.ops import attention, gpu, lora_linear, native
 from sartor.ops.fuse import Fusion, fuse
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
@@ -53,7 +53,6 @@ class TorchBackend:
         dtype = vars(torch)[plan.model.dtype]
         model = load_base(plan.model.path, dtype, plan.model.quantize, attention=attention.NAME, packed=True)
         placement.own(model)
-        fused = placement.use_gpu_kernels(model, self._device)
         torch.manual_seed(plan.seed)
         self._packable = preset_of(plan.adapter.name).packable
         self._family, self._config = family, family.Config(**plan.adapter.settings)
@@ -65,13 +64,14 @@ class TorchBackend:
         self._policy.head_rows = partial(family.HOOKS.head_rows, self._model, self._config)
         self._policy.coupled = family.HOOKS.couple(self._config) > 0
         _round_after_norms(model.base_model, dtype)
-        self._num_tokens = plan.micro_tokens if self._device.type == "cuda" else 0
-        if self._device.type == "cuda" and not fused:
-            placement.compile_layers(model)
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
         placement.bring(self._model, self._device)
         self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
         self._kernels = self._lay_out(plan)
+        plain_gpu = self._device.type == "cuda" and not self._policy.fused
+        self._num_tokens = plan.micro_tokens if plain_gpu else 0
+        if plain_gpu and not placement.use_gpu_kernels(model, self._device):
+            placement.compile_layers(model)
         if plan.recompute != "none" and not self._policy.fused:
             self._warnings.append(placement.recompute_layers(model, plan.recompute))
         self._shares = self._policy.fused and self._check_sharing()
@@ -133,7 +133,7 @@ class TorchBackend:
         """
         if not self._whole:
             return []
-        if self._device.type == "cpu" and self._packable:
+        if self._packable:
             missing = self._agreed(_no_kernels(plan.model.dtype, self._policy))
             if not missing:
                 plain, self._policy.stream = self._policy.stream, torch.float32
@@ -152,8 +152,7 @@ class TorchBackend:
                     return [fusion]
                 self._policy.stream, missing = plain, fusion.problem
             self._warnings.append(f"hand-written layers are off: {missing}. transformers' own compute, slower.")
-        with placement.made_on(self._device):
-            prepared: list[Fusion | lora_linear.AugmentedLoraLinear] = [*lora_linear.prepare(self._model)]
+        prepared: list[Fusion | lora_linear.AugmentedLoraLinear] = [*lora_linear.prepare(self._model)]
         return_freed_memory()
         return prepared
 
@@ -217,7 +216,7 @@ class TorchBackend:
             self._here(places_M),
             self._here(batch.targets_T[supervised_N][first_M]),
             self._here(folded.parents_P),
-            None if self._frozen is None else self._frozen.hidden(batch)[self._here(folded.sources_U)],
+            None if self._frozen is None else self._here(self._frozen.hidden(batch).numpy()[folded.sources_U]),
         )
         return logprobs_M[..., self._here(back_N)]
 
@@ -288,6 +287,8 @@ def _no_kernels(element: native.Element, policy: placement.Policy) -> str:
     """Why the kernels cannot be had; "" when they are there."""
     if policy.has_prefix:
         return "they take no keys and values from outside"
+    if policy.device.type != "cpu":
+        return gpu.refusal(vars(torch)[element])
     return native.refusal("pointwise", element) or native.refusal("attention", element)
 
 

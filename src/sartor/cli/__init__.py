@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -17,7 +17,8 @@ from rich.markup import escape
 from sartor import __version__
 from sartor.cli import data, looking, verbs
 from sartor.cli.common import talk
-from sartor.errors import SartorError
+from sartor.doctor import NEEDED
+from sartor.errors import MachineError, SartorError
 
 app = typer.Typer(
     name="sartor",
@@ -47,6 +48,12 @@ def _options(
     pass
 
 
+def _stop(error: SartorError) -> NoReturn:
+    talk.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+    talk.print(f"  [bold]→[/bold] {escape(error.hint)}", highlight=False, soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
 def main() -> None:
     """The entry point: runs a command and turns errors into words and exit codes."""
     if not sys.warnoptions:
@@ -54,13 +61,14 @@ def main() -> None:
     try:
         app()
     except SartorError as error:
-        talk.print(f"[bold red]error[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        talk.print(f"  [bold]→[/bold] {escape(error.hint)}", highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _stop(error)
     except KeyboardInterrupt:
         talk.print("stopped")
         sys.exit(130)
-    except Exception:  # noqa: BLE001 - the last line of defence: ours, so the traceback belongs to the report of it
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
+            _stop(MachineError(f"{error.name} is not installed", hint=NEEDED[error.name]))
+        # Ours, so the traceback belongs to the report of it.
         traceback.print_exc()
         talk.print(
             "[bold red]this is a fault of sartor[/bold red]: please report it with the lines above", highlight=False

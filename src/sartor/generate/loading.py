@@ -1,4 +1,4 @@
-"""A base model loaded for answering: the one place where its weights come from."""
+"""A base model loaded for answering: the one place where its weights come from, and where it answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sartor import base
-from sartor.hardware import look
+from sartor.hardware import look, with_gpu
 from sartor.plan import Quantized
 
 
@@ -21,9 +21,14 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str, quantize: Quanti
 
 
 def dtype_for(folder: Path, asked: str | None) -> torch.dtype:
-    """The number format to compute in: as asked, or the processor's, for the proof and for serving alike.
+    """The number format to compute in: as asked, or the device's, for the proof and for serving alike.
 
     Without bf16 products bf16 is slower than fp32.
     """
-    chosen: torch.dtype = vars(torch)[asked or ("bfloat16" if look(folder).has_bf16 else "float32")]
+    chosen: torch.dtype = vars(torch)[asked or ("bfloat16" if with_gpu(look(folder)).has_bf16 else "float32")]
     return chosen
+
+
+def device_for() -> torch.device:
+    """The first GPU, or the CPU where there is none."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

@@ -25,7 +25,7 @@ from sartor.errors import ModelError, UserError
 from sartor.generate import protocol
 from sartor.generate.batch.choose import Ask, choose
 from sartor.generate.folders import family_in
-from sartor.generate.loading import dtype_for, load_base
+from sartor.generate.loading import device_for, dtype_for, load_base
 from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.hub import shape
 from sartor.plan import Quantized
@@ -59,12 +59,14 @@ class _Batch:
     """Rows of one adapter that are equally long, and what is computed of them: all but their last token, once begun."""
 
     rows: list[_Row]
+    device: torch.device
     cache: Any = None
 
     def keep(self, rows: list[_Row]) -> None:
         """Let the others go."""
         if self.cache is not None and rows and len(rows) < len(self.rows):
-            self.cache.batch_select_indices(torch.tensor([place for place, row in enumerate(self.rows) if row in rows]))
+            kept = [place for place, row in enumerate(self.rows) if row in rows]
+            self.cache.batch_select_indices(torch.tensor(kept, device=self.device))
         self.rows = rows
 
 
@@ -97,6 +99,7 @@ class PeftEngine:
         max_rows: int = MAX_ROWS,
         warnings: tuple[str, ...] = (),
     ) -> None:
+        self._device = model.device
         last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         self._models: dict[str | None, _Model] = {None: _Model(model, model, options=last)}
         self._models |= {name: _with_adapter(model, folder, last) for name, folder in adapters.items()}
@@ -178,16 +181,16 @@ class PeftEngine:
         under_way = {row.handle for batch in self._batches for row in batch.rows}
         waiting = (row for row in self._rows.values() if row.handle not in under_way)
         fresh = sorted(islice(waiting, max(0, self._max_rows - len(under_way))), key=_kind)
-        self._batches += [_Batch(list(rows)) for _, rows in groupby(fresh, key=_kind)]
+        self._batches += [_Batch(list(rows), self._device) for _, rows in groupby(fresh, key=_kind)]
 
     def _step(self, batch: _Batch) -> list[Token]:
         model = self._models[batch.rows[0].adapter]
         with torch.inference_mode():
             if batch.cache is None:
-                ids = torch.tensor([row.tokens for row in batch.rows])
+                ids = torch.tensor([row.tokens for row in batch.rows], device=self._device)
                 gave = model.begin(input_ids=ids, use_cache=True, **model.options)
             else:
-                ids = torch.tensor([row.tokens[-1:] for row in batch.rows])
+                ids = torch.tensor([row.tokens[-1:] for row in batch.rows], device=self._device)
                 gave = model.go_on(input_ids=ids, past_key_values=batch.cache, use_cache=True, **model.options)
             batch.cache = gave.past_key_values
             logits_BV = gave.logits[:, -1].contiguous()
@@ -196,9 +199,10 @@ class PeftEngine:
 
     def _weigh(self, model: _Model, ids: list[int]) -> float:
         with torch.inference_mode():
-            logits_TV = model.begin(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -len(ids) :]
+            ids_1T = torch.tensor([ids], device=self._device)
+            logits_TV = model.begin(input_ids=ids_1T, use_cache=False).logits[0, -len(ids) :]
             logprobs_TV = torch.log_softmax(logits_TV[:-1].float(), dim=-1)
-        return float(logprobs_TV.gather(1, torch.tensor(ids[1:], dtype=torch.int64)[:, None]).double().sum())
+        return float(logprobs_TV.gather(1, ids_1T[0, 1:, None]).double().sum())
 
 
 def open_engine(
@@ -217,7 +221,7 @@ def open_engine(
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    model = load_base(base, dtype_for(base, dtype), ATTENTION, quantize)
+    model = load_base(base, dtype_for(base, dtype), ATTENTION, quantize).to(device_for())
     return PeftEngine(model, adapters, context=shape(base).context, max_rows=max_rows)
 
 
@@ -242,7 +246,7 @@ def twin_of(model: Any) -> Any:
 def _with_adapter(model: Any, folder: Path, options: Mapping[str, Any]) -> _Model:
     family_in(folder).register()
     try:
-        tuned = loaded(twin_of(model), folder).eval()
+        tuned = loaded(twin_of(model), folder).to(model.device).eval()
     except (RuntimeError, ValueError, KeyError) as error:
         raise ModelError(
             f"PEFT cannot load the adapter in {folder}: {error}", hint="use it with the base that it was trained on"

@@ -30,7 +30,7 @@ from sartor.generate.batch.pages import PagePool, pages_for
 from sartor.generate.batch.rows import MAX_ROWS, Rows
 from sartor.generate.batch.runs import BASE
 from sartor.generate.folders import family_in, read_changes
-from sartor.generate.loading import dtype_for, load_base
+from sartor.generate.loading import device_for, dtype_for, load_base
 from sartor.generate.peft import ATTENTION, PeftEngine, twin_of
 from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_adapter
 from sartor.generate.several import Several
@@ -41,6 +41,8 @@ from sartor.plan import Quantized
 
 CACHE_BYTES = 1 << 30  # of keys and values; memory is touched only as it is needed
 MINIMUM_PAGES = 4
+#: Tokens of a step: enough for full speed of the products, and on a CPU few enough to stay in its cache.
+STEP_TOKENS = {"cpu": 1024, "cuda": 8192}
 WEIGHED = 512  # positions whose logits are held at once: 512 × 49,152 in fp32 are 96 MiB
 PROBE = [place * 7 + 5 for place in range(PAGE + 5)]  # more than a page, so that the check crosses its edge
 #: Share by which logits may differ through our cache. Measured with `PROBE` on seven families and SmolLM2: at most 5e-7
@@ -65,7 +67,7 @@ class SartorEngine:
     def __init__(
         self, model: Any, sizes: Shape, adapters: Mapping[str, Changes], *, cache_bytes: int, max_rows: int
     ) -> None:
-        self._model, self._dtype, self._shape = model, model.dtype, sizes
+        self._model, self._dtype, self._device, self._shape = model, model.dtype, model.device, sizes
         self._numbers: dict[str | None, int] = {name: number for number, name in enumerate(adapters)}
         self._numbers[None] = BASE
         self._handles = count()
@@ -73,14 +75,14 @@ class SartorEngine:
         beginnings = {number: each.beginning for number, each in enumerate(adapters.values()) if each.beginning}
         self._lengths = {number: _length(each) for number, each in beginnings.items()}
         with torch.inference_mode():
-            plain_TV = model(input_ids=torch.tensor([PROBE]) % sizes.vocab, use_cache=False).logits[0]
+            plain_TV = model(input_ids=self._ids(PROBE) % sizes.vocab, use_cache=False).logits[0]
         head = next((name for name, part in model.named_modules() if part is model.get_output_embeddings()), "")
         self._choice = prepare(model, list(adapters.values()), head=head)
         model.set_attn_implementation(decode.NAME)
         # Virtual tokens come on top of the cache: they stay in it for good.
         num_pages = max(MINIMUM_PAGES, cache_bytes // _page_bytes(sizes, self._dtype))
         self._num_pages = num_pages + sum(map(pages_for, self._lengths.values()))
-        self._pages = decode.open_pages(self._num_pages, self._dtype, sizes.head_dim)
+        self._pages = decode.open_pages(self._num_pages, self._dtype, sizes.head_dim, self._device.type)
         self._empty()
         self._check_parity(plain_TV.float())
         for number, beginning in beginnings.items():
@@ -122,10 +124,10 @@ class SartorEngine:
         asking = [turn.row for turn in turns if turn.samples]
         done = False
         try:
-            flat = Flat.of([turn.span for turn in turns])
+            flat = Flat.of([turn.span for turn in turns], self._device)
             last_B = [end - 1 for end, turn in zip(flat.starts[1:], turns, strict=True) if turn.samples]
             adapters = [turn.row.adapter for turn in turns for _ in range(turn.span.length)]
-            ids = torch.tensor([[token for turn in turns for token in turn.tokens]])
+            ids = self._ids([token for turn in turns for token in turn.tokens])
             logits_BV = self._forward(flat, adapters, last_B, input_ids=ids)
             chosen = choose(logits_BV, [Ask(row.sampling, row.num_answered) for row in asking]) if asking else []
             done = True
@@ -153,7 +155,8 @@ class SartorEngine:
                 virtual = self._lengths.get(number, 0)
                 spans = [Span(piece.end - piece.start, virtual + piece.start, tables[piece.row]) for piece in pieces]
                 parts = [list(sequences[piece.row][piece.start : piece.end + 1]) for piece in pieces]
-                for piece, value in zip(pieces, self._weigh(Flat.of(spans), parts, number), strict=True):
+                flat = Flat.of(spans, self._device)
+                for piece, value in zip(pieces, self._weigh(flat, parts, number), strict=True):
                     sums[piece.row] += value
                     if piece.end == len(sequences[piece.row]):
                         self._pool.give_back(tables.pop(piece.row))
@@ -171,10 +174,10 @@ class SartorEngine:
         places = [
             start + place for start, part in zip(flat.starts, parts, strict=False) for place in range(len(part) - 1)
         ]
-        targets = torch.tensor([token for part in parts for token in part[1:]])
+        targets = self._ids([token for part in parts for token in part[1:]])[0]
         if not places:
             return [0.0 for _ in parts]
-        logits_TV = self._forward(flat, [adapter] * len(ids), places, input_ids=torch.tensor([ids]))
+        logits_TV = self._forward(flat, [adapter] * len(ids), places, input_ids=self._ids(ids))
         logprobs_T = torch.log_softmax(logits_TV.float(), dim=-1).gather(1, targets[:, None])[:, 0]
         return [float(part.double().sum()) for part in torch.split(logprobs_T, [len(part) - 1 for part in parts])]
 
@@ -186,10 +189,14 @@ class SartorEngine:
                 **read,
                 position_ids=flat.positions_T[None],
                 use_cache=False,
-                logits_to_keep=torch.tensor(wanted),
+                logits_to_keep=self._ids(wanted)[0],
                 paged=Paged(self._pages, flat),
             ).logits
         return logits_1BV[0]
+
+    def _ids(self, ids: Sequence[int]) -> torch.Tensor:
+        """(1, T), where the model is."""
+        return torch.tensor([ids], dtype=torch.int64, device=self._device)
 
     def _number(self, adapter: str | None) -> int:
         require_adapter(adapter, self.adapters)
@@ -215,13 +222,20 @@ class SartorEngine:
         self._beginnings = Beginnings(self._pool, self._pages.copy)
         for adapter, length in self._lengths.items():
             self._beginnings.add(adapter, length)
-        self._rows = Rows(self._pool, self.context, self._handles, self._beginnings, max_rows=self._max_rows)
+        self._rows = Rows(
+            self._pool,
+            self.context,
+            self._handles,
+            self._beginnings,
+            max_rows=self._max_rows,
+            step_tokens=STEP_TOKENS[self._device.type],
+        )
 
     @torch.inference_mode()
     def _begin(self, adapter: int, beginning: Prompt | Prefix) -> None:
         """Write the keys and values of an adapter's virtual tokens into its pages."""
         length = self._lengths[adapter]
-        flat = Flat.of([Span(length, 0, self._beginnings.of(adapter).pages)])
+        flat = Flat.of([Span(length, 0, self._beginnings.of(adapter).pages)], self._device)
         if isinstance(beginning, Prompt):
             embeddings_1PD = beginning.embeddings_PD.detach()[None].to(self._dtype)
             self._forward(flat, [adapter] * length, [length - 1], inputs_embeds=embeddings_1PD)
@@ -238,8 +252,8 @@ class SartorEngine:
             Unsupported: it does not.
         """
         pages = self._pool.take(pages_for(len(PROBE)))
-        ids, before = torch.tensor([PROBE]) % self._shape.vocab, len(PROBE) - 1
-        flat, last = Flat.of([Span(before, 0, pages)]), Flat.of([Span(1, before, pages)])
+        ids, before = self._ids(PROBE) % self._shape.vocab, len(PROBE) - 1
+        flat, last = (Flat.of([span], self._device) for span in (Span(before, 0, pages), Span(1, before, pages)))
         try:
             first_TV = self._forward(flat, [BASE] * before, list(range(before)), input_ids=ids[:, :before])
             last_TV = self._forward(last, [BASE], [0], input_ids=ids[:, before:])
@@ -259,11 +273,13 @@ def open_engine(
     *,
     dtype: str | None = None,
     num_threads: int | None = None,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
     max_rows: int = MAX_ROWS,
     quantize: Quantized = "none",
 ) -> Engine:
-    """A base model folder with PEFT adapter folders by name; `cache_bytes` for keys and values.
+    """A base model folder with PEFT adapter folders by name, on a GPU where there is one.
+
+    `cache_bytes` for keys and values: without it 1 GiB, or on a GPU a third of what the model leaves free.
 
     `quantize` is how the base was held when they were trained: the same numbers answer.
 
@@ -277,9 +293,10 @@ def open_engine(
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     decode.register()
-    chosen, sizes = dtype_for(base, dtype), shape(base)
+    chosen, sizes, device = dtype_for(base, dtype), shape(base), device_for()
     model = load_base(base, chosen, "eager", quantize)
-    changes = {name: read_changes(model, folder) for name, folder in adapters.items()}
+    changes = {name: read_changes(model, folder).to(device) for name, folder in adapters.items()}
+    model.to(device)
     alone = {name: folder for name, folder in adapters.items() if changes[name].alone}
     beside: list[Engine] = []
     if alone:
@@ -291,11 +308,13 @@ def open_engine(
         return beside[0]
     mixed = {name: each for name, each in changes.items() if name not in alone}
     try:
-        ours = SartorEngine(model, sizes, mixed, cache_bytes=cache_bytes, max_rows=max_rows)
+        room = cache_bytes or _cache_bytes(device)
+        ours = SartorEngine(model, sizes, mixed, cache_bytes=room, max_rows=max_rows)
         return Several([ours, *beside], tuple(adapters)) if beside else ours
     except Unsupported as error:
         note = f"this model answers by way of PEFT and transformers, which is slower: {error.message}"
-    return PeftEngine(load_base(base, chosen, ATTENTION, quantize), adapters, context=sizes.context, warnings=(note,))
+    again = load_base(base, chosen, ATTENTION, quantize)
+    return PeftEngine(again.to(device), adapters, context=sizes.context, warnings=(note,))
 
 
 def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
@@ -306,6 +325,10 @@ def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
     """
     for folder in adapters.values():
         family_in(folder)
+
+
+def _cache_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else CACHE_BYTES
 
 
 def _length(beginning: Prompt | Prefix) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sartor.ops.pointwise import Plain, pointwise
+from sartor.ops.pointwise import pointwise
 from sartor.ops.quantised_linear import QuantisedLinear
 
 Head = torch.Tensor | QuantisedLinear  # (V, D)
@@ -172,5 +172,5 @@ def back(slope_NV: torch.Tensor, head_VD: Head, out_ND: torch.Tensor) -> None:
 
 def _to_slope(logits_NV: torch.Tensor, targets_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:
     """Logits become d log p(target) / d logits in place; log p(target) goes out."""
-    tools = pointwise(logits_NV.dtype, logits_NV.shape[1]) if logits_NV.device.type == "cpu" else Plain()
+    tools = pointwise(logits_NV.dtype, logits_NV.shape[1], device=logits_NV.device.type)
     tools.loss_tile(logits_NV, targets_N, logprobs_N)

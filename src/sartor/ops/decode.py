@@ -26,11 +26,12 @@ from torch import nn
 from transformers import AttentionInterface
 
 from sartor.errors import Unsupported
-from sartor.ops import native
+from sartor.ops import gpu, native
 
 NAME = "sartor_paged"
 PAGE = 16  # tokens: the lanes of a vector register, and little is lost at the end of a sequence
 NEVER = 1 << 30  # a position that no token reaches
+CPU = torch.device("cpu")
 
 ELEMENTS: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
@@ -67,13 +68,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Flat:
-    """The layout of one forward. Groups cover all spans, in their order."""
+    """The layout of one forward. Groups cover all spans, in their order; the tensors lie where the model does."""
 
     spans: tuple[Span, ...]
     groups: tuple[Group, ...]
+    device: torch.device = CPU
 
     @classmethod
-    def of(cls, spans: Sequence[Span]) -> Flat:
+    def of(cls, spans: Sequence[Span], device: torch.device = CPU) -> Flat:
         """Neighbours that begin with the same computed pages form a group."""
         groups: list[Group] = []
         first = 0
@@ -86,7 +88,7 @@ class Flat:
                 end, shared = end + 1, common
             groups.append(Group(first, end, shared if end - first > 1 else 0))
             first = end
-        return cls(tuple(spans), tuple(groups))
+        return cls(tuple(spans), tuple(groups), device)
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -96,12 +98,12 @@ class Flat:
     @cached_property
     def positions_T(self) -> torch.Tensor:
         """Where each token stands in its sequence."""
-        return torch.tensor([span.before + place for span in self.spans for place in range(span.length)])
+        return self._here([span.before + place for span in self.spans for place in range(span.length)])
 
     @cached_property
     def slots_T(self) -> torch.Tensor:
         """Where each token's key and value go: page · PAGE + place in it."""
-        return torch.tensor(
+        return self._here(
             [
                 span.pages[place // PAGE] * PAGE + place % PAGE
                 for span in self.spans
@@ -148,11 +150,14 @@ class Flat:
         return Block(
             tokens=tokens,
             positions_B=self.positions_T[tokens],
-            slots_P=torch.tensor(_slots(spans[0].pages)[:seen], dtype=torch.int64),
-            places_P=torch.arange(seen),
-            slots_BL=torch.tensor([slots + slots[:1] * (longest - len(slots)) for slots in own], dtype=torch.int64),
-            places_BL=torch.tensor(places, dtype=torch.int64),
+            slots_P=self._here(_slots(spans[0].pages)[:seen]),
+            places_P=self._here(range(seen)),
+            slots_BL=self._here([slots + slots[:1] * (longest - len(slots)) for slots in own]),
+            places_BL=self._here(places),
         )
+
+    def _here(self, numbers: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
 
 
 class Pages(Protocol):
@@ -189,12 +194,12 @@ class PlainPages:
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def copy(self, source: int, target: int) -> None:
-        _copy(self._layers, self._num_slots // PAGE, source, target)
+        copy_page(self._layers, self._num_slots // PAGE, source, target)
 
     def write(self, layer: int, key_TGD: torch.Tensor, value_TGD: torch.Tensor, flat: Flat) -> None:
         if layer not in self._layers:  # untouched memory costs nothing, so the whole budget is taken at once
             size = (self._num_slots, *key_TGD.shape[1:])
-            self._layers[layer] = torch.empty(size, dtype=key_TGD.dtype), torch.empty(size, dtype=key_TGD.dtype)
+            self._layers[layer] = key_TGD.new_empty(size), key_TGD.new_empty(size)
         keys, values = self._layers[layer]
         keys[flat.slots_T] = key_TGD
         values[flat.slots_T] = value_TGD
@@ -203,7 +208,7 @@ class PlainPages:
         self, layer: int, query_THD: torch.Tensor, flat: Flat, *, scale: float, window: int, softcap: float
     ) -> torch.Tensor:
         keys, values = self._layers[layer]
-        mixed_THD = torch.empty(query_THD.shape, dtype=values.dtype)
+        mixed_THD = values.new_empty(query_THD.shape)
         for block in flat.blocks:
             query = query_THD[block.tokens].float() * scale
             query = query.view(len(query), keys.shape[1], -1, keys.shape[2])
@@ -234,7 +239,7 @@ class NativePages:
         self._attend = native.function(library, "attend", "pllpppppppp" + "llll" + "ffl")
 
     def copy(self, source: int, target: int) -> None:
-        _copy(self._layers, self._num_pages, source, target)
+        copy_page(self._layers, self._num_pages, source, target)
 
     def write(self, layer: int, key_TGD: torch.Tensor, value_TGD: torch.Tensor, flat: Flat) -> None:
         if layer not in self._layers:
@@ -326,7 +331,7 @@ def paged_attention(
 
 def best_of(logits_BV: torch.Tensor) -> list[int]:
     """The first largest element of each row; torch's own takes a quarter of a step for 64 rows in bf16."""
-    library = _library(logits_BV.dtype)
+    library = _library(logits_BV.dtype) if logits_BV.device == CPU else None
     if library is None or not logits_BV.is_contiguous():
         found: list[int] = logits_BV.argmax(dim=-1).tolist()
         return found
@@ -340,10 +345,18 @@ def register() -> None:
     AttentionInterface.register(NAME, paged_attention)
 
 
-def open_pages(num_pages: int, dtype: torch.dtype, head_size: int) -> Pages:
-    """The cache of a model that computes in `dtype`: native where that can be had."""
+def open_pages(num_pages: int, dtype: torch.dtype, head_size: int, device: str = "cpu") -> Pages:
+    """The cache of a model that computes in `dtype` on a kind of device: with a kernel where that can be had."""
+    if device != "cpu":
+        return PlainPages(num_pages) if gpu.refusal(dtype) else _by_triton(num_pages)
     library = _library(dtype) if head_size % PAGE == 0 else None
     return PlainPages(num_pages) if library is None else NativePages(num_pages, library)
+
+
+def _by_triton(num_pages: int) -> Pages:
+    from sartor.ops.gpu.paged import TritonPages
+
+    return TritonPages(num_pages)
 
 
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
@@ -351,7 +364,9 @@ def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 @torch.inference_mode()
-def _copy(layers: Mapping[int, tuple[torch.Tensor, torch.Tensor]], num_pages: int, source: int, target: int) -> None:
+def copy_page(
+    layers: Mapping[int, tuple[torch.Tensor, torch.Tensor]], num_pages: int, source: int, target: int
+) -> None:
     """Copy a page of each layer; a page is one piece of memory, however it is laid out."""
     for layer in layers.values():
         for part in layer:

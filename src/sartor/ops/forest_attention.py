@@ -1,7 +1,8 @@
 """Causal attention over a forest of token runs: a node sees its ancestors whole and itself causally.
 
 A batch of separate segments is a forest of roots. Shared beginnings are parents of what follows them, so their keys and
-values are computed once. `Native` calls the C++ kernel; `Plain` is its twin: one softmax over an explicit mask a tree.
+values are computed once. `Native` calls the C++ kernel of a CPU, `gpu.forest.Trees` a GPU's; `Plain` is their twin: one
+softmax over an explicit mask a tree.
 
 Shapes: T tokens · H query heads · G key/value heads · C head size · P nodes · U tokens of one tree.
 """
@@ -17,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from sartor.ops import native
+from sartor.ops import gpu, native
 from sartor.ops.pointwise import LANES
 
 Tensor = torch.Tensor
@@ -67,7 +68,8 @@ class Forest:
 
 def separate(offsets_S1: Tensor) -> Forest:
     """Segments that share nothing."""
-    return Forest(offsets_S1.to(torch.int32), torch.full((len(offsets_S1) - 1,), -1, dtype=torch.int32))
+    offsets_S1 = offsets_S1.to(torch.int32)
+    return Forest(offsets_S1, torch.full_like(offsets_S1[1:], -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +204,14 @@ class Native:
 
 
 @cache
-def attention(dtype: torch.dtype, head_size: int) -> Attention:
-    """The fastest that there is for a model's type and head size."""
+def attention(dtype: torch.dtype, head_size: int, device: str = "cpu") -> Attention:
+    """The fastest that there is on a kind of device for a model's type and head size."""
+    if device != "cpu":
+        if gpu.refusal(dtype):
+            return Plain()
+        from sartor.ops.gpu import forest
+
+        return forest.Trees() if forest.takes(head_size) else Plain()
     names: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
     if dtype not in names or head_size % LANES:
         return Plain()

@@ -76,10 +76,10 @@ class FusedLayer(nn.Module):
 class Fusion:
     """The blocks of a model. `problem` says why there are none."""
 
-    def __init__(self, recompute: str, num_rows: int) -> None:
+    def __init__(self, recompute: str, num_rows: int, device: torch.device) -> None:
         self.problem = ""
         self.last = -1
-        self.workspace = Workspace(num_rows)
+        self.workspace = Workspace(num_rows, device)
         self._recompute = RECOMPUTE[recompute]
         self._blocks: list[AttentionBlock | GatedBlock] = []
         self._run: Pass | None = None
@@ -140,7 +140,7 @@ def fuse(
         num_rows: tokens for which memory is laid out at once; more of them make it grow.
         agree: takes this process's problem ("" for none) and gives that of all: where one cannot, none does.
     """
-    fusion = Fusion(recompute, num_rows)
+    fusion = Fusion(recompute, num_rows, next(decoder.parameters()).device)
     layers = dict(decoder.named_children()).get("layers")
     problem = ""
     try:
@@ -271,10 +271,11 @@ def _parts(layer: nn.Module, dtype: torch.dtype) -> _Parts:
 
 
 def _fused(layer: nn.Module, parts: _Parts, call: _Call, fusion: Fusion, dtype: torch.dtype) -> FusedLayer:
-    num_pairs = call.kwargs["position_embeddings"][0].shape[-1] // 2
+    num_pairs, device = call.kwargs["position_embeddings"][0].shape[-1] // 2, call.hidden_1TD.device.type
+    widths = (parts.qkv.num_inputs, parts.down.num_inputs, parts.heads.size, num_pairs)
     tools = Tools(
-        pointwise(dtype, parts.qkv.num_inputs, parts.down.num_inputs, parts.heads.size, num_pairs),
-        forest_attention.attention(dtype, parts.heads.size),
+        pointwise(dtype, *widths, device=device),
+        forest_attention.attention(dtype, parts.heads.size, device),
         fusion.workspace,
         dtype,
         parts.norm.scale_D.dtype,

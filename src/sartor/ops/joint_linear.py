@@ -21,7 +21,7 @@ from torch import nn
 
 from sartor.errors import Unsupported
 from sartor.ops.lora_linear import AugmentedLoraLinear
-from sartor.ops.quantised_linear import QuantisedLinear, side_by_side
+from sartor.ops.quantised_linear import QuantisedLinear, device_of, side_by_side
 
 Tensor = torch.Tensor
 
@@ -70,11 +70,12 @@ class JointLinear:
         if len(self._quantised) not in (0, len(self._members)):
             raise Unsupported("layers of which only some are quantised", hint="it takes the plain path")
         num_held = 0 if self._quantised else self.num_inputs
-        self._held_NHR = torch.zeros(self.num_outputs, num_held + self.num_low, dtype=dtype)
+        device = device_of(first)
+        self._held_NHR = torch.zeros(self.num_outputs, num_held + self.num_low, dtype=dtype, device=device)
         self._up_NR = self._held_NHR[:, num_held:]
-        self._down_RK = torch.zeros(self.num_low, self.num_inputs, dtype=dtype)
+        self._down_RK = self._held_NHR.new_zeros(self.num_low, self.num_inputs)
         biases = [member.base.bias for member in self._members]
-        self._bias_N = torch.zeros(self.num_outputs, dtype=dtype) if any(bias is not None for bias in biases) else None
+        self._bias_N = None if all(bias is None for bias in biases) else self._held_NHR.new_zeros(self.num_outputs)
         for member in self._members:
             if not self._quantised:
                 weight_NK = self._held_NHR[member.outputs, :num_held]

@@ -16,7 +16,7 @@ from peft.tuners.lora.layer import Linear as PeftLoraLinear
 from torch import nn
 
 from sartor.errors import Unsupported
-from sartor.ops.quantised_linear import QuantisedLinear, computes_in, side_by_side
+from sartor.ops.quantised_linear import QuantisedLinear, computes_in, device_of, side_by_side
 
 
 class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
@@ -33,12 +33,13 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         """
         num_held = 0 if isinstance(self.base_layer, QuantisedLinear) else self.in_features
         rank, dtype = self.lora_A[adapter].weight.shape[0], computes_in(self.base_layer)
-        self._held_NHR = torch.empty(self.out_features, num_held + rank, dtype=dtype)
+        device = device_of(self.base_layer)
+        self._held_NHR = torch.empty(self.out_features, num_held + rank, dtype=dtype, device=device)
         if num_held:
             self._held_NHR[:, :num_held] = self.base_layer.weight.detach()
             self.base_layer.weight = nn.Parameter(self._held_NHR[:, :num_held], requires_grad=False)
         self._up_NR = self._held_NHR[:, num_held:]
-        self._down_RK = torch.empty(rank, self.in_features, dtype=dtype)
+        self._down_RK = self._held_NHR.new_empty(rank, self.in_features)
         self._prepared = adapter
         self.refresh()
 

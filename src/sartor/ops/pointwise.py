@@ -1,6 +1,7 @@
 """What stands between the matrix products of a block: norms, rotation, gated activation, residual, loss of a tile.
 
-`Native` calls the C++ kernels; `Plain` is their twin in torch, in any float type, and says what they compute. The
+`Native` calls the C++ kernels of a CPU, `gpu.pointwise.Triton` those of a GPU; `Plain` is their twin in torch, in any
+float type, and says what they compute. The
 residual stream is `float32` (for a `float64` model `float64`); activations have the model's type and may be columns of
 wider rows.
 
@@ -16,7 +17,7 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 
-from sartor.ops import native
+from sartor.ops import gpu, native
 
 Activation = Literal["silu", "gelu_tanh"]
 Tensor = torch.Tensor
@@ -256,13 +257,21 @@ class Native:
 
 
 @cache
-def pointwise(dtype: torch.dtype, *widths: int) -> Pointwise:
-    """The fastest on a CPU for a model's type and widths."""
+def pointwise(dtype: torch.dtype, *widths: int, device: str = "cpu") -> Pointwise:
+    """The fastest on a kind of device for a model's type and widths."""
+    if device != "cpu":
+        return Plain() if gpu.refusal(dtype) else _by_triton()
     names: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
     if dtype not in names or any(width % LANES for width in widths):
         return Plain()
     library = native.load("pointwise", names[dtype])
     return Plain() if library is None else Native(library)
+
+
+def _by_triton() -> Pointwise:
+    from sartor.ops.gpu.pointwise import Triton
+
+    return Triton()
 
 
 def _through_norm(scaled: Tensor, values: Tensor, inverse: Tensor) -> Tensor:

@@ -100,6 +100,11 @@ def computes_in(layer: nn.Linear) -> torch.dtype:
     return layer.computes_in if isinstance(layer, QuantisedLinear) else layer.weight.dtype
 
 
+def device_of(layer: nn.Linear) -> torch.device:
+    """Where its weight lies."""
+    return layer.packed.device if isinstance(layer, QuantisedLinear) else layer.weight.device
+
+
 def room_for(layer: QuantisedLinear, shape: tuple[int, int]) -> Tensor:
     """The shared buffer, until it is asked for again."""
     return layer.room.take("weight", 0, shape, layer.computes_in, layer.packed.device)

@@ -23,13 +23,13 @@ class StreamNorm:
         self.epsilon = found[0]
         self._module, self._weight = module, module.get_parameter("weight")
         self.masters = [self._weight] if self._weight.requires_grad else []
-        self.scale_D = torch.empty(self._weight.shape[0], dtype=dtype)
+        self.scale_D = torch.empty_like(self._weight, dtype=dtype, requires_grad=False)
         self.refresh()
 
     @torch.no_grad()
     def refresh(self) -> None:
         """A row of ones has rms 1: what the module makes of it is the scale, however its weight is meant."""
-        ones_1D = torch.ones(1, self._weight.shape[0], dtype=self.scale_D.dtype)
+        ones_1D = torch.ones_like(self.scale_D)[None]
         # `forward`, not the call: a hook that rounds has no business here
         self.scale_D.copy_(self._module.forward(ones_1D)[0] * (1.0 + self.epsilon) ** 0.5)
 

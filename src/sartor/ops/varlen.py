@@ -8,6 +8,7 @@ Shapes: H query heads · G key/value heads · T tokens · D head size · P token
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ CAUSAL = (-1, 0)  # any number of tokens to the left, none to the right
 HOPPER = (9, 0)  # FlashAttention 3 is written for this and no other
 LARGEST_HEAD = 256  # what flash attention takes
 TYPES = (torch.bfloat16, torch.float16)
+#: What `varlen_attn` takes: torch 2.11 lets query heads share keys without being told.
+KNOWN = frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def flat_attention(
@@ -49,7 +52,7 @@ def flat_attention(
         return attention.flat_attention(module, *inputs, cu_seq_lens_q=cu_seq_lens_q, prefix=prefix, **rest)
     earlier = () if prefix is None else attention.prefix_of(module, prefix, value_1GTD)
     asked = prepared(*inputs, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, earlier=earlier, **rest)
-    output_THD = varlen_attn(**asked)
+    output_THD = varlen_attn(**{name: value for name, value in asked.items() if name in KNOWN})
     assert isinstance(output_THD, torch.Tensor)  # a tuple only where the log-sum-exp is asked for
     return output_THD[None], None
 

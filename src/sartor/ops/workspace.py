@@ -45,17 +45,17 @@ class Buffers:
 class Workspace:
     """Scratch, and the rounds: one for each forward whose backward is still to come."""
 
-    def __init__(self, num_rows: int = 0) -> None:
-        self._num_rows = num_rows
+    def __init__(self, num_rows: int = 0, device: torch.device = CPU) -> None:
+        self._num_rows, self._device = num_rows, device
         self._scratch = Buffers(num_rows)
         self._free: list[Buffers] = []
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """A buffer until the next block asks for one of the same name."""
-        return self._scratch.take(name, 0, shape, dtype)
+        return self._scratch.take(name, 0, shape, dtype, self._device)
 
     def begin(self) -> Round:
-        return Round(self, self._free.pop() if self._free else Buffers(self._num_rows))
+        return Round(self, self._free.pop() if self._free else Buffers(self._num_rows), self._device)
 
     def _give_back(self, buffers: Buffers) -> None:
         self._free.append(buffers)
@@ -64,11 +64,11 @@ class Workspace:
 class Round:
     """What one forward saves. `end` after its backward: the buffers then serve the next one."""
 
-    def __init__(self, workspace: Workspace, buffers: Buffers) -> None:
-        self._workspace, self._buffers = workspace, buffers
+    def __init__(self, workspace: Workspace, buffers: Buffers, device: torch.device) -> None:
+        self._workspace, self._buffers, self._device = workspace, buffers, device
 
     def save(self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return self._buffers.take(name, layer, shape, dtype)
+        return self._buffers.take(name, layer, shape, dtype, self._device)
 
     def end(self) -> None:
         self._workspace._give_back(self._buffers)

@@ -1,8 +1,8 @@
 """A loaded model's layers made ready for sampling: fewer and larger products, every adapter at hand, norms in one call.
 
 Linear layers that read the same input become one product, whatever adapters the tokens have (`products.py`); what
-adapters make of other modules comes after those (`rewrite.py`). The weights are laid out once, as oneDNN reads them;
-the modules' own are let go.
+adapters make of other modules comes after those (`rewrite.py`). The weights are laid out once, on a CPU as oneDNN reads
+them; the modules' own are let go.
 
 Shapes: T tokens · K inputs · N outputs of the layers of a group.
 """
@@ -206,7 +206,7 @@ def _faster(module: nn.Module) -> nn.Module:
     if not weights or not isinstance(epsilon, float):
         return module
     weight_D = weights[0].detach()
-    x = torch.randn(4, len(weight_D), generator=torch.Generator().manual_seed(0)).to(weight_D.dtype)
+    x = torch.randn(4, len(weight_D), generator=torch.Generator().manual_seed(0)).to(weight_D)
     with torch.no_grad():
         wanted = module(x)
         for scale_D in (weight_D, (1.0 + weight_D.float()).to(weight_D.dtype)):

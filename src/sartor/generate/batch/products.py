@@ -27,7 +27,8 @@ class Product:
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
         self._bias = bias_N
-        self._packed = weight_NK.dtype == torch.bfloat16 and _multiplies_bf16()
+        on_cpu = weight_NK.device.type == "cpu"
+        self._packed = on_cpu and weight_NK.dtype == torch.bfloat16 and _multiplies_bf16()
         weight = weight_NK.contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS) if self._packed else weight
 
@@ -95,7 +96,7 @@ def _low_ranks(
     Zeros beside the diagonal cost less than more calls.
     """
     down_KR = torch.cat([change.down_RK.detach().to(dtype) for _, change in low]).t()
-    up_RN = torch.zeros(down_KR.shape[1], num_outputs, dtype=dtype)
+    up_RN = down_KR.new_zeros(down_KR.shape[1], num_outputs)
     rank = 0
     for columns, change in low:
         up_RN[rank : rank + change.up_NR.shape[1], columns] = change.up_NR.detach().t()

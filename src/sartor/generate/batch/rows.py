@@ -17,7 +17,6 @@ from sartor.generate.batch.pages import PagePool, pages_for
 from sartor.generate.protocol import FinishReason, Sampling, room_for_answer
 from sartor.ops.decode import PAGE, Span
 
-STEP_TOKENS = 1024  # of a step: enough for full speed of the products, few enough to stay in the processor's cache
 MAX_ROWS = 256  # beyond this the products are no faster a row, and everybody waits longer
 
 
@@ -76,7 +75,7 @@ class Rows:
         handles: Iterator[int],
         beginnings: Beginnings,
         *,
-        step_tokens: int = STEP_TOKENS,
+        step_tokens: int,
         max_rows: int = MAX_ROWS,
     ) -> None:
         self._pool = pool
