@@ -82,8 +82,9 @@ CPU = Calibration(
     report_seconds=4.0,
 )
 
-#: Not measured by us: an assumption, said beside every number that rests on it. 45 % of the dense bf16 peak is between
-#: what well-tuned trainers publish for LoRA (34 % of an A100) and for full training (64 % of an H200 with FP8).
+#: An assumption, said beside every number that rests on it. 45 % of the dense bf16 peak is between what well-tuned
+#: trainers publish for LoRA (34 % of an A100) and for full training (64 % of an H200 with FP8); a quarter of an 8B model
+#: reached 51 % of an H200's with our layers, and allocated what is foretold for its step (docs/why/gpu.md).
 CUDA = Calibration(
     runtime_bytes=1200 * MIB,
     product_bytes=0,
