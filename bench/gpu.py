@@ -95,10 +95,6 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def machine() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-
-
 def now() -> float:
     """Seconds, once the GPU has done what it was told."""
     if torch.cuda.is_available():
@@ -260,14 +256,21 @@ def measure(contestant: str, name: str, folder: Path, arguments: argparse.Namesp
     }
 
 
-def measure_apart(contestant: str, name: str, folder: Path, asked: list[str]) -> dict[str, Any]:
-    """The same in a fresh process; its last line is the result."""
-    command = [sys.executable, __file__, *asked, "--one", contestant, name, str(folder)]
+def measure_apart(script: str, contestant: str, name: str, folder: Path, asked: list[str]) -> dict[str, Any]:
+    """What a script measures of one contestant, in a fresh process; its last line is the result."""
+    command = [sys.executable, script, *asked, "--one", contestant, name, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"contestant": contestant, "model": name, "failed": done.stderr[-2000:]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def write(results: list[dict[str, Any]], path: Path) -> None:
+    """As JSON, with the machine and the day."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    about = {"machine": machine, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+    path.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
 
 
 def installed(contestant: str) -> bool:
@@ -321,11 +324,10 @@ def main() -> None:
                 if not installed(contestant):
                     print(f"{contestant} is not installed: left out", file=sys.stderr)
                     continue
-                results.append(measure_apart(contestant, name, folder, asked))
+                results.append(measure_apart(__file__, contestant, name, folder, asked))
     show(results)
     if arguments.out:
-        about = {"machine": machine(), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
-        arguments.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+        write(results, arguments.out)
 
 
 if __name__ == "__main__":

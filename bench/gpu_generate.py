@@ -11,11 +11,8 @@ timed after a round of the same. With four LoRA adapters of rank 16 the rows tak
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -126,15 +123,11 @@ def main() -> None:
             folder = Path(parent) / name
             gpu.make_model(name, folder)
             for contestant in arguments.contestants:
-                command = [sys.executable, __file__, "--repeats", str(arguments.repeats)]
-                command += ["--one", contestant, name, str(folder)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                failed = {"contestant": contestant, "model": name, "failed": done.stderr[-2000:]}
-                results.append(failed if done.returncode else json.loads(done.stdout.splitlines()[-1]))
+                asked = ["--repeats", str(arguments.repeats)]
+                results.append(gpu.measure_apart(__file__, contestant, name, folder, asked))
                 print(json.dumps(results[-1]))
     if arguments.out:
-        about = {"machine": gpu.machine(), "torch": torch.__version__, "date": datetime.date.today().isoformat()}
-        arguments.out.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+        gpu.write(results, arguments.out)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ from .shell import Shell
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
+# Without a GPU Triton runs its kernels as Python. It reads this when it is imported.
 if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault(
-        "TRITON_INTERPRET", "1"
-    )  # without a GPU Triton runs its kernels as Python; read at its import
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TOKENIZERS = Path(__file__).parent.parent / ".cache" / "tokenizers"
 

@@ -1,8 +1,8 @@
 """Causal attention over a forest of token runs: a node sees its ancestors whole and itself causally.
 
 A batch of separate segments is a forest of roots. Shared beginnings are parents of what follows them, so their keys and
-values are computed once. `Native` calls the C++ kernel of a CPU, `gpu.forest.Trees` a GPU's; `Plain` is their twin: one
-softmax over an explicit mask a tree.
+values are computed once. `Native` calls the C++ kernel of a CPU, `gpu.forest.Trees` those of a GPU; `Plain` is
+their twin: one softmax over an explicit mask a tree.
 
 Shapes: T tokens · H query heads · G key/value heads · C head size · P nodes · U tokens of one tree.
 """

@@ -1,9 +1,8 @@
 """What stands between the matrix products of a block: norms, rotation, gated activation, residual, loss of a tile.
 
 `Native` calls the C++ kernels of a CPU, `gpu.pointwise.Triton` those of a GPU; `Plain` is their twin in torch, in any
-float type, and says what they compute. The
-residual stream is `float32` (for a `float64` model `float64`); activations have the model's type and may be columns of
-wider rows.
+float type, and says what they compute. The residual stream is `float32` (for a `float64` model `float64`); activations
+have the model's type and may be columns of wider rows.
 
 Shapes: T tokens · D width of the stream · F inner width · V vocabulary · rows of heads as (T, heads × head size).
 """

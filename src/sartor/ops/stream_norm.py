@@ -23,7 +23,7 @@ class StreamNorm:
         self.epsilon = found[0]
         self._module, self._weight = module, module.get_parameter("weight")
         self.masters = [self._weight] if self._weight.requires_grad else []
-        self.scale_D = torch.empty_like(self._weight, dtype=dtype, requires_grad=False)
+        self.scale_D = torch.empty_like(self._weight, dtype=dtype)
         self.refresh()
 
     @torch.no_grad()
