@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sartor.ops.cross_entropy import plain_logprobs, replaced_logprobs, supervised_logprobs
+from sartor.ops.workspace import Buffers
 
 from .conftest import relative
 
@@ -49,6 +50,20 @@ def test_gradients_equal_differences_in_fp64(trained: bool, tile: int) -> None:
         lambda *given: supervised_logprobs(given[0], given[-1] if trained else head, targets, tile),
         (hidden, head) if trained else (hidden,),
     )
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_tiles_in_one_piece_of_memory_give_the_same(trained: bool) -> None:
+    room, grown = Buffers(8), set()
+    for rows in (5, 37, 37):  # less than a tile, and several, the last of them short
+        ours, fresh = (inputs(torch.float32, rows, trained=trained) for _ in range(2))
+        kept, dropped = supervised_logprobs(*ours, 8, room), supervised_logprobs(*fresh, 8)
+        assert torch.equal(kept, dropped)
+        for logprobs in (kept, dropped):
+            (logprobs * UPSTREAM[:rows]).sum().backward()
+        assert all(torch.equal(one.grad, other.grad) for one, other in zip(ours[: 1 + trained], fresh, strict=False))  # type: ignore[arg-type]
+        grown.add(room.num_bytes)
+    assert grown == {8 * 112 * 4}
 
 
 def test_without_a_gradient_the_values_are_the_same() -> None:

@@ -30,6 +30,7 @@ from sartor.hardware import return_freed_memory
 from sartor.ops import attention, consistency, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
 from sartor.ops.quantised_linear import QuantisedLinear
+from sartor.ops.workspace import Buffers
 from sartor.types import Batch
 
 #: On a GPU the list of segment ends is filled up to a multiple of this, so that it has few lengths.
@@ -78,6 +79,7 @@ class Policy(nn.Module):
         self.model = model
         self.stream = stream
         self._tile = tile
+        self._room = Buffers(tile)
         self._dtype = dtype
         self.packed = True
         self.fused = False
@@ -128,7 +130,7 @@ class Policy(nn.Module):
             if not self.fused:
                 return self._hidden(tokens_T, positions_T, offsets_S1, longest)[0, supervised_N]
             forest = separate(offsets_S1) if parents_P is None else Forest(offsets_S1, parents_P)
-            return self._decode(tokens_T, positions_T, {"forest": forest, "rows": supervised_N}, stream_TD)[0]
+            return self._decode(tokens_T, positions_T, {"forest": forest, "rows": supervised_N}, stream_TD).squeeze(0)
 
         hidden_ND = run()
         logprobs_N = self._logprobs(hidden_ND, targets_N)
@@ -141,10 +143,10 @@ class Policy(nn.Module):
         rows = self.head_rows()
         if rows is not None:
             own = (rows.tokens_C, rows.rows_CD, rows.bias_C)
-            return cross_entropy.replaced_logprobs(hidden_ND, head_VD, *own, targets_N, self._tile)
+            return cross_entropy.replaced_logprobs(hidden_ND, head_VD, *own, targets_N, self._tile, self._room)
         if isinstance(head_VD, torch.Tensor) and head_VD.requires_grad and not self.whole:
             return cross_entropy.plain_logprobs(hidden_ND, head_VD, targets_N).clone()  # FSDP2 wants no view
-        return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N, self._tile)
+        return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N, self._tile, self._room)
 
     def hidden(
         self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor, longest: int

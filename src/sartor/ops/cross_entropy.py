@@ -1,8 +1,9 @@
 """Log-probabilities of the supervised tokens, in tiles, with the gradient of the hidden states taken in the forward.
 
-The full logits (positions × vocabulary) are never held: a tile of them is made, used for both directions, and dropped.
-So the head costs two matrix products a position instead of three, and no product runs in fp32 for a bf16 model.
-A frozen head may be a quantised layer, which is never made whole.
+The full logits (positions × vocabulary) are never held: a tile of them is made, used for both directions, and
+overwritten by the next. So the head costs two matrix products a position instead of three, and no product runs in fp32
+for a bf16 model. `room` keeps the tile's memory from call to call: fresh pages take half as long as the product that
+fills them (docs/why/engine.md). A frozen head may be a quantised layer, which is never made whole.
 
 Shapes: N supervised positions · D hidden size · V vocabulary · C tokens whose rows of the head are replaced.
 """
@@ -17,18 +18,19 @@ import torch.nn.functional as F
 
 from sartor.ops.pointwise import pointwise
 from sartor.ops.quantised_linear import QuantisedLinear
+from sartor.ops.workspace import Buffers
 
 Head = torch.Tensor | QuantisedLinear  # (V, D)
 TILE = 512  # rows: 512 × 49,152 bf16 logits are 48 MiB; smaller tiles lose product speed (docs/why/numerics.md)
 
 
 def supervised_logprobs(
-    hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, tile: int = TILE
+    hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, tile: int = TILE, room: Buffers | None = None
 ) -> torch.Tensor:
     """log p(target) of each position, fp32, differentiable in `hidden_ND` and, where it is trained, in the head."""
     trained = isinstance(head_VD, torch.Tensor) and head_VD.requires_grad
     kind = _TiledTrainedHead if trained else _TiledLogprobs
-    logprobs: torch.Tensor = kind.apply(hidden_ND, head_VD, targets_N, tile)  # type: ignore[no-untyped-call]
+    logprobs: torch.Tensor = kind.apply(hidden_ND, head_VD, targets_N, tile, room)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -38,9 +40,16 @@ def plain_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: to
     return torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None])[:, 0]
 
 
-def logits(hidden_ND: torch.Tensor, head_VD: Head) -> torch.Tensor:
-    """(N, V), without a gradient of the head."""
-    return head_VD(hidden_ND) if isinstance(head_VD, QuantisedLinear) else hidden_ND @ head_VD.t()
+def logits(hidden_ND: torch.Tensor, head_VD: Head, room: Buffers | None = None) -> torch.Tensor:
+    """(N, V), without a gradient of the head; where there is `room`, until the next ones are made there."""
+    if isinstance(head_VD, QuantisedLinear):
+        made_NV: torch.Tensor = head_VD(hidden_ND)
+        return made_NV
+    if room is None:
+        return hidden_ND @ head_VD.t()
+    shape = (hidden_ND.shape[0], head_VD.shape[0])
+    out_NV = room.take("logits", 0, shape, hidden_ND.dtype, hidden_ND.device)
+    return torch.mm(hidden_ND, head_VD.t(), out=out_NV)
 
 
 def replaced_logprobs(
@@ -51,9 +60,11 @@ def replaced_logprobs(
     bias_C: torch.Tensor,
     targets_N: torch.Tensor,
     tile: int = TILE,
+    room: Buffers | None = None,
 ) -> torch.Tensor:
     """The same where the logits of some tokens are rows_CD h + bias_C instead; the rest of the head is frozen."""
-    logprobs: torch.Tensor = _TiledReplaced.apply(hidden_ND, head_VD, tokens_C, rows_CD, bias_C, targets_N, tile)  # type: ignore[no-untyped-call]
+    own = (tokens_C, rows_CD, bias_C)
+    logprobs: torch.Tensor = _TiledReplaced.apply(hidden_ND, head_VD, *own, targets_N, tile, room)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -61,12 +72,14 @@ class _TiledLogprobs(torch.autograd.Function):
     """d log p(t) / d h = W[t] - softmax(h Wᵀ) W, kept per position and scaled by the upstream gradient later."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, tile: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, tile: int, room: Buffers | None
+    ) -> torch.Tensor:
         wanted = hidden_ND.requires_grad
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
         logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, tile):
-            tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
+            tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows], room)
             if slope_ND is not None:
                 back(tile_NV, head_VD, slope_ND[rows])
             del tile_NV  # before the next one is made
@@ -75,9 +88,9 @@ class _TiledLogprobs(torch.autograd.Function):
         return logprobs_N
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope_ND,) = ctx.saved_tensors
-        return slope_ND * upstream[0][:, None].to(slope_ND.dtype), None, None, None
+        return slope_ND * upstream[0][:, None].to(slope_ND.dtype), None, None, None, None
 
 
 class _TiledTrainedHead(torch.autograd.Function):
@@ -85,27 +98,32 @@ class _TiledTrainedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        head_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        tile: int,
+        room: Buffers | None,
     ) -> torch.Tensor:
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
-        ctx.tile = tile
+        ctx.tile, ctx.room = tile, room
         logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, tile):
-            _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows])
+            _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows], room)
         return logprobs_N
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_ND, head_VD, targets_N = ctx.saved_tensors
         of_hidden_ND, of_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
         ignored_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         for rows in _tiles(hidden_ND, ctx.tile):
-            slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows])
+            slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows], ctx.room)
             slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
             torch.mm(slope_NV, head_VD, out=of_hidden_ND[rows])
             of_head_VD.addmm_(slope_NV.t(), hidden_ND[rows])
             del slope_NV
-        return of_hidden_ND, of_head_VD, None, None
+        return of_hidden_ND, of_head_VD, None, None, None
 
 
 class _TiledReplaced(torch.autograd.Function):
@@ -121,12 +139,13 @@ class _TiledReplaced(torch.autograd.Function):
         bias_C: torch.Tensor,
         targets_N: torch.Tensor,
         tile: int,
+        room: Buffers | None,
     ) -> torch.Tensor:
         slope_ND, slope_NC = torch.empty_like(hidden_ND), hidden_ND.new_empty(len(hidden_ND), len(tokens_C))
         logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
         own_CD, own_C = rows_CD.to(hidden_ND.dtype), bias_C.to(hidden_ND.dtype)
         for rows in _tiles(hidden_ND, tile):
-            logits_NV = logits(hidden_ND[rows], head_VD)
+            logits_NV = logits(hidden_ND[rows], head_VD, room)
             logits_NV[:, tokens_C] = torch.addmm(own_C, hidden_ND[rows], own_CD.t())
             _to_slope(logits_NV, targets_N[rows], logprobs_N[rows])
             slope_NC[rows] = logits_NV[:, tokens_C]
@@ -143,7 +162,7 @@ class _TiledReplaced(torch.autograd.Function):
         hidden_ND, slope_ND, slope_NC = ctx.saved_tensors
         up_NC = slope_NC.to(ctx.dtype) * upstream[0][:, None].to(ctx.dtype)
         of_hidden_ND = slope_ND * upstream[0][:, None].to(slope_ND.dtype)
-        return of_hidden_ND, None, None, up_NC.t() @ hidden_ND.to(ctx.dtype), up_NC.sum(dim=0), None, None
+        return of_hidden_ND, None, None, up_NC.t() @ hidden_ND.to(ctx.dtype), up_NC.sum(dim=0), None, None, None
 
 
 def _wide(hidden_ND: torch.Tensor) -> torch.dtype:
@@ -155,9 +174,11 @@ def _tiles(hidden_ND: torch.Tensor, tile: int) -> Iterator[slice]:
     return (slice(start, start + tile) for start in range(0, hidden_ND.shape[0], tile))
 
 
-def _slope(hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, logprobs_N: torch.Tensor) -> torch.Tensor:
+def _slope(
+    hidden_ND: torch.Tensor, head_VD: Head, targets_N: torch.Tensor, logprobs_N: torch.Tensor, room: Buffers | None
+) -> torch.Tensor:
     """d log p(target) / d logits of a tile (N, V); log p(target) goes out."""
-    logits_NV = logits(hidden_ND, head_VD)
+    logits_NV = logits(hidden_ND, head_VD, room)
     _to_slope(logits_NV, targets_N, logprobs_N)
     return logits_NV
 

@@ -66,7 +66,7 @@ class FusedLayer(nn.Module):
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             run = self.run_of(kwargs)
             rows_N = kwargs.get("rows") if self.attend.index == self._fusion.last else None
-            return self.feed(self.attend(hidden_states[0], run, rows_N), run)[None]
+            return self.feed(self.attend(hidden_states.squeeze(0), run, rows_N), run)[None]
 
     def run_of(self, kwargs: Mapping[str, Any]) -> Pass:
         """The pass that a call with these arguments is part of."""

@@ -45,28 +45,51 @@ static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, l
         for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sums[i][j]);
 }
 
+// Query i sees key j when j <= i + ahead, so about half of a square on the diagonal is nothing, and is left out: its rows
+// where keys are the columns, its steps where a product adds up over keys, or over queries.
+struct Seen {
+    enum Kind { BY_KEYS, OVER_KEYS, OVER_QUERIES } kind;
+    long ahead;
+
+    long first_row(long column) const { return kind == BY_KEYS ? std::max(0L, column - ahead) : 0; }
+    long first_step(long row) const { return kind == OVER_QUERIES ? std::max(0L, row - ahead) / PER : 0; }
+    long end_step(long end_row, long steps) const {
+        return kind == OVER_KEYS ? std::min(steps, (std::max(0L, end_row + ahead) + PER - 1) / PER) : steps;
+    }
+};
+
 template <int VECTORS>
-static void rows_of(long rows, const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,
-                    long c_row, bool adding) {
-    for (; rows >= 6; rows -= 6, a += 6 * a_row, c += 6 * c_row)
-        tile<6, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-    switch (rows) {
-        case 5: return tile<5, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-        case 4: return tile<4, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-        case 3: return tile<3, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-        case 2: return tile<2, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-        case 1: return tile<1, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+static void rows_of(long first, long rows, const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps,
+                    float* c, long c_row, bool adding, Seen seen) {
+    for (long row = first; row < rows;) {
+        const long count = std::min(6L, rows - row), from = seen.first_step(row);
+        const long taken = std::max(0L, seen.end_step(row + count, steps) - from);
+        const Unit *left = a + row * a_row + from * a_step, *right = b + from * b_step;
+        float* out = c + row * c_row;
+        switch (count) {
+            case 6: tile<6, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
+            case 5: tile<5, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
+            case 4: tile<4, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
+            case 3: tile<3, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
+            case 2: tile<2, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
+            case 1: tile<1, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
+        }
+        row += count;
     }
 }
 
 static void product(long rows, long columns, const Unit* a, long a_row, long a_step, const Unit* b, long b_step,
-                    long steps, float* c, long c_row, bool adding) {
-    for (; columns >= WIDE * LANES; columns -= WIDE * LANES, b += WIDE * LANES, c += WIDE * LANES)
-        rows_of<WIDE>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-    switch (columns / LANES) {
-        case 3: return rows_of<3>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-        case 2: return rows_of<2>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
-        case 1: return rows_of<1>(rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+                    long steps, float* c, long c_row, bool adding, Seen seen) {
+    long column = 0;
+    for (; column + WIDE * LANES <= columns; column += WIDE * LANES)
+        rows_of<WIDE>(seen.first_row(column), rows, a, a_row, a_step, b + column, b_step, steps, c + column, c_row,
+                      adding, seen);
+    const long first = seen.first_row(column);
+    b += column, c += column;
+    switch ((columns - column) / LANES) {
+        case 3: return rows_of<3>(first, rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding, seen);
+        case 2: return rows_of<2>(first, rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding, seen);
+        case 1: return rows_of<1>(first, rows, a, a_row, a_step, b, b_step, steps, c, c_row, adding, seen);
     }
 }
 
@@ -272,20 +295,22 @@ KERNEL void attention(const Element* query, const Element* key, const Element* v
                     const long count = std::min(BLOCK, node.length - first), row = node.begin + first;
                     const long columns = see(forest, n, first, count, window, WHOLE, spans);
                     const Unit* queries = reinterpret_cast<const Unit*>(query + row * ld + head * head_size);
+                    const long start = node.depth + first;
                     for (const Span& span : spans)
                         product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed,
-                                head_size / PER, scores + span.column, columns, false);
+                                head_size / PER, scores + span.column, columns, false,
+                                {Seen::BY_KEYS, start - span.depth});
                     float inverse[BLOCK];
                     for (long i = 0; i < count; i++) {
                         float most, total = soften(scores + i * columns, weights + i * columns, spans,
-                                                   node.depth + first + i, window, scale, most);
+                                                   start + i, window, scale, most);
                         inverse[i] = 1.0f / total;
                         logsumexp[head * num_tokens + row + i] = most + std::log(total);
                     }
                     for (const Span& span : spans)
                         product(count, head_size, reinterpret_cast<const Unit*>(weights + span.column), columns / PER,
                                 1, values + span.packed / PER * head_size, head_size, span.width / PER, sums, head_size,
-                                &span != spans.data());
+                                &span != spans.data(), {Seen::OVER_KEYS, start - span.depth});
                     for (long i = 0; i < count; i++)
                         for (long d = 0; d < head_size; d += LANES)
                             store(out + (row + i) * ld_out + head * head_size + d,
@@ -382,18 +407,18 @@ struct Task {
         const Rows rows = known(node.depth + first, count, out + row * ld_out, upstream + row * ld_out, logsumexp + row);
         see(forest, n, first, count, window, CHUNK, spans);
         for (const Span& span : spans) {
-            const long size = head_size, at = span.packed * size;
+            const long size = head_size, at = span.packed * size, ahead = node.depth + first - span.depth;
             product(count, span.width, queries, ld / PER, 1, keys + span.packed, tree.packed, size / PER, scores,
-                    span.width, false);
+                    span.width, false, {Seen::BY_KEYS, ahead});
             product(count, span.width, upstreams, ld_out / PER, 1, values + span.packed, tree.packed, size / PER,
-                    upstream_scores, span.width, false);
+                    upstream_scores, span.width, false, {Seen::BY_KEYS, ahead});
             score_gradients(rows, span, scores, upstream_scores, window, scale, weights_by_pair, slopes_by_pair, slopes);
             product(count, size, reinterpret_cast<const Unit*>(slopes), span.width / PER, 1, keys_by_row + at / PER,
-                    size, span.width / PER, sums, size, &span != spans.data());
+                    size, span.width / PER, sums, size, &span != spans.data(), {Seen::OVER_KEYS, ahead});
             product(span.width, size, weights_by_pair, 1, span.width, upstream_by_pair, size, pairs, value_sums + at,
-                    size, true);
+                    size, true, {Seen::OVER_QUERIES, ahead});
             product(span.width, size, slopes_by_pair, 1, span.width, queries_by_pair, size, pairs, key_sums + at, size,
-                    true);
+                    true, {Seen::OVER_QUERIES, ahead});
         }
         for (long i = 0; i < count; i++)
             for (long d = 0; d < head_size; d += LANES) store(to + (row + i) * ld + d, load(sums + i * head_size + d));
