@@ -148,18 +148,18 @@ class JointLinear:
         x_TK, low_TR = x_TKR[:, : self.num_inputs], x_TKR[:, self.num_inputs :]
         none = dy_TN[:0]
         of_down_RK = dlow_TR.t() @ x_TK if self.num_low else none
-        of_up_RN = low_TR.t() @ dy_TN if self.num_low else none
+        of_up_NR = dy_TN.t() @ low_TR if self.num_low else none
         trains_base = any(member.weight is not None for member in self._members)
         of_weight_NK = dy_TN.t() @ x_TK if trains_base else none
         return [
             gradient.to(master.dtype)
             for member in self._members
-            for master, gradient in _gradients(member, dy_TN, of_weight_NK, of_down_RK, of_up_RN)
+            for master, gradient in _gradients(member, dy_TN, of_weight_NK, of_down_RK, of_up_NR)
         ]
 
 
 def _gradients(
-    member: Member, dy_TN: Tensor, of_weight_NK: Tensor, of_down_RK: Tensor, of_up_RN: Tensor
+    member: Member, dy_TN: Tensor, of_weight_NK: Tensor, of_down_RK: Tensor, of_up_NR: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     base = member.base
     found: list[tuple[Tensor, Tensor]] = []
@@ -170,8 +170,7 @@ def _gradients(
     if member.down is not None and member.down.requires_grad:
         found.append((member.down, of_down_RK[member.low]))
     if member.up is not None and member.up.requires_grad:
-        up = of_up_RN[member.low, member.outputs].t().to(member.up.dtype) * member.scaling
-        found.append((member.up, up))
+        found.append((member.up, of_up_NR[member.outputs, member.low].to(member.up.dtype) * member.scaling))
     return found
 
 
