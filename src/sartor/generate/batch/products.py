@@ -28,7 +28,7 @@ class Product:
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
         self._bias = bias_N
         on_cpu = weight_NK.device.type == "cpu"
-        self._packed = on_cpu and weight_NK.dtype == torch.bfloat16 and _multiplies_bf16()
+        self._packed = on_cpu and _packs(weight_NK.dtype)
         weight = weight_NK.contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS) if self._packed else weight
 
@@ -48,9 +48,11 @@ class Product:
         return torch.addmm(other_TN if self._bias is None else other_TN + self._bias, x_TK, self._weight.t())
 
 
-def _multiplies_bf16() -> bool:
-    """Whether oneDNN is there and has bf16 products for this processor (from AVX-512 on)."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call, no-any-return]
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and multiplies these numbers: fp32, and bf16 from AVX-512 on."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Own:
