@@ -1,7 +1,7 @@
 """Data that is broken or means harm: `python bench/data_hostile.py`. Every number but the times should be a round one.
 
 Malformed rows: each is in the ledger at its line, with a field where it has one, and no good row beside them is lost.
-Bombs: each is refused by a named limit; each in a fresh process with its time and its memory. Control tokens: hostile
+Bombs: each is refused by a named limit; each in fresh processes with its time and its memory. Control tokens: hostile
 texts rendered with four real tokenizers, which must hold exactly the control tokens of a harmless conversation.
 """
 
@@ -20,8 +20,9 @@ from typing import Any
 import harness
 import malformed
 import report
-from data_read import peak
-from figures import header, line
+from contestants.common import peak_bytes
+from data_read import spread
+from figures import cautions, header, line
 from harness import MODEL, OURS, Machine, say
 from sartor.chat import Renderer
 from sartor.data.read import stream
@@ -45,18 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only:
         print(json.dumps(alone(options)))
         return 0
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Malformed rows, bombs, and control tokens in texts.")
+    parser = report.command("Malformed rows, bombs, and control tokens in texts.", threads=1)
     parser.add_argument("--count", type=int, default=10_000, help="malformed rows, good rows, and texts a tokenizer")
     parser.add_argument("--families", nargs="*", default=FAMILIES)
     parser.add_argument("--bombs", nargs="*", default=tuple(BOMBS))
     parser.add_argument("--folder", type=Path, help="where `--only make:` makes its file")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5, help="fresh processes of each part")
     parser.add_argument("--only", default="", help="one part in this process: for the bench itself")
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -71,67 +71,78 @@ def alone(options: argparse.Namespace) -> Json:
 
 
 def measure(options: argparse.Namespace) -> Json:
-    """Every part in a process of its own."""
+    """Every part in processes of its own: its name and its runs."""
+    machine = Machine(options.threads)
 
-    def part(only: str, *arguments: str) -> Json:
-        return Machine(1).process(OURS, Path(__file__), ["--only", only, *arguments])
+    def part(name: str, only: str, *arguments: str) -> Json:
+        asked = ["--only", only, *arguments]
+        runs = [machine.measured(OURS, Path(__file__), asked) for _ in range(options.repeats)]
+        say(f"{name}: {spread((run['wall_seconds'] for run in runs), '.1f')} s")
+        return {"name": name, "runs": runs}
 
     each = -(-options.count // len(malformed.ROWS))
-    rows = [part(f"rows:{name}", "--count", str(each)) for name in malformed.ROWS]
-    say(f"rows: {[(row['format'], len(row['missed']), len(row['unnamed']), len(row['refused'])) for row in rows]}")
+    rows = [part(name, f"rows:{name}", "--count", str(each)) for name in malformed.ROWS]
     bombs = []
     for name in options.bombs:
         with tempfile.TemporaryDirectory() as folder:
-            path = part(f"make:{name}", "--folder", folder)["path"]
-            bombs.append({"name": name, **part(f"bomb:{path}")})
-        say(f"{name}: {bombs[-1]['seconds']:.1f} s, {bombs[-1]['said'][:1]}")
-    families = []
-    for name in options.families:
-        families.append(part(f"family:{name}", "--count", str(options.count)))
-        say(f"{name}: {len(families[-1]['forged'])} forged, {families[-1]['seconds']:.0f} s")
-    return {**harness.facts([OURS]), "kind": "data-hostile", "rows": rows, "bombs": bombs, "families": families}
+            path = machine.process(OURS, Path(__file__), ["--only", f"make:{name}", "--folder", folder])["path"]
+            bombs.append(part(name, f"bomb:{path}"))
+    families = [part(name, f"family:{name}", "--count", str(options.count)) for name in options.families]
+    settings = {"repeats": options.repeats, "threads": options.threads}
+    facts = {**harness.facts([OURS]), "kind": "data-hostile", "settings": settings}
+    return {**facts, "rows": rows, "bombs": bombs, "families": families}
 
 
 def markdown(result: Json) -> str:
     """The whole report."""
-    rows, families = result["rows"], result["families"]
-    totals = {key: sum(len(row[key]) for row in rows) for key in ("missed", "unnamed", "refused")}
-    num = sum(row["bad"] for row in rows)
+    rows, settings = result["rows"], result["settings"]
+    totals = {key: sum(_worst(row, key) for row in rows) for key in ("missed", "unnamed", "refused")}
+    num = sum(row["runs"][0]["bad"] for row in rows)
+    runs = [run for part in (*rows, *result["bombs"], *result["families"]) for run in part["runs"]]
     parts = [
-        f"Measured {result['date']} on {result['machine']['processor']}, one core.",
+        f"Measured {result['date']} on {result['machine']['processor']}, threads: {settings['threads']}; each part "
+        f"{settings['repeats']} times, each in a fresh process. Seconds are the median and the range, memory and "
+        "mistakes the most of any run.",
+        *cautions(runs, settings["repeats"]),
         f"### Malformed rows\n\n{num:,} malformed rows among as many good ones, in {len(rows)} formats: "
         f"{totals['missed']} not reported at their line with their reason, {totals['unnamed']} without their field, "
         f"{totals['refused']} good rows refused, 0 crashes. Memory grew by at most "
-        f"{max(row['grown_bytes'] for row in rows) / MIB:.0f} MiB, with all outcomes kept.",
+        f"{max(map(_grown, rows)):.0f} MiB, with all outcomes kept.",
         "### Bombs\n\n" + _bombs_table(result["bombs"]),
-        "### Control tokens\n\n" + _families_table(families),
+        "### Control tokens\n\n" + _families_table(result["families"]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _worst(part: Json, key: str) -> int:
+    """The most mistakes of a kind in any run."""
+    return max(len(run[key]) for run in part["runs"])
+
+
+def _grown(part: Json) -> float:
+    """MiB, the most of any run."""
+    return max(float(run["grown_bytes"]) for run in part["runs"]) / MIB
+
+
+def _seconds(part: Json) -> str:
+    return spread((run["seconds"] for run in part["runs"]), ".1f")
+
+
 def _bombs_table(bombs: Sequence[Json]) -> str:
     lines = header("file", "size", "stopped by", "rows kept", "seconds", "memory grew by")
-    for item in bombs:
-        cells = [
-            item["name"],
-            f"{item['bytes'] / 1e6:.3g} MB",
-            item["said"][0].replace("|", "/") if item["said"] else "–",
-        ]
-        cells += [f"{item['kept']:,}", f"{item['seconds']:.1f}", f"{item['grown_bytes'] / MIB:.0f} MiB"]
-        lines.append(line(cells))
+    for part in bombs:
+        found = part["runs"][0]
+        said = found["said"][0].replace("|", "/") if found["said"] else "–"
+        cells = [part["name"], f"{found['bytes'] / 1e6:.3g} MB", said, f"{found['kept']:,}"]
+        lines.append(line([*cells, _seconds(part), f"{_grown(part):.0f} MiB"]))
     return "\n".join(lines)
 
 
 def _families_table(families: Sequence[Json]) -> str:
     lines = header("tokenizer", "tokens that steer", "hostile texts", "with a whole one", "forged", "seconds")
-    for item in families:
-        cells = [
-            item["family"],
-            f"{item['steering_tokens']:,}",
-            f"{item['texts']:,}",
-            f"{item['with_a_whole_token']:,}",
-        ]
-        lines.append(line([*cells, f"**{len(item['forged'])}**", f"{item['seconds']:.0f}"]))
+    for part in families:
+        counts = [f"{part['runs'][0][key]:,}" for key in ("steering_tokens", "texts", "with_a_whole_token")]
+        lines.append(line([part["name"], *counts, f"**{_worst(part, 'forged')}**", _seconds(part)]))
     return "\n".join(lines)
 
 
@@ -145,9 +156,8 @@ def malformed_rows(name: str, count: int) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         path.write_bytes(b"\n".join(item.raw for item in lines))
-        before = peak()
-        found = stream(path, format=None, fields={}, label="rows.jsonl", longest=malformed.LIMIT)
-        outcomes = list(found)
+        before = peak_bytes()
+        outcomes = list(stream(path, format=None, fields={}, label="rows.jsonl", longest=malformed.LIMIT))
     for number, (item, outcome) in enumerate(zip(lines, outcomes, strict=True), start=1):
         dropped = [entry for entry in outcome.entries if entry.action == "dropped"]
         if not item.reasons:
@@ -157,14 +167,12 @@ def malformed_rows(name: str, count: int) -> Json:
         elif item.field and not dropped[0].field:
             unnamed.append(number)
     return {
-        "format": name,
-        "sniffed": found.format,
         "bad": count,
         "good": count,
         "missed": missed,
         "unnamed": unnamed,
         "refused": refused,
-        "grown_bytes": peak() - before,
+        "grown_bytes": peak_bytes() - before,
     }
 
 
@@ -215,7 +223,7 @@ BOMBS: dict[str, Callable[[Path], Path]] = {
         folder / "a.csv", b'text\n"open', *[b"y" * 1023 + b"\n"] * (200 * 1024)
     ),
     "2 GB in a gzip file of 2 MB": lambda folder: _gzip(folder / "a.jsonl.gz"),
-    "300 GB in a Parquet file of 30 kB": lambda folder: _parquet(folder / "a.parquet"),
+    "300 GB in a Parquet file of 10 kB": lambda folder: _parquet(folder / "a.parquet"),
 }
 
 
@@ -226,8 +234,9 @@ def made(name: str, folder: Path) -> Json:
 
 def bomb(path: Path) -> Json:
     """Read one, and see what stops it, or which rows it costs."""
-    before, start = peak(), time.perf_counter()
-    kept, said = 0, []
+    before, start = peak_bytes(), time.perf_counter()
+    kept = 0
+    said: list[str] = []
     try:
         for outcome in stream(path, format=None, fields={}, label=path.name):
             kept += outcome.example is not None
@@ -239,7 +248,7 @@ def bomb(path: Path) -> Json:
         "kept": kept,
         "said": [words[:200] for words in said],
         "seconds": time.perf_counter() - start,
-        "grown_bytes": peak() - before,
+        "grown_bytes": peak_bytes() - before,
     }
 
 
@@ -269,7 +278,6 @@ def smuggled(family: str, count: int) -> Json:
         if _steering(renderer, steers, text, "a") != plain:
             forged.append([number, text])
     return {
-        "family": family,
         "texts": count,
         "with_a_whole_token": held,
         "steering_tokens": len(steers),

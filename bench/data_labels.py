@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from typing import Any
 import harness
 import report
 import sections
-from figures import header, line
-from harness import OURS
+from data_read import spread
+from figures import cautions, header, line
+from harness import OURS, Machine, say
 from sartor.data.clean import Context
 from sartor.data.clean.label_noise import Config, clean
 from sartor.types import Chat, Message, Source
@@ -27,7 +29,7 @@ from sartor.workshop.knowing import embed_by
 
 Json = dict[str, Any]
 
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3, 4, 5)
 #: Descriptions of each section, where there are as many.
 MOST = 400
 FLIPPED = 0.1
@@ -42,25 +44,39 @@ ENCODER = "all-minilm-l6-v2"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and report; the exit code is 0, or that of the error."""
-    parser = argparse.ArgumentParser(description="Noisy labels: precision and recall of the suggestions.")
+    options = parse(arguments)
+    if options.seed is not None:
+        print(json.dumps({"seed": options.seed, "found": drawn(options.seed)}))
+        return 0
+    return report.deliver(measure, markdown, options)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = report.command("Noisy labels: precision and recall of the suggestions.")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
-    options = parser.parse_args(arguments)
-    return report.deliver(lambda: measure(options.seeds), markdown, options.results)
+    parser.add_argument("--seed", type=int, help="only this draw, in this process: for the bench itself")
+    return parser.parse_args(arguments)
 
 
-def measure(seeds: Sequence[int]) -> Json:
-    """Each method and margin, over draws of the rows and of the flips."""
-    found = [
-        {"seed": seed, "vectors": vectors, "method": method, "margin": margin}
-        | judged(rows, true, {"vectors": vectors, "method": method, "margin": margin})
-        for seed, (rows, true) in ((seed, flipped(seed)) for seed in seeds)
-        for vectors in VECTORS
-        for method in METHODS
+def measure(options: argparse.Namespace) -> Json:
+    """Draws of the rows and of the flips, each in a fresh process."""
+    machine, runs = Machine(options.threads), []
+    for seed in options.seeds:
+        runs.append(machine.measured(OURS, Path(__file__), ["--seed", str(seed)]))
+        say(f"draw {seed}: {runs[-1]['wall_seconds']:.0f} s")
+    settings = {"threads": options.threads}
+    return {**harness.facts([OURS]), "kind": "data-labels", "settings": settings, "runs": runs}
+
+
+def drawn(seed: int) -> list[Json]:
+    """Each method and margin on one draw."""
+    rows, true = flipped(seed)
+    asked = [
+        {"vectors": vectors, "method": method, "margin": margin}
+        for vectors, method, margin in itertools.product(VECTORS, METHODS, MARGINS)
         if (vectors, method) != ("encoder", "loss")  # no neighbours, so none of its vectors
-        for margin in MARGINS
     ]
-    return {**harness.facts([OURS]), "kind": "data-labels", "runs": found}
+    return [{**settings, **judged(rows, true, settings)} for settings in asked]
 
 
 def flipped(seed: int) -> tuple[list[Chat], list[str]]:
@@ -113,22 +129,24 @@ def _embed(conversations: tuple[tuple[Message, ...], ...]) -> Any:
 def markdown(result: Json) -> str:
     """The whole report."""
     runs = result["runs"]
+    found = [each for run in runs for each in run["found"]]
     lines = header(
         "judged by", "near by", "margin", "told", "precision", "recall", "of the found, the right label", "rows/s"
     )
     for vectors, method, margin in itertools.product(VECTORS, METHODS, MARGINS):
-        if mine := [run for run in runs if (run["vectors"], run["method"], run["margin"]) == (vectors, method, margin)]:
-            told, hits, flips, right = (sum(run[key] for run in mine) for key in ("told", "hits", "flipped", "right"))
-            rate = sum(run["rows"] for run in mine) / sum(run["seconds"] for run in mine)
+        asked = (vectors, method, margin)
+        if mine := [each for each in found if (each["vectors"], each["method"], each["margin"]) == asked]:
+            told, hits, flips, right = (sum(each[key] for each in mine) for key in ("told", "hits", "flipped", "right"))
             shares = [f"{hits / told:.1%}", f"{hits / flips:.1%}", f"{right / hits:.1%}"]
-            speed = f"{rate:,.0f}" if vectors == "words" else "–"  # its vectors are made once for all margins
+            rates = [each["rows"] / each["seconds"] for each in mine]
+            speed = spread(rates, ",.0f") if vectors == "words" else "–"  # its vectors are made once for all margins
             lines.append(line([method, vectors, f"{margin:g}", f"{told:,}", *shares, speed]))
     head = (
-        f"Measured {result['date']} on {result['machine']['processor']}: {runs[0]['rows']:,} descriptions of Debian's "
-        f"packages in {len(sections.SECTIONS)} sections, {FLIPPED:.0%} of the labels flipped, "
-        f"{len({run['seed'] for run in runs})} draws."
+        f"Measured {result['date']} on {result['machine']['processor']}, threads: {result['settings']['threads']}; "
+        f"{found[0]['rows']:,} descriptions of Debian's packages in {len(sections.SECTIONS)} sections, {FLIPPED:.0%} "
+        f"of the labels flipped, {len(runs)} draws, each in a fresh process."
     )
-    return head + "\n\n" + "\n".join(lines) + "\n"
+    return "\n\n".join([head, *cautions(runs, len(runs)), "\n".join(lines)]) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Texts are put together from Debian's one-line descriptions (`apt-get update` first), which gives phrases that people
 write, shared by chance as they are in the wild. Each pair's Jaccard index is counted here in plain Python, by sets of
-words, so that the engine is judged by another's arithmetic. Rates are of one core, from the texts to the answers; each
-size runs in a fresh process, whose memory is its own.
+words, so that the engine is judged by another's arithmetic. Rates are from the texts to the answers; each size runs in
+fresh processes, whose memory is their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,9 @@ from typing import Any
 import harness
 import report
 import sections
-from figures import header, line
+from contestants.common import peak_bytes
+from data_read import spread
+from figures import cautions, header, line
 from harness import OURS, Machine, say
 from sartor.data import near
 from sartor.data.near.shingles import CHARACTERS, WORDS
@@ -44,28 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rows:
         print(json.dumps(grown(options.rows)))
         return 0
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Near duplicates: recall, false pairs, time and memory.")
+    parser = report.command("Near duplicates: recall, false pairs, time and memory.", threads=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--pairs", type=int, default=10_000, help="labelled pairs")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5, help="fresh processes of each size")
     parser.add_argument("--rows", type=int, default=0, help="only this size, in this process: for the bench itself")
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
 def measure(options: argparse.Namespace) -> Json:
     """Everything, the growing corpus in fresh processes."""
     found = {"long": labelled(options.pairs, LONG), "short": labelled(options.pairs, 1)}
-    sizes = []
+    machine, runs = Machine(options.threads), []
     for size in options.sizes:
-        sizes.append(Machine(options.threads).process(OURS, Path(__file__), ["--rows", str(size)]))
-        say(f"{size:,} texts: {sizes[-1]['seconds']:.1f} s")
-    facts = harness.facts([OURS])
-    return {**facts, "kind": "data-near", "pairs": found, "descriptions": natural(), "sizes": sizes}
+        for _ in range(options.repeats):
+            runs.append(machine.measured(OURS, Path(__file__), ["--rows", str(size)]))
+            say(f"{size:,} texts: {runs[-1]['seconds']:.1f} s")
+    settings = {"repeats": options.repeats, "threads": options.threads}
+    facts = {**harness.facts([OURS]), "kind": "data-near", "settings": settings}
+    return {**facts, "pairs": found, "descriptions": natural(), "runs": runs}
 
 
 def descriptions() -> list[str]:
@@ -192,16 +195,12 @@ def grown(size: int) -> Json:
                 num_copies += 1
         last = batch
         texts = [" ".join(words) for words in batch]
-        num_bytes += sum(map(len, texts))
+        num_bytes += sum(len(text.encode()) for text in texts)
         before, before_cpu = time.perf_counter(), time.process_time()
         matches = index.add(texts)
         seconds += time.perf_counter() - before
         cpu += time.process_time() - before_cpu
         num_found += sum(match is not None for match in matches)
-    used = {
-        "index_bytes": index.num_bytes,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
     return {
         "texts": size,
         "seconds": seconds,
@@ -209,19 +208,22 @@ def grown(size: int) -> Json:
         "text_bytes": num_bytes,
         "copies": num_copies,
         "found": num_found,
-        **used,
+        "index_bytes": index.num_bytes,
+        "peak_bytes": peak_bytes(),
     }
 
 
 def markdown(result: Json) -> str:
     """The whole report."""
-    machine = result["machine"]
+    settings = result["settings"]
     parts = [
-        f"Measured {result['date']} on {machine['processor']}, one core. Threshold {near.THRESHOLD}; runs "
-        f"of {WORDS} words, or of {CHARACTERS} characters for short texts.",
+        f"Measured {result['date']} on {result['machine']['processor']}, threads: {settings['threads']}; each size "
+        f"{settings['repeats']} times, each in a fresh process. Threshold {near.THRESHOLD}; runs of {WORDS} words, or "
+        f"of {CHARACTERS} characters for short texts.",
+        *cautions(result["runs"], settings["repeats"]),
         *(_pairs_table(name, found) for name, found in result["pairs"].items()),
         _natural_line(result["descriptions"]),
-        _sizes_table(result["sizes"]),
+        _sizes_table(result["runs"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -255,24 +257,32 @@ def _natural_line(found: Json) -> str:
     )
 
 
-def _sizes_table(sizes: Sequence[Json]) -> str:
+def _sizes_table(runs: Sequence[Json]) -> str:
+    """Medians with their range; memory is the most of any run."""
+    sizes: dict[int, list[Json]] = {}
+    for run in runs:
+        sizes.setdefault(run["texts"], []).append(run)
     lines = header("texts", "seconds", "texts/s", "MB/s", "memory of the index", "bytes a text", "peak", "copies found")
-    lines += [
-        line(
-            [
-                f"{size['texts']:,}",
-                f"{size['seconds']:.1f}",
-                f"{size['texts'] / size['seconds']:,.0f} ({size['texts'] / size['cpu']:,.0f} by processor time)",
-                f"{size['text_bytes'] / size['seconds'] / 1e6:.1f}",
-                f"{size['index_bytes'] / 2**20:,.0f} MiB",
-                f"{size['index_bytes'] / size['texts']:,.0f}",
-                f"{size['peak_bytes'] / 2**20:,.0f} MiB",
-                f"{size['found']:,} for {size['copies']:,}",
-            ]
-        )
-        for size in sizes
-    ]
+    lines += [_size(same) for same in sizes.values()]
     return "### From small to large\n\n" + "\n".join(lines)
+
+
+def _size(runs: Sequence[Json]) -> str:
+    """The runs of one size, which has the same texts each time."""
+    first = runs[0]
+    by_processor = statistics.median(run["texts"] / run["cpu"] for run in runs)
+    index, peak = (max(run[key] for run in runs) for key in ("index_bytes", "peak_bytes"))
+    cells = [
+        f"{first['texts']:,}",
+        spread((run["seconds"] for run in runs), ".1f"),
+        f"{spread((run['texts'] / run['seconds'] for run in runs), ',.0f')}; {by_processor:,.0f} by processor time",
+        f"{statistics.median(run['text_bytes'] / run['seconds'] for run in runs) / 1e6:.1f}",
+        f"{index / 2**20:,.0f} MiB",
+        f"{index / first['texts']:,.0f}",
+        f"{peak / 2**20:,.0f} MiB",
+        f"{first['found']:,} for {first['copies']:,}",
+    ]
+    return line(cells)
 
 
 if __name__ == "__main__":

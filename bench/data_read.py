@@ -12,15 +12,17 @@ import gzip
 import itertools
 import json
 import random
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import harness
 import report
-from figures import header, line
+from contestants.common import peak_bytes
+from figures import cautions, header, line
 from harness import OURS, Machine, say
 from sartor.data.read import stream
 
@@ -47,40 +49,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.file:
         print(json.dumps(read_once(options.file)))
         return 0
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Reading data: rate and memory.")
+    parser = report.command("Reading data: rate and memory.", threads=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--megabytes", type=int, default=200, help="of each kind of file")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--file", type=Path, help="only this one, in this process: for the bench itself")
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
 def measure(options: argparse.Namespace) -> Json:
     """Every kind of file, then files of more and more rows."""
+    machine, files = Machine(options.threads), []
     with tempfile.TemporaryDirectory() as folder:
-        kinds = [
-            timed(name, make(Path(folder), options.megabytes * 2**20), options.repeats) for name, make in KINDS.items()
-        ]
-        sizes = []
+        for name, make in KINDS.items():
+            path = make(Path(folder), options.megabytes * 2**20)
+            files.append(timed(machine, name, path, options.repeats))
         for size in options.sizes:
             path = jsonl(Path(folder) / "rows.jsonl", itertools.islice(talks(ANSWERS["medium"]), size))
-            sizes.append({"rows": size, **timed(f"{size:,} rows", path, 1)})
-    return {**harness.facts([OURS]), "kind": "data-read", "kinds": kinds, "sizes": sizes}
+            files.append(timed(machine, f"{size:,} rows", path, options.repeats))
+    settings = {"repeats": options.repeats, "threads": options.threads}
+    return {**harness.facts([OURS]), "kind": "data-read", "settings": settings, "files": files}
 
 
-def timed(name: str, path: Path, repeats: int) -> Json:
+def timed(machine: Machine, name: str, path: Path, repeats: int) -> Json:
     """The runs of one file, which is removed."""
-    runs = [Machine(1).process(OURS, Path(__file__), ["--file", str(path)]) for _ in range(repeats)]
+    runs = [machine.measured(OURS, Path(__file__), ["--file", str(path)]) for _ in range(repeats)]
     path.unlink()
-    best = min(runs, key=lambda run: float(run["cpu"]))
-    say(f"{name}: {rate(best):.0f} MB/s, peak {best['peak_bytes'] / 2**20:.0f} MiB")
+    say(f"{name}: {spread(map(rate, runs), '.0f')} MB/s")
     return {"name": name, "runs": runs}
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    """Median, lowest and highest."""
+    ranked = sorted(values)
+    return f"{statistics.median(ranked):{form}} ({ranked[0]:{form}}–{ranked[-1]:{form}})"
 
 
 def read_once(path: Path) -> Json:
@@ -98,14 +104,8 @@ def read_once(path: Path) -> Json:
         "format": found.format,
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - start_cpu,
-        "peak_bytes": peak(),
+        "peak_bytes": peak_bytes(),
     }
-
-
-def peak() -> int:
-    """The most memory that this process held. (`getrusage` would count what its parent held when it was forked.)"""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def rate(run: Json) -> float:
@@ -210,29 +210,27 @@ KINDS: dict[str, Callable[[Path, int], Path]] = {
 
 def markdown(result: Json) -> str:
     """The whole report."""
-    machine = result["machine"]
-    lines = header("file", "rows", "bytes a row", "MB/s", "of the clock", "peak memory")
-    for kind in (*result["kinds"], *result["sizes"]):
-        runs = kind["runs"]
-        best = min(runs, key=lambda run: float(run["cpu"]))
-        rates = sorted(rate(run) for run in runs)
-        lines.append(
-            line(
-                [
-                    kind["name"],
-                    f"{best['rows']:,}",
-                    f"{best['bytes'] / best['rows']:.0f}",
-                    f"{rates[-1]:.0f} ({rates[0]:.0f}–{rates[-1]:.0f})",
-                    f"{best['bytes'] / best['seconds'] / 1e6:.0f}",
-                    f"{best['peak_bytes'] / 2**20:.0f} MiB",
-                ]
-            )
-        )
-    return (
-        f"Measured {result['date']} on {machine['processor']}, one core, each file in a fresh process: read, parsed, "
-        "validated and made into examples, one row at a time. MB/s are of the processor's time, the best run and the "
-        "range; of the clock beside it.\n\n" + "\n".join(lines) + "\n"
-    )
+    settings, lines = result["settings"], header("file", "rows", "bytes a row", "MB/s", "of the clock", "peak memory")
+    for file in result["files"]:
+        runs = file["runs"]
+        cells = [
+            file["name"],
+            f"{runs[0]['rows']:,}",
+            f"{runs[0]['bytes'] / runs[0]['rows']:.0f}",
+            spread(map(rate, runs), ".0f"),
+            f"{statistics.median(run['bytes'] / run['seconds'] for run in runs) / 1e6:.0f}",
+            f"{max(run['peak_bytes'] for run in runs) / 2**20:.0f} MiB",
+        ]
+        lines.append(line(cells))
+    parts = [
+        f"Measured {result['date']} on {result['machine']['processor']}, threads: {settings['threads']}; each file "
+        f"{settings['repeats']} times, each in a fresh process: read, parsed, validated and made into examples, one "
+        "row at a time. MB/s are of the processor's time, the median and the range, and of the clock beside it; memory "
+        "is the most of any run.",
+        *cautions([run for file in result["files"] for run in file["runs"]], settings["repeats"]),
+        "\n".join(lines),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

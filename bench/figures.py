@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ Json = dict[str, Any]
 MAX_DRIFT, MAX_FOREIGN, MAX_STEAL = 0.05, 0.02, 0.01
 RESAMPLES = 10_000
 ENOUGH = 5  # repeats
+
+
+def plateau(run: Json) -> float:
+    """The machine's matrix products over the run, FLOP/s: the mean of before and after."""
+    return float(0.5 * (run["plateau_before"] + run["plateau_after"]))
 
 
 def drift(run: Json) -> float:
@@ -34,25 +39,36 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float,
 
 
 def ratio_words(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """`2.50 × [2.41, 2.63]`. Repeats pair in their order; one that is missing on a side leaves no pair."""
+    """`2.50 × [2.41, 2.63]`, with no interval for fewer than `ENOUGH` pairs: it would be their range, not 95 %.
+
+    Repeats pair in their order; one that is missing on a side leaves no pair.
+    """
     num_pairs = min(len(ours), len(theirs))
     if not num_pairs:
         return "–"
     middle, low, high = paired_ratio(ours[:num_pairs], theirs[:num_pairs])
-    return f"{middle:.2f} × [{low:.2f}, {high:.2f}]" if num_pairs > 1 else f"{middle:.2f} × (one repeat, no interval)"
+    if num_pairs < ENOUGH:
+        return f"{middle:.2f} × ({num_pairs} repeat{'s' * (num_pairs > 1)}, no interval)"
+    return f"{middle:.2f} × [{low:.2f}, {high:.2f}]"
 
 
-def cautions(runs: Sequence[Json], repeats: int) -> Iterable[str]:
-    """Why these figures must not be quoted, if so."""
-    unsteady = [run for run in runs if not steady(run)]
+def doubts(runs: Sequence[Json], repeats: int) -> Iterator[str]:
+    """Why these figures must not be quoted, if so, in few words."""
+    unsteady = sum(not steady(run) for run in runs)
     if unsteady:
-        yield (
-            f"**Not to be quoted: in {len(unsteady)} of {len(runs)} runs the machine was not idle or not steady** "
-            f"(worst: plateau drift {max(map(drift, runs)):.0%}, other processes "
-            f"{max(run['foreign'] for run in runs):.0%}, steal {max(run['steal'] for run in runs):.0%})."
-        )
+        yield f"in {unsteady} of {len(runs)} runs the machine was not idle or not steady"
     if repeats < ENOUGH:
-        yield "**Not to be quoted: fewer than five repeats.**"
+        yield "fewer than five repeats"
+
+
+def cautions(runs: Sequence[Json], repeats: int) -> Iterator[str]:
+    """The doubts as a page says them, and how unsteady the machine was at its worst."""
+    yield from (f"**Not to be quoted: {doubt}.**" for doubt in doubts(runs, repeats))
+    if not all(map(steady, runs)):
+        yield (
+            f"At its worst: plateau drift {max(map(drift, runs)):.0%}, other processes "
+            f"{max(run['foreign'] for run in runs):.0%}, steal {max(run['steal'] for run in runs):.0%}."
+        )
 
 
 def line(cells: Iterable[str]) -> str:

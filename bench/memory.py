@@ -89,18 +89,15 @@ SETTINGS: tuple[Setting, ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
-    options = parse(arguments)
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, parse(arguments))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What the planner predicts, and what a fresh process then needs.")
+    parser = report.command("What the planner predicts, and what a fresh process then needs.")
     parser.add_argument("--steps", type=int, default=6, help="measured optimizer steps of a run")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
     numbers = range(len(SETTINGS))
     parser.add_argument("--only", type=int, nargs="+", choices=numbers, metavar="N", help="settings, from 0")
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -112,7 +109,10 @@ def measure(options: argparse.Namespace) -> Json:
     return {
         **harness.facts([OURS]),
         "kind": "memory",
-        "settings": {key: vars(options)[key] for key in ("steps", "warmup", "threads")},
+        "settings": {
+            **{key: vars(options)[key] for key in ("steps", "warmup", "threads")},
+            "configurations": len(SETTINGS),
+        },
         "runs": runs,
     }
 
@@ -131,7 +131,6 @@ def compare(machine: Machine, setting: Setting, options: argparse.Namespace) -> 
         try:
             facts["predicted"] = machine.process(OURS, harness.HERE / "contestants" / "foretell.py", arguments)
             durable.append(CACHE / "foretold.jsonl", json.dumps(facts))  # on disk before the run begins
-            before = machine.plateau()
             found = machine.measured(OURS, harness.HERE / "contestants" / "sartor_step.py", arguments)
         except MachineError as error:
             say(f"{setting.words}: {error.message}\n  {error.hint}")
@@ -140,8 +139,7 @@ def compare(machine: Machine, setting: Setting, options: argparse.Namespace) -> 
     measured = {"peak_bytes": found["peak_bytes"], "seconds": seconds}
     foretold = facts["predicted"]["peak_bytes"]
     say(f"{setting.words}: {foretold / GIB:.2f} GiB foretold, {found['peak_bytes'] / GIB:.2f} found")
-    shares = {key: found[key] for key in ("steal", "foreign")}
-    return {**facts, "measured": measured, **shares, "plateau_before": before, "plateau_after": machine.plateau()}
+    return {**facts, "measured": measured, **{key: found[key] for key in harness.STATE}}
 
 
 def rows(setting: Setting, count: int) -> Workload:
@@ -192,8 +190,9 @@ def markdown(result: Json) -> str:
     parts = [
         f"Measured {result['date']} on {result['machine']['processor']}; the plan's digest was taken before the run."
     ]
-    parts += [text for text in cautions(done, repeats=5) if done]
+    parts.append(_count(result))
     if done:
+        parts += cautions(done, repeats=1)
         errors = {key: np.abs([_error(run, key) for run in done]) for key in ("peak_bytes", "seconds")}
         parts.append(
             f"Peak memory: {int((errors['peak_bytes'] <= WITHIN).sum())} of {len(done)} within {WITHIN:.0%}, the worst "
@@ -211,6 +210,18 @@ def markdown(result: Json) -> str:
             line([words, run["predicted"]["digest"][:12], f"{foretold:.2f} GiB", f"{found:.2f} GiB", *errors_of])
         )
     return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
+
+
+def _count(result: Json) -> str:
+    """How many configurations ran, and how different they are."""
+    runs, known = result["runs"], result["settings"].get("configurations")
+    done = [run for run in runs if "measured" in run]
+    plans = {run["predicted"]["digest"] for run in done}
+    of = f" of the {known} in `memory.py`" if known else ""
+    return (
+        f"{len(runs)} configurations{of}: {len(done)} ran, once each; {len(runs) - len(done)} failed or were refused. "
+        f"Different plans among those that ran: {len(plans)}."
+    )
 
 
 def _error(run: Json, key: str) -> float:

@@ -64,21 +64,18 @@ LEFT_OUT = {"new_tokens": "for texts with tokens that the base never saw: these 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
     options = parse(arguments)
-    measure = cost if options.cost else compare
-    code = report.deliver(lambda: measure(options), methods_report.markdown, options.results)
+    code = report.deliver(cost if options.cost else compare, methods_report.markdown, options)
     if not code and options.results == harness.RESULTS:
         methods_report.publish()
     return code
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The tuning methods beside each other, on this machine.")
+    parser = report.command("The tuning methods beside each other, on this machine.")
     parser.add_argument("--cost", action="store_true", help="speed and memory beside LoRA's instead of accuracy")
     parser.add_argument("--methods", nargs="+", choices=sorted(methods()), default=sorted(methods()))
     parser.add_argument("--repeats", type=int, default=3, help="with --cost: rounds of all methods")
     parser.add_argument("--steps", type=int, default=4, help="with --cost: measured optimizer steps of a process")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -96,7 +93,8 @@ def compare(options: argparse.Namespace) -> Json:
             absent[method] = error.message
             say(f"{method}: left out: {error.message}")
     digests = {part: durable.sha256(FOLDER / f"{part}.jsonl") for part in sections.SPLIT}
-    return {**facts(options, "methods"), "data": digests, "runs": found, "absent": absent}
+    settings = {"seeds": list(SEEDS), "steps": STEPS, "batch_size": BATCH}
+    return {**facts("methods", settings), "data": digests, "runs": found, "absent": absent}
 
 
 def plan_of_runs(chosen: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -138,9 +136,7 @@ def facts_of(run: Run) -> Json:
         "p": proof.comparisons[0].p,
         "forgetting": proof.forgetting.change if proof.forgetting else 0.0,
         "trainable": plan["num_trainable"],
-        "foretold_bytes": plan["estimate"]["peak_bytes"],
         "peak_bytes": max(event["peak_bytes"] for event in stepped),
-        "loss": stepped[-1]["loss"],
         "disk_bytes": sum(file.stat().st_size for file in weights),
     }
 
@@ -150,9 +146,9 @@ def cost(options: argparse.Namespace) -> Json:
     machine = Machine(options.threads)
     file = CACHE / "workloads" / "methods.json"
     memory.rows(ROWS, (options.steps + 1) * ROWS.batch_size).write(file)
-    found, absent = [], dict(LEFT_OUT)
+    found: list[Json] = []
+    absent = dict(LEFT_OUT)
     for repeat in range(options.repeats):
-        before, round_ = machine.plateau(), []
         for method in options.methods:
             if method in absent:
                 continue
@@ -162,10 +158,8 @@ def cost(options: argparse.Namespace) -> Json:
                 absent[method] = error.message
                 say(f"{method}: left out: {error.message}")
                 continue
-            round_.append({"repeat": repeat, "plateau_before": before, **result})
-        after = machine.plateau()
-        found += [{**cost, "plateau_after": after} for cost in round_]
-    return {**facts(options, "methods-cost"), "costs": found, "absent": absent}
+            found.append({"repeat": repeat, **result})
+    return {**facts("methods-cost", asked(options)), "costs": found, "absent": absent}
 
 
 def steps_of(method: str, machine: Machine, file: Path, steps: int) -> Json:
@@ -179,13 +173,17 @@ def steps_of(method: str, machine: Machine, file: Path, steps: int) -> Json:
     arguments += ["--steps", str(steps), "--warmup", "1", "--options", json.dumps(asked)]
     result = machine.measured(OURS, harness.HERE / "contestants" / "sartor_step.py", arguments)
     say(f"{method}: {statistics.median(result['seconds_per_step']):.2f} s a step")
-    kept = {key: result[key] for key in ("useful_tokens", "seconds_per_step", "peak_bytes", "steal", "foreign")}
+    kept = {key: result[key] for key in ("useful_tokens", "seconds_per_step", "peak_bytes", *harness.STATE)}
     return {"method": method, **kept}
 
 
-def facts(options: argparse.Namespace, kind: str) -> Json:
+def asked(options: argparse.Namespace) -> Json:
+    """The settings of a measurement of speed."""
+    return {key: vars(options)[key] for key in ("repeats", "steps", "threads")}
+
+
+def facts(kind: str, settings: Json) -> Json:
     """The head of a result."""
-    settings = {key: vars(options)[key] for key in ("repeats", "steps", "threads")}
     return {**harness.facts([OURS]), "kind": kind, "model": MODEL, "settings": settings}
 
 

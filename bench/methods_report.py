@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from figures import cautions, header, line
+from figures import cautions, doubts, header, line
 from harness import HERE, RESULTS
 from sartor import durable
 from sartor.methods import MEASURED
@@ -49,7 +49,7 @@ def publish(results: Path = RESULTS) -> None:
         table[method] = {"score": statistics.mean(run["tuned"] for run in runs), "seeds": len(runs)}
     for method, (speed, memory) in relative(costs.get("costs", [])).items():
         table.setdefault(method, {}).update(speed=round(speed, 2), memory=round(memory, 2))
-    said = {"score": _when(reached), "cost": _when(costs), "methods": dict(sorted(table.items()))}
+    said = {"score": _when(reached), "cost": _cost_note(costs), "methods": dict(sorted(table.items()))}
     durable.write_json(MEASURED, said)
     if reached:
         durable.atomic_write(PICTURE, picture(reached["runs"]))
@@ -123,7 +123,10 @@ def _accuracy(result: Json) -> Iterator[str]:
         "examples a step for all; each method with its own defaults. Accuracy on the held-out items; p against the "
         "untuned base on the same items; perplexity of general text, as a multiple of the base's: what was forgotten."
     )
-    rows = header("method", "accuracy", "seeds", "p", "trainable", "weights", "peak", "perplexity")
+    if "seeds" in (settings := result.get("settings", {})):
+        seeds = ", ".join(map(str, settings["seeds"]))
+        yield f"{settings['steps']} steps of {settings['batch_size']} examples; seeds {seeds}, or the first alone."
+    rows = header("method", "accuracy", "95 %, first seed", "seeds", "p", "trainable", "weights", "peak", "perplexity")
     ranked = sorted(_by_method(runs).items(), key=lambda pair: -statistics.mean(run["tuned"] for run in pair[1]))
     for method, members in ranked:
         mean = statistics.mean(run["tuned"] for run in members)
@@ -134,6 +137,7 @@ def _accuracy(result: Json) -> Iterator[str]:
                 [
                     f"`{method}`",
                     f"{100 * mean:.1f} %{spread}",
+                    f"{100 * first['low']:.1f}–{100 * first['high']:.1f} %" if "low" in first else "–",
                     str(len(members)),
                     f"{max(run['p'] for run in members):.1g}",
                     f"{first['trainable']:,}",
@@ -144,6 +148,10 @@ def _accuracy(result: Json) -> Iterator[str]:
             )
         )
     yield "\n".join(rows)
+    yield (
+        "±: standard deviation over seeds. 95 %: the interval of the first seed, over the held-out items. Methods "
+        "whose ranges overlap are not told apart."
+    )
     untuned = statistics.mean(run["untuned"] for run in runs)
     yield f"The untuned base: {100 * untuned:.1f} %."
     weak = sorted({run["method"] for run in runs if run["tuned"] <= run["untuned"] or run["p"] >= SIGNIFICANT})
@@ -182,6 +190,12 @@ def rate_of(cost: Json) -> float:
     """Useful tokens a second, by the median step."""
     steps = cost["seconds_per_step"]
     return float(cost["useful_tokens"] / len(steps) / statistics.median(steps))
+
+
+def _cost_note(result: Json) -> str:
+    """When and where speed and memory were measured, and why they must not be quoted, if so."""
+    why = "; ".join(doubts(result["costs"], result["settings"]["repeats"])) if result else ""
+    return _when(result) + (f" (not to be quoted: {why})" if why else "")
 
 
 def _when(result: Json) -> str:

@@ -11,7 +11,6 @@ import argparse
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,12 @@ RECIPE = harness.HERE.parent / "demo" / "sartor.yaml"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
-    options = parse(arguments)
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, parse(arguments))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The share of `sartor run` on the demo that computes nothing.")
+    parser = report.command("The share of `sartor run` on the demo that computes nothing.")
     parser.add_argument("--repeats", type=int, default=1, help="whole runs: each takes as long as `make demo`")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -61,15 +57,12 @@ def measure(options: argparse.Namespace) -> Json:
 
 def one(machine: Machine, repeat: int) -> Json:
     """One run of the demo in a new folder."""
-    before = machine.plateau()
     with tempfile.TemporaryDirectory() as name:
         for file in (RECIPE, CALLS):
             shutil.copy(file, name)
         script = harness.HERE / "contestants" / "whole_run.py"
-        began = time.perf_counter()
         found = machine.measured(OURS, script, ["--recipe", str(Path(name) / RECIPE.name)])
-        seconds = time.perf_counter() - began
-    return {"repeat": repeat, "seconds": seconds, **found, "plateau_before": before, "plateau_after": machine.plateau()}
+    return {"repeat": repeat, "seconds": found.pop("wall_seconds"), **found}
 
 
 def share(run: Json) -> float:

@@ -47,13 +47,11 @@ CONTESTANTS: dict[str, Contestant] = {
     for item in (
         Contestant(OURS, "Sartor", OURS, "sartor_step.py", "own"),
         Contestant("trl_default", "TRL, documented defaults", "trl", "trl_step.py", "default"),
-        Contestant(
-            "trl_tuned", "TRL, best found", "trl", "trl_step.py", "tuned", layouts=("grouped", "rebalance", "flat")
-        ),
+        Contestant("trl_tuned", "TRL, tuned", "trl", "trl_step.py", "tuned", layouts=("grouped", "rebalance", "flat")),
         Contestant("hf_default", "transformers' Trainer + PEFT, defaults", "hf", "hf_step.py", "default"),
         Contestant(
             "hf_tuned",
-            "transformers' Trainer + PEFT, best found",
+            "transformers' Trainer + PEFT, tuned",
             "hf",
             "hf_step.py",
             "tuned",
@@ -68,7 +66,7 @@ CONTESTANTS: dict[str, Contestant] = {
         ),
         Contestant(
             "llamafactory_tuned",
-            "LLaMA-Factory, best found",
+            "LLaMA-Factory, tuned",
             "llamafactory",
             "llamafactory_step.py",
             "tuned",
@@ -85,7 +83,7 @@ CONTESTANTS: dict[str, Contestant] = {
         ),
         Contestant(
             "litgpt_tuned",
-            "litgpt, best found",
+            "litgpt, tuned",
             "litgpt",
             "litgpt_step.py",
             "tuned",

@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import harness
 import memory
 import methods
 import report
@@ -32,16 +30,13 @@ SPEED, HELD = 0.85, 0.35
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
-    options = parse(arguments)
-    return report.deliver(lambda: measure(options), markdown, options.results)
+    return report.deliver(measure, markdown, parse(arguments))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="QLoRA beside LoRA, on this machine.")
+    parser = report.command("QLoRA beside LoRA, on this machine.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="measured optimizer steps of a process")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -51,11 +46,8 @@ def measure(options: argparse.Namespace) -> Json:
     memory.rows(ROWS, (options.steps + 1) * ROWS.batch_size).write(file)
     runs = []
     for repeat in range(options.repeats):
-        before = machine.plateau()
-        round_ = [methods.steps_of(method, machine, file, options.steps) for method in METHODS]
-        plateaus = {"plateau_before": before, "plateau_after": machine.plateau()}
-        runs += [{"repeat": repeat, **plateaus, **result} for result in round_]
-    return {**methods.facts(options, "quantised"), "base": held(), "runs": runs}
+        runs += [{"repeat": repeat, **methods.steps_of(method, machine, file, options.steps)} for method in METHODS]
+    return {**methods.facts("quantised", methods.asked(options)), "base": held(), "runs": runs}
 
 
 def held() -> Json:

@@ -60,7 +60,6 @@ def curves(
         if harness.python_of(CONTESTANTS[contestant].environment).is_file():
             last = options.steps + options.warmup
             yield {**curve(bench, contestant, name, options.steps, own, last), "contestant": "reference", "repeat": 0}
-        plateau = bench.machine.plateau()
         for repeat, contestant in itertools.product(range(options.repeats), chosen):
             if not CONTESTANTS[contestant].exports:
                 absent.setdefault(contestant, {})[name] = "it does not export a PEFT adapter"
@@ -74,8 +73,7 @@ def curves(
                     raise
                 absent.setdefault(contestant, {})[name] = error.message
                 continue
-            before, plateau = plateau, bench.machine.plateau()
-            yield {**found, "repeat": repeat, "plateau_before": before, "plateau_after": plateau}
+            yield {**found, "repeat": repeat}
             say(f"{name} · {contestant} · repeat {repeat + 1}: held-out loss {found['points'][-1][1]:.4f}")
 
 
@@ -89,12 +87,12 @@ def curve(bench: Bench, contestant: str, workload: str, steps: int, own: Json, e
         losses = score(bench, workload, [bench.model, *exports])
         points = [(0.0, losses[0])]
         points += [(seconds[int(path.name[-4:])], loss) for path, loss in zip(exports, losses[1:], strict=True)]
-    shares = {key: result[key] for key in ("steal", "foreign", "peak_bytes")}
-    return {"workload": workload, "contestant": contestant, "options": own, "points": points, **shares}
+    kept = {key: result[key] for key in ("peak_bytes", *harness.STATE)}
+    return {"workload": workload, "contestant": contestant, "options": own, "points": points, **kept}
 
 
 def score(bench: Bench, workload: str, exports: Sequence[Path]) -> list[float]:
-    """Nats a supervised token of each export on the held-out rows, by the external script, in bf16."""
+    """Nats a supervised token of each export on the held-out rows, by the external script, in everyone's type."""
     file = f"{workload}.held-out"
     rows = list(range(len(Workload.read(harness.CACHE / "workloads" / f"{file}.json").ids)))
     arguments = bench.arguments(file, len(rows), {"rows": rows, "exports": [str(path) for path in exports]})

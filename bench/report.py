@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from figures import cautions, header, line, ratio_words
+from figures import cautions, header, line, plateau, ratio_words
 from harness import OURS, PAGE, RESULTS, say, write
 from peers import CONTESTANTS
 from reach import MAX_FINAL_ERROR, common_target, seconds_to
 from sartor import durable
 from sartor.errors import SartorError
+from workload import KINDS
 
 Json = dict[str, Any]
 
@@ -31,7 +32,12 @@ def rate(run: Json) -> float:
 
 def utilisation(run: Json, flop_per_token: float) -> float:
     """The work that training needs, by the matrix products this machine sustained before and after."""
-    return rate(run) * flop_per_token / (0.5 * (run["plateau_before"] + run["plateau_after"]))
+    return pace(run) * flop_per_token
+
+
+def pace(run: Json) -> float:
+    """The rate by the machine's own, which drifts."""
+    return rate(run) / plateau(run)
 
 
 def markdown(result: Json) -> str:
@@ -47,7 +53,11 @@ def markdown(result: Json) -> str:
         versions(result["versions"]),
         *([_agreement(result["runs"])] if result["runs"] else []),
         *cautions(runs, settings["repeats"]),
-        *([] if result["grid"] else ["**The peers' best settings were taken for granted: `--grid` looks for them.**"]),
+        *(
+            []
+            if result["grid"]
+            else ["**The tuned peers' settings were taken for granted: `--grid` looks for the best.**"]
+        ),
     ]
     for name, facts in result["workloads"].items():
         parts.append(_heading(name, facts))
@@ -106,11 +116,14 @@ def _table(result: Json, workload: str) -> str:
 
 
 def _summary(rows: dict[str, list[Json]], ours: Sequence[Json]) -> Iterator[str]:
-    """Our rate by that of the best-tuned peer, and by the defaults of the one that most people use."""
+    """Our rate by that of the fastest tuned peer, and by the defaults of the one that most people use."""
     tuned = {name: runs for name, runs in rows.items() if runs and CONTESTANTS[name].tier == "tuned"}
     if tuned and ours:
         best = max(tuned, key=lambda name: float(np.median([rate(run) for run in tuned[name]])))
-        yield f"Against the best-tuned peer ({CONTESTANTS[best].label}): **{_ratio(ours, tuned[best])}**."
+        who = CONTESTANTS[best].label
+        if len(tuned) > 1:
+            who = f"the fastest of {len(tuned)} tuned peers measured ({who})"
+        yield f"Against {who}: **{_ratio(ours, tuned[best])}**."
     if rows.get("trl_default") and ours:
         yield f"Against TRL's defaults: **{_ratio(ours, rows['trl_default'])}**."
 
@@ -184,17 +197,18 @@ def _absent(absent: Json) -> list[str]:
 
 def _grid(grid: Sequence[Json]) -> str:
     """What was tried for the best of each peer."""
-    lines = ["### The grid behind “best found”", "", *header("workload", "", "of the best", "padding", "peak memory")]
+    lines = ["### The grid behind “tuned”", "", "Rates are taken by the machine's own in the same minutes.", ""]
+    lines += header("workload", "", "of the best", "padding", "peak memory")
     best: dict[tuple[str, str], float] = {}
     for point in grid:
         key = point["workload"], point["contestant"]
-        best[key] = max(best.get(key, 0.0), rate(point))
+        best[key] = max(best.get(key, 0.0), pace(point))
     lines += [
         line(
             [
                 point["workload"],
                 label(point["contestant"], point["options"]),
-                f"{rate(point) / best[point['workload'], point['contestant']]:.0%}",
+                f"{pace(point) / best[point['workload'], point['contestant']]:.0%}",
                 f"{point['padding']:.0%}",
                 f"{point['peak_bytes'] / 2**30:.2f} GiB",
             ]
@@ -214,7 +228,6 @@ def _runs(runs: Sequence[Json], workload: str, contestant: str) -> list[Json]:
 
 SECTIONS = {
     "": "Training, LoRA",
-    "w4": "Training, LoRA, one long prompt in every row",
     "full": "Training, full fine-tuning",
     "to-loss": "Time to a loss",
     "full-to-loss": "Time to a loss, full fine-tuning",
@@ -232,14 +245,29 @@ SECTIONS = {
 }
 
 
-def deliver(measure: Callable[[], Json], page_of: Callable[[Json], str], results: Path) -> int:
+def command(description: str, threads: int = 2) -> argparse.ArgumentParser:
+    """A benchmark's command line, with what all of them take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser
+
+
+def section(kind: str) -> str:
+    """The section of a kind: the kind without the workloads, which it names where not all were measured."""
+    return "-".join(part for part in kind.split("-") if part not in KINDS)
+
+
+def deliver(
+    measure: Callable[[argparse.Namespace], Json], page_of: Callable[[Json], str], options: argparse.Namespace
+) -> int:
     """Measure, write and print: what each benchmark's command does. The exit code is 0, or that of the error."""
     try:
-        result = measure()
+        result = measure(options)
         page = page_of(result)
-        path = write(result, results, page)
-        if results == RESULTS:
-            write_page(results)
+        path = write(result, options.results, page)
+        if options.results == RESULTS:
+            write_page(RESULTS)
     except SartorError as error:
         print(f"error: {error}\n  {error.hint}", file=sys.stderr)
         return error.exit_code
@@ -259,9 +287,10 @@ def write_page(results: Path, page: Path = PAGE) -> None:
         "Made by the scripts in `bench/` from the newest result of each kind on each processor, and not by hand; "
         "`bench/README.md` says how to repeat it, and what each figure means.",
     ]
-    for kind, title in SECTIONS.items():
-        if kind in newest:
-            parts += [f"## {title}", *(page.read_text(encoding="utf-8").strip() for page in newest[kind].values())]
+    for name, title in SECTIONS.items():
+        kinds = sorted(kind for kind in newest if section(kind) == name)
+        pages = [page.read_text(encoding="utf-8").strip() for kind in kinds for page in newest[kind].values()]
+        parts += [f"## {title}", *pages] if pages else []
     durable.atomic_write(page, "\n\n".join(parts) + "\n")
 
 

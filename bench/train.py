@@ -96,16 +96,14 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and report; the exit code is 0, or that of the error."""
-    options = parse(arguments)
-    return report.deliver(lambda: measure(options), report.markdown, options.results)
+    return report.deliver(measure, report.markdown, parse(arguments))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Sartor's training against its peers', on this machine.")
+    parser = report.command("Sartor's training against its peers', on this machine.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="measured optimizer steps of a process")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default=MODEL, help="a catalogue name, or a folder")
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--workloads", nargs="+", choices=tuple(workloads.KINDS), default=list(workloads.KINDS))
@@ -113,7 +111,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--grid", action="store_true", help="look for each peer's best settings first")
     parser.add_argument("--to-loss", action="store_true", help="measure the time to a held-out loss instead of rates")
     parser.add_argument("--target", type=float, help="that loss; left out, one that all contestants reach")
-    parser.add_argument("--results", type=Path, default=harness.RESULTS)
     return parser.parse_args(arguments)
 
 
@@ -136,9 +133,7 @@ def measure(options: argparse.Namespace) -> Json:
         found["runs"] = list(turns(bench, used, chosen, options, best_of(grid), absent))
     return {
         **harness.facts(list(dict.fromkeys(CONTESTANTS[name].environment for name in chosen))),
-        "kind": "-".join(
-            [part for part, on in (("full", options.method == "full"), ("to-loss", options.to_loss)) if on]
-        ),
+        "kind": kind(options),
         "model": {"name": options.model, "digest": harness.weights_digest(model)},
         "settings": {
             **{key: vars(options)[key] for key in ("repeats", "steps", "warmup", "threads", "method", "target")},
@@ -152,6 +147,14 @@ def measure(options: argparse.Namespace) -> Json:
         "absent": absent,
         **found,
     }
+
+
+def kind(options: argparse.Namespace) -> str:
+    """What tells this result from others: the method, what is measured, and the workloads where not all are."""
+    chosen = [name for name in workloads.KINDS if name in options.workloads]
+    parts = [("full", options.method == "full"), ("to-loss", options.to_loss)]
+    parts += [(name, len(chosen) < len(workloads.KINDS)) for name in chosen]
+    return "-".join(part for part, on in parts if on)
 
 
 def prepare(name: str, model: Path, options: argparse.Namespace) -> workloads.Workload:
@@ -183,17 +186,15 @@ def turns(
 ) -> Iterator[Json]:
     """Every contestant on every workload, in turn, as often as asked."""
     for name, workload in used.items():
-        plateau = bench.machine.plateau()
         for repeat in range(options.repeats):
             for contestant in chosen:
                 if name in absent.get(contestant, {}):
                     continue
                 own = best.get((name, contestant)) or CONTESTANTS[contestant].options(workload.batch_size)
                 found = attempt(bench, contestant, workload, steps=options.steps, options=own, absent=absent)
-                before, plateau = plateau, bench.machine.plateau()
                 if found:
                     facts = {"workload": name, "contestant": contestant, "repeat": repeat, "options": own}
-                    yield facts | found | {"plateau_before": before, "plateau_after": plateau}
+                    yield facts | found
                     progress(facts | found)
 
 
@@ -235,8 +236,8 @@ def search(bench: Bench, used: dict[str, workloads.Workload], chosen: Sequence[s
 
 
 def best_of(grid: Sequence[Json]) -> dict[tuple[str, str], Json]:
-    """The options of the fastest point of each workload and contestant."""
-    ranked = sorted(grid, key=report.rate)
+    """The options of the fastest point of each workload and contestant, as fast as the machine was meanwhile."""
+    ranked = sorted(grid, key=report.pace)
     return {(point["workload"], point["contestant"]): point["options"] for point in ranked}
 
 

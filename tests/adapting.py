@@ -158,10 +158,10 @@ def check_gradients(folder: Path, target: Path, make_plan: MakePlan, method: str
     weight = sum(sft.weight(batch) for batch in batches)
     for batch in batches:
         backend.forward_backward(batch, sft, sft.Config(), weight)
-    found = {name: item.grad.double() for name, item in backend._trainable.items() if item.grad is not None}
+    found = {name: item.grad.double() for name, item in backend._updates.masters.items() if item.grad is not None}
     backend.export(target)
     wanted = plain_gradients(folder, target, segments, weight)
-    assert found.keys() == wanted.keys() == backend._trainable.keys()
+    assert found.keys() == wanted.keys() == backend._updates.masters.keys()
     errors = {name: float((found[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted}
     assert max(errors.values()) < 1e-5, max(errors, key=errors.__getitem__)
     return backend

@@ -22,6 +22,12 @@ def test_the_file_name_is_the_name(kind: str) -> None:
     assert set(known) <= ({path.stem for path in folder.glob("*.py")} | folders) - {"__init__"}
 
 
+@pytest.mark.parametrize(("kind", "opens"), [("backends", "open_backend"), ("generate", "open_engine")])
+def test_every_place_to_compute_can_be_opened(kind: str, opens: str) -> None:
+    for name in names.known(kind):
+        assert opens in vars(names.resolve(kind, name)), name
+
+
 def test_a_name_gives_its_module() -> None:
     assert names.resolve("objectives", "sft").__name__ == "sartor.objectives.sft"
     assert "load" not in names.known("metrics"), "helpers are no members"

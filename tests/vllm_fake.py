@@ -116,6 +116,8 @@ class FakeVllm:
             return PlainTextResponse("<html>hello</html>")
         facts = {"object": "model", "created": 1, "owned_by": "vllm"}
         base = {"id": self.base, "root": self.root, "parent": None, "max_model_len": self.context, **facts}
+        if self.fault == "no context":  # as other servers of OpenAI's API list it
+            del base["max_model_len"]
         tuned = [
             {"id": name, "root": path, "parent": self.base, "max_model_len": None, **facts}
             for name, path in self.adapters.items()

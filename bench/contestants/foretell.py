@@ -19,7 +19,6 @@ def main() -> None:
         "seconds": plan.estimate.seconds,
         "micro_tokens": plan.micro_tokens,
         "dtype": plan.model.dtype,
-        "num_trainable": plan.num_trainable,
     }
     print(json.dumps(facts), flush=True)
 

@@ -43,9 +43,10 @@ def losses(job: Job, model: Any) -> dict[int, float]:
 
 
 def score(job: Job, folder: Path) -> float:
-    """The mean loss of an export over all rows, in bf16."""
+    """The mean loss of an export over all rows, in everyone's type."""
     num_supervised = sum(label != IGNORED for labels in job.labels for label in labels[1:])
-    return sum(losses(job, load(job, torch.bfloat16, folder)).values()) / num_supervised
+    dtype = vars(torch)[job.options["dtype"]]
+    return sum(losses(job, load(job, dtype, folder)).values()) / num_supervised
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from sartor.hardware import Hardware, look
 from sartor.hub import find, shape
 from sartor.plan import Plan
 from sartor.planner import decide, with_speed
-from sartor.recipe import ModelSpec, Named, Recipe
+from sartor.recipe import ModelSpec, Recipe
 from sartor.types import Source, Text
 
 
@@ -51,9 +51,7 @@ def recipe(job: Job) -> Recipe:
         "seed": SEED,
         **job.options.get("tune", {}),
     }
-    return Recipe.model_validate(
-        {"model": job.model, "data": "none.jsonl", "task": Named(name="exact").name, "tune": tune}
-    )
+    return Recipe.model_validate({"model": job.model, "data": "none.jsonl", "task": "exact", "tune": tune})
 
 
 def hardware(job: Job) -> Hardware:

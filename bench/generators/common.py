@@ -62,7 +62,6 @@ def measure(job: Job, answer: Answer) -> None:
         "start_seconds": ready - BEGAN,
         "seconds": seconds,
         "new_tokens": job.new_tokens * len(job.prompts),
-        "prompt_tokens": sum(map(len, job.prompts)),
         "peak_bytes": peak_bytes(),
         "digests": [hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:12] for ids in answers],
     }

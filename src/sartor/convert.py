@@ -29,7 +29,7 @@ from sartor.plan import Quantized
 from sartor.proof import Item
 from sartor.stages import Bench
 from sartor.stats import paired
-from sartor.store import read_json
+from sartor.store import LINEAGE, read_json
 from sartor.types import Frozen
 
 Form = Literal["lora", "model"]
@@ -119,7 +119,7 @@ def written(
     """
     import torch
 
-    lineage, changes = Lineage.model_validate(read_json(trained / "sartor.json")), changes_of(base, trained)
+    lineage, changes = Lineage.model_validate(read_json(trained / LINEAGE)), changes_of(base, trained)
     rank, lost = 0, 0.0
     if form == "model":
         model = merged(base, changes)

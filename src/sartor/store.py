@@ -27,6 +27,7 @@ from sartor.recipe import load as load_recipe
 from sartor.types import Json, digest_of
 
 RUNS = "runs"
+LINEAGE = "sartor.json"  # beside an adapter or a tuned model: where it comes from (`artifact/lineage.py`)
 KEPT_CHECKPOINTS = 2  # the newest may be the one that a power cut spoils, so one is never enough
 
 #: The stages of a run in order, and the files each one writes.

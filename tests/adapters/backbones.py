@@ -78,7 +78,7 @@ def packed_gradients(backend: TorchBackend, rows: Sequence[Segment]) -> dict[str
     weight = sum(sft.weight(batch) for batch in batches)
     for batch in batches:
         backend.forward_backward(batch, sft, sft.Config(), weight)
-    return {name: item.grad.double() for name, item in backend._trainable.items() if item.grad is not None}
+    return {name: item.grad.double() for name, item in backend._updates.masters.items() if item.grad is not None}
 
 
 def plain_gradients(model: Any, rows: Sequence[Segment]) -> dict[str, torch.Tensor]:

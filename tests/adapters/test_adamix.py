@@ -170,7 +170,7 @@ def test_gradients_are_those_of_two_plain_passes(
     model = adamix.attach(plain, Config()).train()
     wanted = {name: item for name, item in model.named_parameters() if item.requires_grad}
     for name, item in wanted.items():
-        item.data.copy_(backend._trainable[name])
+        item.data.copy_(backend._updates.masters[name])
     task, apart = torch.zeros(()), torch.zeros(())
     for item in segments():
         tokens, weights = torch.tensor([item.tokens]), torch.tensor(item.weights)
@@ -184,7 +184,7 @@ def test_gradients_are_those_of_two_plain_passes(
     assert sums.metrics["consistency"] == pytest.approx(float(apart), rel=1e-4)
     assert float(apart) > 0
     for name, item in wanted.items():
-        found = backend._trainable[name].grad
+        found = backend._updates.masters[name].grad
         assert float((found - item.grad).norm() / item.grad.norm()) < 1e-5, name
 
 
@@ -197,7 +197,7 @@ def test_evaluation_is_one_pass_of_the_merged_adapter(tiny_folder: Path, make_pl
     assert dict(sums.metrics) == {}
     merged = 0.0
     model = adamix.attach(AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32), Config()).eval()
-    model.load_state_dict(backend._trainable, strict=False)
+    model.load_state_dict(backend._updates.masters, strict=False)
     for item in segments():
         found = model(input_ids=torch.tensor([item.tokens])).logits[0].detach()
         losses = F.cross_entropy(found, torch.tensor(item.targets), reduction="none")
@@ -235,7 +235,7 @@ def test_a_run_goes_on_bit_by_bit(tiny_folder: Path, make_plan: Callable[..., Pl
     other = opened(tiny_folder, make_plan)
     other.load(tmp_path)
     assert advance(other, range(2, 4)) == onward
-    assert all(torch.equal(item, other._trainable[name]) for name, item in one._trainable.items())
+    assert all(torch.equal(item, other._updates.masters[name]) for name, item in one._updates.masters.items())
 
 
 def test_an_encoder_decoder_takes_two_passes_as_well(

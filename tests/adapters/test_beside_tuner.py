@@ -179,7 +179,7 @@ def test_packed_gradients_equal_plain_ones(
     family_of(method).HOOKS.calibrate(twin, family_of(method).Config(), pack(rows, micro_tokens=10**6))
     with torch.no_grad():
         for name, item in trainable(moved(twin)).items():
-            backend._trainable[name].copy_(item)
+            backend._updates.masters[name].copy_(item)
     backend._refresh()
     found, wanted = packed_gradients(backend, rows), plain_gradients(twin, rows)
     assert found.keys() == wanted.keys() == trainable(twin).keys()
@@ -208,7 +208,7 @@ def test_segments_of_a_packed_batch_stay_apart(folder: Path, method: str, make_p
     """The backend's own probe runs new adapters, which add nothing yet; here they do."""
     backend = TorchBackend(plan_of(make_plan, folder, method))
     with torch.no_grad():
-        for item in backend._trainable.values():
+        for item in backend._updates.masters.values():
             item.add_(0.1 * torch.randn(item.shape, generator=torch.Generator().manual_seed(3)))
     backend._refresh()
     backend._check_packing()
@@ -228,5 +228,5 @@ def test_bf16_bases_are_read_in_fp32(folder: Path, method: str, make_plan: Calla
         plan_of(make_plan, folder, method, dtype="bfloat16"), examples=pack(segments(), micro_tokens=64)
     )
     found = packed_gradients(backend, segments())
-    assert {item.dtype for item in backend._trainable.values()} == {torch.float32}
+    assert {item.dtype for item in backend._updates.masters.values()} == {torch.float32}
     assert all(torch.isfinite(slope).all() for slope in found.values())

@@ -277,7 +277,7 @@ def test_gradients_are_those_of_plain_peft(tiny_folder: Path, make_plan: MakePla
     parameters = {name: item for name, item in plain.named_parameters() if item.requires_grad}
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for name, item in backend._trainable.items():
+        for name, item in backend._updates.masters.items():
             item.add_(torch.randn(item.shape, generator=draw) * 0.05)
             parameters[name].copy_(item)
     backend._refresh()
@@ -289,7 +289,7 @@ def test_gradients_are_those_of_plain_peft(tiny_folder: Path, make_plan: MakePla
         found = plain(input_ids=torch.tensor([item.tokens])).logits[0]
         losses = F.cross_entropy(found, torch.tensor(item.targets), reduction="none")
         ((losses * torch.tensor(item.weights)).sum() / weight).backward()
-    for name, item in backend._trainable.items():
+    for name, item in backend._updates.masters.items():
         torch.testing.assert_close(item.grad, parameters[name].grad, rtol=1e-4, atol=1e-5 * float(item.grad.norm()))
 
 

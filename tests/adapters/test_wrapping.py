@@ -309,16 +309,16 @@ def test_packed_gradients_equal_plain_ones(tiny_folder: Path, make_plan: Callabl
         backend.forward_backward(batch, sft, sft.Config(), weight)
     plain = attached(method, AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)).train()
     wanted = {name: item for name, item in plain.named_parameters() if item.requires_grad}
-    assert wanted.keys() == backend._trainable.keys()
+    assert wanted.keys() == backend._updates.masters.keys()
     for name, item in wanted.items():
-        item.data.copy_(backend._trainable[name])
+        item.data.copy_(backend._updates.masters[name])
     for item in segments():
         losses = F.cross_entropy(
             plain(input_ids=torch.tensor([item.tokens])).logits[0], torch.tensor(item.targets), reduction="none"
         )
         ((losses * torch.tensor(item.weights)).sum() / weight).backward()
     for name, item in wanted.items():
-        found = backend._trainable[name].grad
+        found = backend._updates.masters[name].grad
         assert float((found - item.grad).norm() / item.grad.norm()) < 1e-5, name
 
 

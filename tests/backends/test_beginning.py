@@ -64,8 +64,8 @@ def backend_of(make_plan: MakePlan, folder: Path, method: str, **changes: Any) -
 def gradients(backend: TorchBackend, *batches: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     weight = sum(sft.weight(batch) for batch in batches)
     loss = sum(backend.forward_backward(batch, sft, sft.Config(), weight).loss for batch in batches)
-    found = {name: item.grad.clone() for name, item in backend._trainable.items() if item.grad is not None}
-    for item in backend._trainable.values():
+    found = {name: item.grad.clone() for name, item in backend._updates.masters.items() if item.grad is not None}
+    for item in backend._updates.masters.values():
         item.grad = None
     return loss, found
 
@@ -78,7 +78,7 @@ def by_peft(backend: TorchBackend, folder: Path, method: str, batch: Batch) -> t
     )
     family_of(method).HOOKS.calibrate(model, config_of(method), [batch_of(*LENGTHS)])
     weights = dict(model.named_parameters())
-    for name, item in backend._trainable.items():
+    for name, item in backend._updates.masters.items():
         weights[name].data.copy_(item.detach())
     total = torch.zeros(())
     for start, end in pairwise(batch.offsets_S1.tolist()):
@@ -87,7 +87,7 @@ def by_peft(backend: TorchBackend, folder: Path, method: str, batch: Batch) -> t
         logprobs = torch.log_softmax(logits.double(), dim=-1).gather(1, targets[:, None])[:, 0]
         total = total - (logprobs * torch.from_numpy(batch.weights_T[start:end])).sum()
     (total / sft.weight(batch)).backward()
-    return float(total.detach()), {name: weights[name].grad for name in backend._trainable}
+    return float(total.detach()), {name: weights[name].grad for name in backend._updates.masters}
 
 
 def difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
@@ -182,15 +182,15 @@ def test_a_run_goes_on_bit_by_bit(method: str, tiny_folder: Path, make_plan: Mak
         backend.step(adam)
 
     first = backend_of(make_plan, tiny_folder, method)
-    before = {name: item.detach().clone() for name, item in first._trainable.items()}
+    before = {name: item.detach().clone() for name, item in first._updates.masters.items()}
     step(first)
     first.save(tmp_path)
     step(first)
     second = backend_of(make_plan, tiny_folder, method)
     second.load(tmp_path)
     step(second)
-    for name, item in first._trainable.items():
-        assert torch.equal(item, second._trainable[name])
+    for name, item in first._updates.masters.items():
+        assert torch.equal(item, second._updates.masters[name])
         assert not torch.equal(item, before[name])
 
 

@@ -44,6 +44,23 @@ def test_what_a_layer_keeps_of_a_token_by_hand() -> None:
     assert sum(estimate.saved_parts(JOB).values()) == 14_084
 
 
+def test_what_norms_inside_a_block_read_is_kept_too() -> None:
+    """Two families whose layers keep more than the usual: seen in `ops/attention_block.py` and `ops/gated_block.py`."""
+    heads = (("self_attn.q_norm", 64), ("self_attn.k_norm", 64))
+    after = (("pre_feedforward_layernorm", 576), ("post_feedforward_layernorm", 576))
+    qwen, gemma = (
+        replace(JOB, shape=JOB.shape.model_copy(update={"norms": norms})) for norms in (heads, heads + after)
+    )
+    rotated, added = 2 * (576 + 2 * 192), 2 * 2 * 576
+    assert estimate.saved_per_token(qwen) == 14_084 + rotated
+    assert estimate.saved_per_token(gemma) == 14_084 + rotated + added
+    whole = estimate.saved_per_token(replace(JOB, recompute="layer"))
+    assert estimate.saved_per_token(replace(gemma, recompute="layer")) == whole + added
+    assert estimate.saved_per_token(replace(gemma, layers="transformers")) == estimate.saved_per_token(
+        replace(JOB, layers="transformers")
+    )
+
+
 def test_the_items_of_training_by_hand() -> None:
     found = of()
     assert found.weights == 134_515_008 * 2

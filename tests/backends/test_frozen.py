@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sartor.backends.frozen import Cache, Forward, Frozen, find_fault, key, num_frozen, salt, split
+from sartor.backends.frozen import Cache, Forward, Frozen, find_fault, key, num_frozen, split
 from sartor.data.pack import Steps, pack, segment
 from sartor.errors import MachineError, Unsupported
 from sartor.types import Batch
@@ -98,7 +98,7 @@ def trained(make: Callable[[], Any], caches: list[Cache]) -> Trajectory:
     model = adapted(make())
     decoder, embed = model.get_base_model().model, model.get_input_embeddings()
     lower, upper = split(decoder, num_frozen(model, decoder, model.get_output_embeddings()))
-    frozen = [Frozen(forward_of(lower), cache, salt="base", verify_every=9) for cache in caches]
+    frozen = [Frozen(forward_of(lower), cache, verify_every=9) for cache in caches]
     weights = {name: item for name, item in model.named_parameters() if item.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=1e-2)
     steps = Steps(examples(), batch_size=3, micro_tokens=40, seed=3)
@@ -151,7 +151,7 @@ def test_and_it_is_the_run_of_the_whole_decoder(make: Callable[[], Any]) -> None
 def test_each_segment_is_computed_once() -> None:
     model = llama()
     lower, _ = split(model.model, LOWEST)
-    frozen = Frozen(forward_of(lower), Cache(memory_bytes=10**9), salt="base", verify_every=4)
+    frozen = Frozen(forward_of(lower), Cache(memory_bytes=10**9), verify_every=4)
     first = frozen.hidden(batch_of(3))
     assert (frozen.num_computed, frozen.num_reused) == (3, 0)
     assert torch.equal(frozen.hidden(batch_of(3)), first)
@@ -162,7 +162,7 @@ def test_each_segment_is_computed_once() -> None:
 
 def test_what_is_kept_does_not_depend_on_the_company() -> None:
     lower, _ = split(llama().model, LOWEST)
-    frozen = Frozen(forward_of(lower), Cache(memory_bytes=0), salt="base")
+    frozen = Frozen(forward_of(lower), Cache(memory_bytes=0))
     batch = batch_of(4)
     together = frozen.hidden(batch)
     for (item,) in examples(4):
@@ -175,7 +175,7 @@ def test_a_copy_in_the_same_batch_is_computed_once() -> None:
     item = examples(1)[0][0]
     (batch,) = pack([item, item], micro_tokens=1000)
     lower, _ = split(llama().model, LOWEST)
-    frozen = Frozen(forward_of(lower), Cache(memory_bytes=0), salt="base")
+    frozen = Frozen(forward_of(lower), Cache(memory_bytes=0))
     one, other = frozen.hidden(batch).chunk(2)
     assert torch.equal(one, other)
     assert frozen.num_computed == 1
@@ -184,7 +184,7 @@ def test_a_copy_in_the_same_batch_is_computed_once() -> None:
 def test_a_planted_corruption_trips_the_verification() -> None:
     lower, _ = split(llama().model, LOWEST)
     cache = Cache(memory_bytes=10**9)
-    frozen = Frozen(forward_of(lower), cache, salt="base", verify_every=2)
+    frozen = Frozen(forward_of(lower), cache, verify_every=2)
     frozen.hidden(batch_of(1))
     frozen.hidden(batch_of(1))
     (item,) = cache._kept.values()
@@ -217,25 +217,16 @@ def test_budgets_are_respected_and_nothing_is_turned_out() -> None:
     assert (cache.in_memory, cache.get("a")) == (0, None)
 
 
-def test_the_key_tells_bases_tokens_and_positions_apart() -> None:
+def test_the_key_tells_tokens_and_positions_apart() -> None:
     tokens, positions = torch.tensor([1, 2]), torch.tensor([0, 1])
     keys = {
-        key("base", tokens, positions),
-        key("other", tokens, positions),
-        key("base", tokens + 1, positions),
-        key("base", tokens, positions + 1),
-        key("base", torch.tensor([1, 2, 0, 1]), torch.tensor([], dtype=torch.int64)),
+        key(tokens, positions),
+        key(tokens + 1, positions),
+        key(tokens, positions + 1),
+        key(torch.tensor([1, 2, 0, 1]), torch.tensor([], dtype=torch.int64)),
     }
-    assert len(keys) == 5
-    assert key("base", tokens.clone(), positions) in keys
-
-
-def test_the_salt_stands_for_base_layers_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = salt(base="d", dtype="float32", layers=2)
-    assert one == salt(base="d", dtype="float32", layers=2)
-    assert one != salt(base="d", dtype="float32", layers=3)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    assert one != salt(base="d", dtype="float32", layers=2)
+    assert len(keys) == 4
+    assert key(tokens.clone(), positions) in keys
 
 
 # ---- the two halves --------------------------------------------------------------------------------------------------

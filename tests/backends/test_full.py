@@ -35,7 +35,7 @@ def our_gradients(backend: TorchBackend, segments: Sequence[Segment]) -> dict[st
     weight = sum(sft.weight(batch) for batch in batches)
     for batch in batches:
         backend.forward_backward(batch, sft, sft.Config(), weight)
-    return {name: item.grad.double() for name, item in backend._trainable.items() if item.grad is not None}
+    return {name: item.grad.double() for name, item in backend._updates.masters.items() if item.grad is not None}
 
 
 def plain_gradients(folder: Path, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
@@ -65,19 +65,19 @@ def test_in_bf16_masters_gather_what_single_updates_would_lose(tiny_folder: Path
     segments = make_segments()
     backend = TorchBackend(make_plan(tiny_folder, adapter=FULL, family="full", dtype="bfloat16"))
     found = our_gradients(backend, segments)
-    assert all(item.dtype == torch.float32 for item in backend._trainable.values())
+    assert all(item.dtype == torch.float32 for item in backend._updates.masters.values())
     wanted = plain_gradients(tiny_folder, segments)
     a, b = (torch.cat([side[name].flatten() for name in sorted(wanted)]) for side in (found, wanted))
     assert float(F.cosine_similarity(a, b, dim=0)) > 0.99
-    before = {name: item.detach().clone() for name, item in backend._trainable.items()}
+    before = {name: item.detach().clone() for name, item in backend._updates.masters.items()}
     for _ in range(8):  # each is far below what bf16 can add to a weight near 0.1
         for batch in pack(segments, micro_tokens=64):
             backend.forward_backward(batch, sft, sft.Config(), 50.0)
         backend.step(Adam(learning_rate=1e-6))
-    moved = [float((item.detach() - before[name]).abs().max()) for name, item in backend._trainable.items()]
+    moved = [float((item.detach() - before[name]).abs().max()) for name, item in backend._updates.masters.items()]
     assert min(moved) > 0
     working = dict(backend._model.named_parameters())
-    for name, master in backend._trainable.items():
+    for name, master in backend._updates.masters.items():
         assert torch.equal(working[name], master.detach().to(torch.bfloat16))
 
 
@@ -90,7 +90,7 @@ def test_saving_and_loading_changes_nothing(tiny_folder: Path, tmp_path: Path, m
             for batch in pack(segments, micro_tokens=64):
                 backend.forward_backward(batch, sft, sft.Config(), 50.0)
             backend.step(Adam(learning_rate=1e-3))
-        return torch.cat([item.detach().flatten() for item in backend._trainable.values()])
+        return torch.cat([item.detach().flatten() for item in backend._updates.masters.values()])
 
     plan = make_plan(tiny_folder, adapter=FULL, family="full", dtype=dtype)
     straight = TorchBackend(plan)

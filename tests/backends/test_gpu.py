@@ -65,7 +65,7 @@ def test_the_hand_written_layers_are_used(folder: Path, make_plan: MakePlan) -> 
     backend = TorchBackend(make_plan(folder, **BF16))
     assert backend._policy.fused, backend.warnings
     assert backend.warnings == ()
-    assert {item.device.type for item in backend._trainable.values()} == {"cuda"}
+    assert {item.device.type for item in backend._updates.masters.values()} == {"cuda"}
 
 
 def test_gradients_are_those_of_a_cpu_in_fp32(

@@ -38,7 +38,7 @@ def batch_of(*lengths: int) -> Batch:
 
 def gradients(backend: TorchBackend, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     sums = backend.forward_backward(batch, sft, sft.Config(), sft.weight(batch))
-    found = {name: item.grad.clone() for name, item in backend._trainable.items() if item.grad is not None}
+    found = {name: item.grad.clone() for name, item in backend._updates.masters.items() if item.grad is not None}
     backend._updates.clear()
     return sums.loss, found
 

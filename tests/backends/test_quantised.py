@@ -89,12 +89,12 @@ def segments() -> list[Segment]:
 def gradients(backend: TorchBackend) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for weight in backend._trainable.values():
+        for weight in backend._updates.masters.values():
             weight.copy_(torch.randn(weight.shape, generator=draw) * 0.05)
     backend._refresh()
     for batch in pack(segments(), micro_tokens=64):
         backend.forward_backward(batch, sft, sft.Config(), 85.0)
-    return {name: weight.grad for name, weight in backend._trainable.items() if weight.grad is not None}
+    return {name: weight.grad for name, weight in backend._updates.masters.items() if weight.grad is not None}
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
@@ -152,8 +152,8 @@ def test_a_resumed_run_is_the_same_run(folder: Path, tmp_path: Path, make_plan: 
     second = TorchBackend(plan)
     second.load(tmp_path)
     steps(second, 2)
-    for name, weight in whole._trainable.items():
-        assert torch.equal(weight, second._trainable[name])
+    for name, weight in whole._updates.masters.items():
+        assert torch.equal(weight, second._updates.masters[name])
 
 
 def test_frozen_layers_are_kept_below_the_trained_ones(folder: Path, numbers: Path, make_plan: MakePlan) -> None:

@@ -20,7 +20,7 @@ from sartor.chat import open_renderer
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, pack
 from sartor.data.prepare import tokenise
-from sartor.errors import NumericsError
+from sartor.errors import ModelError, NumericsError
 from sartor.objectives import sft
 from sartor.ops import attention, forest_attention, native
 from sartor.ops.forest_attention import separate
@@ -54,7 +54,7 @@ def wake_adapters(backend: TorchBackend, scale: float = 0.05) -> None:
     """Give B random values: at B = 0 half of the gradients vanish, and a wrong one would hide."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for name, weight in backend._trainable.items():
+        for name, weight in backend._updates.masters.items():
             if "lora_B" in name:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
     backend._refresh()
@@ -65,7 +65,7 @@ def our_gradients(backend: TorchBackend, segments: Sequence[Segment], **packing:
     weight = sum(sft.weight(batch) for batch in batches)
     for batch in batches:
         backend.forward_backward(batch, sft, sft.Config(), weight)
-    return {name: item.grad.double() for name, item in backend._trainable.items() if item.grad is not None}
+    return {name: item.grad.double() for name, item in backend._updates.masters.items() if item.grad is not None}
 
 
 def plain_gradients(backend: TorchBackend, folder: Path, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
@@ -74,14 +74,14 @@ def plain_gradients(backend: TorchBackend, folder: Path, segments: Sequence[Segm
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    rank = next(item.shape[0] for name, item in backend._trainable.items() if "lora_A" in name)
+    rank = next(item.shape[0] for name, item in backend._updates.masters.items() if "lora_A" in name)
     model = get_peft_model(
         model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
     )
     model.train()
     parameters = {name: item for name, item in model.named_parameters() if item.requires_grad}
     with torch.no_grad():
-        for name, item in backend._trainable.items():
+        for name, item in backend._updates.masters.items():
             parameters[name].copy_(item)
     weight = sum(sum(item.weights) for item in segments)
     for item in segments:
@@ -177,7 +177,7 @@ def test_micro_batches_of_any_size_give_the_same_trajectory(
             sums = [backend.forward_backward(batch, sft, sft.Config(), weight) for batch in batches]
             backend.step(Adam(learning_rate=0.05))
             losses[size].append(sum(part.loss for part in sums) / weight)
-        weights[size] = torch.cat([item.detach().flatten() for item in backend._trainable.values()])
+        weights[size] = torch.cat([item.detach().flatten() for item in backend._updates.masters.values()])
     assert losses[1][-1] < losses[1][0]
     for size in (2, 4, 8):
         assert losses[size] == pytest.approx(losses[1], rel=1e-5)
@@ -221,7 +221,7 @@ def test_a_non_finite_loss_stops_before_the_update_and_names_the_row(
     tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
 ) -> None:
     backend = TorchBackend(make_plan(tiny_folder))
-    before = {name: item.detach().clone() for name, item in backend._trainable.items()}
+    before = {name: item.detach().clone() for name, item in backend._updates.masters.items()}
     poisoned = Segment(
         "tickets.jsonl:7", segments[0].tokens, segments[0].targets, (float("inf"),) * len(segments[0].weights)
     )
@@ -229,7 +229,7 @@ def test_a_non_finite_loss_stops_before_the_update_and_names_the_row(
         backend.forward_backward(batch, sft, sft.Config(), 100.0)
     with pytest.raises(NumericsError, match=r"not finite; rows of this step: tickets\.jsonl:7$"):
         backend.step(Adam(learning_rate=0.1))
-    for name, item in backend._trainable.items():
+    for name, item in backend._updates.masters.items():
         assert torch.equal(item, before[name])
         assert item.grad is None
 
@@ -243,7 +243,7 @@ def test_saving_and_loading_changes_nothing(
             for batch in batches:
                 backend.forward_backward(batch, sft, sft.Config(), 50.0)
             backend.step(Adam(learning_rate=1e-2))
-        return torch.cat([item.detach().flatten() for item in backend._trainable.values()])
+        return torch.cat([item.detach().flatten() for item in backend._updates.masters.values()])
 
     straight = TorchBackend(make_plan(tiny_folder))
     advance(straight, 2)
@@ -260,11 +260,20 @@ def test_without_grad_the_loss_is_the_same_and_no_gradient_is_left(
     backend = TorchBackend(make_plan(tiny_folder))
     (batch,) = pack(segments, micro_tokens=10_000)
     quiet = backend.forward_backward(batch, sft, sft.Config(), 1.0, grad=False)
-    assert all(item.grad is None for item in backend._trainable.values())
+    assert all(item.grad is None for item in backend._updates.masters.values())
     assert quiet.loss == pytest.approx(backend.forward_backward(batch, sft, sft.Config(), 1.0).loss, rel=1e-6)
 
 
 # ---- hand-written layers with their kernels --------------------------------------------------------------------------
+
+
+def test_a_leak_in_the_hand_written_layers_stops_the_run(
+    tiny_folder: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted behind the checks that compare layers one by one, so that only the check of packing can see it."""
+    monkeypatch.setattr(attention, "find_leak", lambda forward, vocab_size: "a change moved another segment")
+    with pytest.raises(ModelError, match="hand-written layers let segments see each other: a change moved"):
+        TorchBackend(make_plan(tiny_folder))
 
 
 @pytest.fixture(scope="session")
@@ -316,7 +325,7 @@ def losses_of(backend: TorchBackend, steps: int) -> list[float]:
 
 
 def weights_of(backend: TorchBackend) -> torch.Tensor:
-    return torch.cat([item.detach().flatten() for item in backend._trainable.values()])
+    return torch.cat([item.detach().flatten() for item in backend._updates.masters.values()])
 
 
 def test_kernels_are_used_and_give_plain_gradients(wide_folder: Path, make_plan: MakePlan) -> None:
@@ -418,7 +427,7 @@ def test_a_shared_beginning_that_is_trained_counts_as_often_as_it_occurs(
     for items in (copies, [Segment("row 3", one.tokens, one.targets, tuple(w * 3 for w in weights))]):
         (batch,) = pack(items, micro_tokens=10_000)
         loss = backend.forward_backward(batch, sft, sft.Config(), 10.0).loss
-        results.append((loss, {name: item.grad.clone() for name, item in backend._trainable.items()}))
+        results.append((loss, {name: item.grad.clone() for name, item in backend._updates.masters.items()}))
         backend._updates.clear()
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5), "a sum of signed parts"
     assert distance(results[0][1], results[1][1]) < 1e-6
@@ -430,7 +439,7 @@ def test_a_batch_that_stands_for_nothing_adds_nothing(wide_folder: Path, make_pl
     wake_adapters(backend)
     sums = backend.forward_backward(idle(), sft, sft.Config(), 10.0)
     assert (sums.loss, sums.num_tokens, sums.num_supervised) == (0.0, 0, 0)
-    assert not any(bool(item.grad.any()) for item in backend._trainable.values() if item.grad is not None)
+    assert not any(bool(item.grad.any()) for item in backend._updates.masters.values() if item.grad is not None)
     backend._updates.clear()
     (batch,) = pack(make_segments(8, vocab=512), micro_tokens=10_000)
     norms = []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 import generate
+import harness
 import workload
+from sartor.errors import MachineError
 
 
 def test_prompts_end_where_the_answer_begins_and_are_the_same_each_time() -> None:
@@ -22,6 +27,25 @@ def test_adapters_are_compared_with_themselves() -> None:
     assert generate.takes_part("sartor", "four")
     assert not generate.takes_part("transformers", "four")
     assert generate.takes_part("vllm", "shared")
+
+
+def test_a_batch_that_fails_is_left_out_and_the_fastest_of_the_others_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"new_tokens": 64, "plateau_before": 1.0, "plateau_after": 1.0}
+    seconds = {8: 3.0, 16: 2.0}
+
+    def one(machine: Any, model: Path, name: str, scene: str, options: Any) -> Any:
+        if options["batch"] not in seconds:
+            raise MachineError("no memory", hint="less")
+        return {"scene": scene, "options": options, "seconds": seconds[options["batch"]], **state}
+
+    monkeypatch.setattr(generate, "one", one)
+    asked = generate.parse(["--batches", "8", "16", "32"])
+    best = generate.best_of(list(generate.search(harness.Machine(1), Path(), asked)))
+    assert best == {"mixed": {"batch": 16}, "shared": {"batch": 16}}
+    assert generate.own_options("transformers", "mixed", best) == {"batch": 16}
+    assert generate.own_options("sartor", "mixed", {}) == {}
+    with pytest.raises(MachineError, match="no batch size ran on mixed"):
+        generate.own_options("transformers", "mixed", {})
 
 
 def result(**changes: Any) -> dict[str, Any]:

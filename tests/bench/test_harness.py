@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,37 @@ def test_the_last_line_of_json_of_a_process_is_its_result(tmp_path: Path) -> Non
     script = tmp_path / "script.py"
     script.write_text("print('words')\nprint('{\"flops\": 2}')\nprint('bye')\n", encoding="utf-8")
     assert harness.Machine(1).process("sartor", script, []) == {"flops": 2}
+
+
+class Counting(harness.Machine):
+    """A machine whose matrix products and scripts are given: it counts what runs."""
+
+    ran: list[str]
+
+    def process(self, environment: str, script: Path, arguments: Sequence[str]) -> harness.Json:
+        self._now = None
+        self.ran.append(script.name)
+        return {"flops": float(len(self.ran))}
+
+
+def test_the_plateau_between_two_runs_is_measured_once_and_anew_after_anything_else() -> None:
+    machine = Counting(1)
+    machine.ran = []
+    first, second = (machine.measured("sartor", Path("script.py"), []) for _ in range(2))
+    assert set(harness.STATE) < set(first)
+    assert machine.ran == ["gemm.py", "script.py", "gemm.py", "script.py", "gemm.py"]
+    assert first["plateau_after"] == second["plateau_before"] == 3.0
+    machine.process("sartor", Path("reference.py"), [])
+    assert machine.measured("sartor", Path("script.py"), [])["plateau_before"] == 7.0
+
+
+def test_a_real_process_ends_what_is_known_of_the_plateau(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("print('{}')\n", encoding="utf-8")
+    machine = harness.Machine(1)
+    machine._now = 5.0
+    machine.process("sartor", script, [])
+    assert machine._now is None
 
 
 def test_a_failed_process_says_why_and_how_to_repeat_it(tmp_path: Path) -> None:

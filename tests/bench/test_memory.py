@@ -38,8 +38,11 @@ def test_the_table_says_how_far_off_and_what_failed() -> None:
             "plateau_after": 4e11,
         }
 
-    facts = {"date": "2030-01-02", "machine": {"processor": "Abacus 9"}}
+    facts = {"date": "2030-01-02", "machine": {"processor": "Abacus 9"}, "settings": {"configurations": 9}}
     page = memory.markdown({**facts, "runs": [run(2, 2), run(3, 2), {"words": "b-model", "failed": "too large"}]})
+    assert "3 configurations of the 9 in `memory.py`: 2 ran, once each; 1 failed or were refused." in page
+    assert "Different plans among those that ran: 1." in page
+    assert "Not to be quoted: fewer than five repeats" in page
     assert "Peak memory: 1 of 2 within 10%, the worst 50% off. Time: 10% off in the median." in page
     assert "| 0123456789ab | 3.00 GiB | 2.00 GiB | +50% | +10% |" in page
     assert "| b-model | – | – | – | too large | – |" in page

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 import methods
 import methods_report
@@ -21,9 +25,28 @@ def test_the_most_used_have_three_seeds_and_all_begin_before_any_is_repeated() -
 
 def test_a_method_that_stays_at_its_base_is_named_with_the_reason() -> None:
     page = methods_report.markdown({**FACTS, "runs": [run("lora", 0.8), run("attention_fusion", 0.1)], "absent": {}})
-    assert "| `lora` | 80.0 % | 1 | 0.01 | 100 | 1.00 MiB | 2.00 GiB | 0.99 × |" in page
+    assert "| `lora` | 80.0 % | – | 1 | 0.01 | 100 | 1.00 MiB | 2.00 GiB | 0.99 × |" in page
     assert "The untuned base: 10.0 %." in page
     assert "p ≥ 0.05): `attention_fusion` (its 608 numbers" in page
+
+
+def test_the_settings_and_the_interval_of_the_first_seed_are_said() -> None:
+    runs = [{**run("lora", 0.8), "low": 0.7, "high": 0.875}, {**run("lora", 0.9), "seed": 18, "low": 0.8, "high": 1.0}]
+    settings = {"seeds": [17, 18], "steps": 40, "batch_size": 4}
+    page = methods_report.markdown({**FACTS, "runs": runs, "absent": {}, "settings": settings})
+    assert "40 steps of 4 examples; seeds 17, 18, or the first alone." in page
+    assert "| `lora` | 85.0 % ± 7.1 | 70.0–87.5 % | 2 |" in page
+    assert "not told apart" in page
+
+
+def test_what_is_not_to_be_quoted_is_published_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods_report, "MEASURED", tmp_path / "methods.json")
+    result = {**FACTS, "kind": "methods-cost", "settings": {"repeats": 1}, "costs": [cost("lora", 0, 2.0)]}
+    (tmp_path / "2030-01-02-abacus-9-methods-cost.json").write_text(json.dumps(result), encoding="utf-8")
+    methods_report.publish(tmp_path)
+    said = json.loads((tmp_path / "methods.json").read_text(encoding="utf-8"))
+    assert said["cost"] == "2030-01-02, Abacus 9 (not to be quoted: fewer than five repeats)"
+    assert said["score"] == ""
 
 
 def test_costs_are_multiples_of_lora_in_the_same_round() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import harness
 import peers
+import report
 import train
 import workload
 from harness import Machine
@@ -95,6 +96,26 @@ def test_the_best_point_of_each_workload_and_peer_wins(make_run: Any) -> None:
         for name, size, seconds in (("trl_tuned", 2, 3.0), ("trl_tuned", 4, 2.0), ("hf_tuned", 2, 1.0))
     ]
     assert train.best_of(points) == {("w1", "trl_tuned"): {"micro_batch": 4}, ("w1", "hf_tuned"): {"micro_batch": 2}}
+
+
+def test_the_best_point_is_the_fastest_for_the_machine_of_its_minutes(make_run: Any) -> None:
+    slowed = make_run("trl_tuned", 0, 3.0, options={"micro_batch": 2}, plateau_before=1e11, plateau_after=1e11)
+    points = [slowed, make_run("trl_tuned", 0, 2.0, options={"micro_batch": 4})]
+    assert train.best_of(points) == {("w1", "trl_tuned"): {"micro_batch": 2}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ([], ""),
+        (["--workloads", "w4"], "w4"),
+        (["--workloads", "w2", "w1", "--method", "full"], "full-w1-w2"),
+        (["--method", "full", "--to-loss"], "full-to-loss"),
+    ],
+)
+def test_a_result_of_some_workloads_is_another_kind(asked: list[str], kind: str) -> None:
+    assert train.kind(train.parse(asked)) == kind
+    assert report.section(kind) in report.SECTIONS
 
 
 def test_the_grid_tries_every_layout_and_size_that_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:

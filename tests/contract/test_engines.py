@@ -292,8 +292,10 @@ def test_what_cannot_be_answered_is_refused_and_the_engine_lives_on(engine: Engi
     with pytest.raises(UserError, match="no adapter 'cals'") as unknown:
         list(engine.stream(PROMPTS, GREEDY, "cals"))
     assert "did you mean 'calls'" in unknown.value.hint
-    with pytest.raises(UserError):
-        engine.logprobs([[7] * (CONTEXT + 1)], None)
+    for sequence in ([], [7] * (CONTEXT + 1)):
+        with pytest.raises(UserError) as weighed:
+            engine.logprobs([PROMPTS[0], sequence], "calls")
+        assert weighed.value.hint
     assert engine.advance() == []
     assert answers(engine, PROMPTS[:1]) == [world.plain.answer(PROMPTS[0], None)]
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import random
 import re
+import weakref
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sartor.adapters import family_of
 from sartor.errors import UserError
-from sartor.generate.protocol import Adapters, Sampling, Token
+from sartor.generate import loading
+from sartor.generate.peft import MAX_ROWS, twin_of
+from sartor.generate.protocol import Adapters, Engine, Sampling, Token
 from sartor.generate.sartor import SartorEngine, open_engine
 from sartor.hardware import look
+from sartor.ops import decode
 
 from .conftest import FAMILIES
 
@@ -207,6 +213,9 @@ def test_a_small_cache_is_slower_and_not_wrong(family_folder: Callable[[str], Pa
     with pytest.raises(UserError, match="do not fit into the cache of 80 tokens") as refused:
         small.submit(prompts_of([75])[0], GREEDY, None)
     assert "cache_bytes" in refused.value.hint
+    with pytest.raises(UserError, match="has room for 80 more") as weighed:
+        small.logprobs(prompts_of([90]), None)
+    assert "cache_bytes" in weighed.value.hint
 
 
 def test_a_long_prompt_is_read_in_several_steps_beside_the_others(
@@ -260,6 +269,8 @@ def test_what_does_not_fit_or_is_not_there_is_named(engine: SartorEngine) -> Non
     assert "calls" in unknown.value.hint
     with pytest.raises(UserError, match="cannot be weighed"):
         engine.logprobs([[5] * 257], None)
+    with pytest.raises(UserError, match="a sequence of 0 tokens cannot be weighed"):
+        engine.logprobs([[5, 6], []], None)
     with pytest.raises(ValueError, match="2 adapters for 1 prompts"):
         list(engine.stream([[5]], GREEDY, [None, None]))
     assert engine.advance() == []
@@ -304,20 +315,84 @@ def test_at_most_so_many_rows_are_computed_together(family_folder: Callable[[str
     narrow.close()
 
 
-def test_a_model_that_does_not_work_through_our_cache_is_answered_by_transformers(
-    family_folder: Callable[[str], Path], plain_answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The planted fault: neighbours in a page are swapped."""
-    from functools import cached_property
-
-    from sartor.ops import decode
-
+@pytest.fixture
+def swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault: neighbours in a page of the cache are swapped."""
     right = decode.Flat.slots_T
     wrong = cached_property(lambda flat: right.func(flat) ^ 1)
     wrong.__set_name__(decode.Flat, "slots_T")
     monkeypatch.setattr(decode.Flat, "slots_T", wrong)
+
+
+@pytest.mark.usefixtures("swapped")
+def test_a_model_that_does_not_work_through_our_cache_is_answered_by_transformers(
+    family_folder: Callable[[str], Path], plain_answers: Answers
+) -> None:
     folder = family_folder("Qwen3")
     engine: Any = open_engine(folder, {}, dtype="float32", num_threads=1)
     (warning,) = engine.warnings
     assert re.search(r"through our cache its logits are (5|6|7|8|9|1\d)\d\.\d% off", warning)
     assert answers(engine, MIXED[:3]) == plain_answers(folder, MIXED[:3], 12)
+
+
+@pytest.fixture
+def alone(family_folder: Callable[[str], Path], tmp_path: Path) -> dict[str, Path]:
+    """An adapter that PEFT answers with."""
+    from transformers import AutoModelForCausalLM
+
+    family = family_of("lst")
+    model = AutoModelForCausalLM.from_pretrained(family_folder("Llama"), dtype=torch.float32)
+    family.export(family.attach(model, family.Config(**family.PRESETS["lst"].settings)), tmp_path)
+    return {"beside": tmp_path}
+
+
+@pytest.mark.usefixtures("swapped")
+def test_the_first_model_is_let_go_of_before_another_one_is_loaded(
+    family_folder: Callable[[str], Path],
+    adapters: dict[str, Path],
+    alone: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def noting(make: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            alive.append(sum(each() is not None for each in made))
+            model = make(*args)
+            made.append(weakref.ref(model))
+            return model
+
+        return noted
+
+    monkeypatch.setattr("sartor.generate.sartor.twin_of", noting(twin_of))
+    monkeypatch.setattr("sartor.generate.peft.twin_of", noting(twin_of))
+    loaded: Any = noting(loading.load_base)
+    monkeypatch.setattr("sartor.generate.sartor.load_base", loaded)
+    engine = open_engine(family_folder("Llama"), {**adapters, **alone}, dtype="float32", num_threads=1)
+    assert engine.adapters == (*adapters, *alone)
+    assert alive[:4] == [0, 1, 2, 0], "the base, its twin, that of the adapter alone; then none of them"
+
+
+def most_together(engine: Engine, adapter: str | None) -> int:
+    """How many of five requests get a token in the first step."""
+    for _ in range(5):
+        engine.submit([5, 6], GREEDY, adapter)
+    return len(engine.advance())
+
+
+def test_peft_in_our_place_computes_no_more_rows_than_allowed(
+    family_folder: Callable[[str], Path], alone: dict[str, Path]
+) -> None:
+    engine = open_engine(family_folder("Llama"), alone, dtype="float32", num_threads=1, max_rows=2)
+    assert most_together(engine, "beside") == 2
+
+
+@pytest.mark.usefixtures("swapped")
+def test_nor_does_transformers_where_our_cache_does_not_work(family_folder: Callable[[str], Path]) -> None:
+    engine = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1, max_rows=2)
+    assert most_together(engine, None) == 2
+    many = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1)
+    for _ in range(MAX_ROWS + 1):
+        many.submit([5, 6], GREEDY, None)
+    assert len(many.advance()) == MAX_ROWS, "each holds keys and values of its own, beyond any cache_bytes"

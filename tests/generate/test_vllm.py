@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,17 @@ def test_no_server_a_wrong_key_another_server_and_no_address(server: FakeVllm, o
     for address in ("ftp://x", "127.0.0.1:8000", "http://", "http://[", "file:///etc/passwd"):
         with pytest.raises(UserError, match="is not the address of a server"):
             open_on(url=address)
+
+
+def test_a_server_that_is_not_vllm_is_refused_and_leaves_nothing_running(
+    server: FakeVllm, open_on: Open, adapter: Path
+) -> None:
+    server.fault = "no context"
+    with pytest.raises(MachineError, match="does not say how long its context is") as caught:
+        open_on(adapters={"calls": adapter})
+    assert "is it vLLM 0.10.2 or newer?" in caught.value.hint
+    assert server.adapters == {}
+    assert "sartor-vllm" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_prompts_that_cannot_be_answered_are_refused_before_they_are_sent(server: FakeVllm, open_on: Open) -> None:

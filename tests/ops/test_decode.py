@@ -140,9 +140,10 @@ def test_the_best_is_the_first_largest(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"attention_mask": torch.zeros(1)}, "a mask"),
+        ({"attention_mask": torch.zeros(1)}, "an attention mask"),
         ({"dropout": 0.1}, "dropout"),
         ({"s_aux": torch.zeros(1)}, "sinks"),
+        ({"query_1HTD": torch.zeros(2, 2, 1, 16)}, "2 rows"),
         ({"paged": None}, "without a layout"),
     ],
 )
@@ -150,9 +151,10 @@ def test_what_is_not_implemented_is_refused(changes: dict[str, object], what: st
     module = nn.Module()
     part = torch.zeros(1, 2, 1, 16)
     asked: dict[str, object] = {
+        "query_1HTD": part,
         "attention_mask": None,
         "paged": Paged(PlainPages(1), Flat.of([Span(1, 0, [0])])),
         **changes,
     }
     with pytest.raises(Unsupported, match=what):
-        paged_attention(module, part, part, part, **asked)  # type: ignore[arg-type]
+        paged_attention(module, key_1GTD=part, value_1GTD=part, **asked)  # type: ignore[arg-type]

@@ -87,6 +87,16 @@ def test_functions_take_pointers_and_numbers(sources: Path) -> None:
     assert len(kept(sources)) == 2
 
 
+def test_a_type_of_torch_names_the_element(sources: Path) -> None:
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+        library, result = native.load_for("small", dtype), torch.zeros(1, dtype=torch.int32)
+        assert library is not None
+        native.function(library, "bytes", "p")(result.data_ptr())
+        assert int(result) == size
+    assert native.load_for("small", torch.float64) is None
+    assert len(kept(sources)) == 2
+
+
 @pytest.mark.parametrize("file", ["small.cpp", "numbers.hpp"])
 def test_another_source_is_another_kernel(sources: Path, file: str) -> None:
     assert native.load("small", "float32") is not None

@@ -145,6 +145,19 @@ def test_gates_far_out_are_open_or_shut(kind: Activation, element: torch.dtype) 
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
+def test_a_number_that_is_none_is_not_lost(element: torch.dtype) -> None:
+    both_T2F = torch.ones(1, 32).to(element)
+    both_T2F[0, 5] = float("nan")
+    for kernels in (kernels_of(element), Plain()):
+        out_TF = torch.empty(1, 16, dtype=element)
+        kernels.gated("silu", both_T2F, out_TF)
+        assert out_TF.isnan().nonzero().tolist() == [[0, 5]]
+        logits_NV, logprobs_N = both_T2F.clone(), torch.empty(1)
+        kernels.loss_tile(logits_NV, torch.tensor([3]), logprobs_N)
+        assert logprobs_N.isnan().all()
+
+
+@pytest.mark.parametrize("element", ELEMENTS)
 def test_logits_of_any_size_have_a_loss(element: torch.dtype) -> None:
     logits_NV = torch.zeros(3, 32).to(element)
     logits_NV[0, 3], logits_NV[1, 3] = 10_000.0, -10_000.0  # certain, and certainly not; the last row: all equal

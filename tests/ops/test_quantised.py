@@ -124,6 +124,15 @@ def test_kernels_are_their_twins(kind: Kind, dtype: torch.dtype, width: int) -> 
     assert torch.equal(packed.pick(rows, dtype), packed.plain(rows).to(dtype))
 
 
+@pytest.mark.parametrize(
+    "rows", [torch.arange(12)[::3], torch.tensor([7, 0, 3], dtype=torch.int32)], ids=["strided", "int32"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_rows_may_lie_in_memory_in_any_way(kind: Kind, rows: torch.Tensor) -> None:
+    packed = pack(torch.randn(12, 70, generator=torch.Generator().manual_seed(0)), kind)
+    assert torch.equal(packed.pick(rows, torch.float32), packed.plain(rows.long()))
+
+
 @pytest.mark.usefixtures("plainer_processor")
 def test_kernels_are_their_twins_on_plainer_processors() -> None:
     for kind in KINDS:

@@ -12,7 +12,7 @@ from sartor.artifact.lineage import Lineage
 from sartor.errors import MachineError, Refused
 from sartor.plan import Plan
 from sartor.proof import Proof
-from sartor.store import Run, read_json
+from sartor.store import LINEAGE, Run, read_json
 
 #: Files of the base that say how text becomes tokens and when to stop: they travel with what was tuned.
 SPEECH = (
@@ -29,7 +29,7 @@ def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
     for name in SPEECH:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    durable.write_json(folder / "sartor.json", lineage.model_dump(mode="json", by_alias=True))
+    durable.write_json(folder / LINEAGE, lineage.model_dump(mode="json", by_alias=True))
     if lineage.form in ("classifier", "embedder"):  # they generate nothing
         return
     generation = folder / "generation_config.json"

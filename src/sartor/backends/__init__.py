@@ -11,7 +11,7 @@ from sartor.plan import Plan
 from sartor.types import Batch
 
 NOT_MEMBERS: frozenset[str] = frozenset(
-    {"protocol", "estimate", "frozen", "ranks", "placement", "optimizer", "updates", "forms"}
+    {"protocol", "beginning", "estimate", "frozen", "ranks", "placement", "optimizer", "updates", "forms"}
 )
 
 

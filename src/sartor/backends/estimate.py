@@ -211,7 +211,21 @@ def saved_parts(job: Job) -> dict[str, int]:
         }
     if job.recompute == "none":
         parts["gate and up"] = item * 2 * shape.inner
+    if job.layers == "hand-written":
+        parts |= _before_norms(job)
     return {name: size for name, size in parts.items() if size}
+
+
+def _before_norms(job: Job) -> dict[str, int]:
+    """What norms inside a block read: those of each head's queries and keys, and those of what a block adds."""
+    norms, parts = dict(job.shape.norms), {}
+    if "self_attn.q_norm" in norms and job.recompute != "layer":
+        parts["queries, keys, values before their norms"] = job.item_bytes * (
+            query_width(job.shape) + 2 * key_width(job.shape)
+        )
+    if "post_feedforward_layernorm" in norms:
+        parts["what attention and the MLP add, before their norms"] = job.item_bytes * 2 * job.shape.hidden
+    return parts
 
 
 def saved_per_token(job: Job) -> int:

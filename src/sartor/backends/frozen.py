@@ -23,10 +23,8 @@ from sartor.backends.estimate import KEPT_SHARE
 from sartor.backends.placement import Policy, decode
 from sartor.errors import MachineError, Unsupported
 from sartor.hardware import memory_bytes
-from sartor.ops import native
 from sartor.ops.forest_attention import separate
-from sartor.plan import Plan
-from sartor.types import Batch, digest_of
+from sartor.types import Batch
 
 VERIFY_EVERY = 32  # one use in so many is computed again: 3 % of what is saved
 
@@ -66,15 +64,13 @@ class Cache:
 class Frozen:
     """Hidden states that enter the lowest trained layer, from the cache or computed.
 
-    `forward` runs one segment through the lower half; `salt` stands for all else that they depend on. Every
-    `verify_every`-th use of a kept entry, from the first, is computed again and compared bit by bit: give it no more
-    than an epoch has segments, so that each epoch has one.
+    `forward` runs one segment through the lower half. Every `verify_every`-th use of a kept entry, from the first, is
+    computed again and compared bit by bit.
     """
 
-    def __init__(self, forward: Forward, cache: Cache, *, salt: str, verify_every: int = VERIFY_EVERY) -> None:
+    def __init__(self, forward: Forward, cache: Cache, *, verify_every: int = VERIFY_EVERY) -> None:
         self._forward = forward
         self._cache = cache
-        self._salt = salt
         self._verify_every = verify_every
         self.num_computed = 0
         self.num_reused = 0
@@ -91,7 +87,7 @@ class Frozen:
         fresh: dict[str, torch.Tensor] = {}
         for row, (start, end) in zip(batch.rows, pairwise(batch.offsets_S1.tolist()), strict=True):
             tokens_L, positions_L = (torch.from_numpy(part[start:end]) for part in (batch.tokens_T, batch.positions_T))
-            digests.append(key(self._salt, tokens_L, positions_L))
+            digests.append(key(tokens_L, positions_L))
             if digests[-1] in found:
                 continue
             kept = self._cache.get(digests[-1])
@@ -118,7 +114,7 @@ class Frozen:
         return self._forward(tokens_L, positions_L).cpu()
 
 
-def keep_below(policy: Policy, tuned: nn.Module, plan: Plan) -> tuple[Frozen | None, str]:
+def keep_below(policy: Policy, tuned: nn.Module) -> tuple[Frozen | None, str]:
     """What leaves the layers below the lowest trained one of a fused model; None where all are trained, or it is wrong.
 
     The second is what went wrong. `policy.upper` becomes the layers above.
@@ -148,31 +144,12 @@ def keep_below(policy: Policy, tuned: nn.Module, plan: Plan) -> tuple[Frozen | N
     problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
     if problem:
         return None, f"nothing is kept of the {lowest} frozen layers: {problem}. Right, but slower."
-    facts = salt(
-        base=plan.model.digest,
-        dtype=plan.model.dtype,
-        quantize=plan.model.quantize,
-        layers=lowest,
-        kernels=native.version(),
-        gpu=torch.cuda.get_device_name() if policy.device.type == "cuda" else "",
-    )
-    return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes())), salt=facts), ""
+    return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes()))), ""
 
 
-def salt(**facts: str | int) -> str:
-    """All that hidden states depend on beside their tokens, as one digest.
-
-    Give the digest of the base, its type, the version of the kernels, the number of frozen layers, and the name of a
-    GPU. torch, the number of threads and what the processor can do are added here: each may move the last bit.
-    """
-    machine = [torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()]
-    return digest_of(facts, machine)
-
-
-def key(salt: str, tokens_L: torch.Tensor, positions_L: torch.Tensor) -> str:
+def key(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> str:
     """The digest under which the hidden states of a segment are kept."""
-    digest = hashlib.sha256(salt.encode())
-    digest.update(len(tokens_L).to_bytes(8, "little"))
+    digest = hashlib.sha256(len(tokens_L).to_bytes(8, "little"))
     digest.update(tokens_L.numpy().tobytes() + positions_L.numpy().tobytes())
     return digest.hexdigest()
 

@@ -48,7 +48,8 @@ class Together:
     def settle(self, policy: Policy, *, trains: str) -> bool:
         shard = self._shard
         if shard is None:
-            shard = trains == "model" or not fits(policy, self.place, self._device)
+            tight = not fits(policy, self.place, self._device)
+            shard = trains == "model" or self.sum(tight) > 0  # one rank has less memory: all do what it needs
         if not shard:
             policy.to(self._device)
             return True

@@ -75,9 +75,8 @@ class TorchBackend:
         if plan.recompute != "none" and not self._policy.fused:
             self._warnings.append(placement.recompute_layers(model, plan.recompute))
         self._shares = self._policy.fused and self._check_sharing()
-        self._frozen = self._keep_below(plan) if self._shares else None
+        self._frozen = self._keep_below() if self._shares else None
         self._updates = Updates(self._model, family, self._config, plan, self._ranks, self._device)
-        self._trainable = self._updates.masters
         self._micro_tokens = max(plan.micro_tokens, plan.max_length)
         self._check_packing()
         self._check_head()
@@ -169,8 +168,8 @@ class TorchBackend:
             self._warnings.append(f"equal beginnings are computed again and again: {problem}. Right, but slower.")
         return not problem
 
-    def _keep_below(self, plan: Plan) -> Frozen | None:
-        kept, problem = frozen.keep_below(self._policy, self._model, plan)
+    def _keep_below(self) -> Frozen | None:
+        kept, problem = frozen.keep_below(self._policy, self._model)
         if problem:
             self._warnings.append(problem)
         return kept
@@ -227,7 +226,7 @@ class TorchBackend:
         """Whether packed segments stay apart in this very model; else it falls back to one segment at a time.
 
         Raises:
-            ModelError: they do not, and the model is sharded.
+            ModelError: they do not, and the model is sharded, or its layers are the hand-written ones.
         """
         if not self._packable:
             problem = "this tuning method cannot be packed"
@@ -238,6 +237,11 @@ class TorchBackend:
                 problem = error.message
         if not problem:
             return
+        if self._policy.fused:
+            raise ModelError(
+                f"the hand-written layers let segments see each other: {problem}",
+                hint=f"this is a fault of ours, please report it; {native.OFF}=0 trains without them on a CPU",
+            )
         if not self._whole:  # ranks would gather a layer as often as they have segments: each another number of times
             raise ModelError(
                 f"a sharded model must be packed, and {problem}", hint="train on one rank, or choose another method"

@@ -114,8 +114,12 @@ class Updates:
         tensors = load_file(folder / STATE)
         state = {key.removeprefix(METHOD): tensors.pop(key) for key in list(tensors) if key.startswith(METHOD)}
         self._family.HOOKS.restore(self._model, self._config, state)
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            part, _, name = key.partition(".")
+            states.setdefault(name, {})[part] = value
         for name, item in self.masters.items():
-            own = {key.removesuffix(f".{name}"): value for key, value in tensors.items() if key.endswith(f".{name}")}
+            own = states[name]
             with torch.no_grad():
                 item.copy_(self._ranks.part(own.pop("weight"), item))
             parts = {key: self._ranks.part(value, item) for key, value in own.items()}

@@ -12,9 +12,7 @@ from sartor.adapters.low_rank import beyond_plain
 from sartor.adapters.saving import read_config
 from sartor.errors import ModelError
 from sartor.names import known, resolve, suggest
-from sartor.store import read_json
-
-LINEAGE = "sartor.json"
+from sartor.store import LINEAGE, read_json
 
 
 def family_in(folder: Path) -> Any:
@@ -32,6 +30,16 @@ def family_in(folder: Path) -> Any:
             hint=f"merge it into its base with PEFT; {suggest(written, types)}",
         )
     return family
+
+
+def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
+    """Refuse adapters of no kind that is known.
+
+    Raises:
+        ModelError: naming the folder.
+    """
+    for folder in adapters.values():
+        family_in(folder)
 
 
 def read_changes(base: Any, folder: Path) -> Changes:

@@ -59,6 +59,7 @@ class PaddedEngine:
 
     @property
     def context(self) -> int:
+        """Of the text, and of an answer to it, whose positions are counted anew."""
         return self._context
 
     @property
@@ -156,7 +157,7 @@ class PaddedEngine:
                 input_ids=tokens_BL,
                 attention_mask=mask_BL,
                 decoder_input_ids=torch.tensor([request.prompt[-1:] for request in requests]),
-                max_new_tokens=first.sampling.max_new_tokens,
+                max_new_tokens=min(first.sampling.max_new_tokens, self._context),
                 eos_token_id=list(first.sampling.stop_ids),
                 pad_token_id=0,
                 num_beams=1,

@@ -25,6 +25,7 @@ from sartor.errors import ModelError, UserError
 from sartor.generate import protocol
 from sartor.generate.batch.choose import Ask, choose
 from sartor.generate.folders import family_in
+from sartor.generate.folders import require_files as require_files
 from sartor.generate.loading import device_for, dtype_for, load_base
 from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.hub import shape
@@ -223,16 +224,6 @@ def open_engine(
         torch.set_num_threads(num_threads)
     model = load_base(base, dtype_for(base, dtype), ATTENTION, quantize).to(device_for())
     return PeftEngine(model, adapters, context=shape(base).context, max_rows=max_rows)
-
-
-def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
-    """Refuse adapters of no kind that is known.
-
-    Raises:
-        ModelError: naming the folder.
-    """
-    for folder in adapters.values():
-        family_in(folder)
 
 
 def twin_of(model: Any) -> Any:

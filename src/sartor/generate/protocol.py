@@ -118,7 +118,11 @@ class Engine(Protocol):
         ...
 
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
-        """For each sequence, the sum of log p (nats) of its tokens after the first, given those before them."""
+        """For each sequence, the sum of log p (nats) of its tokens after the first, given those before them.
+
+        Raises:
+            UserError: a sequence is empty or too long, or the base has no likelihood of a text.
+        """
         ...
 
     def close(self) -> None:
@@ -165,6 +169,22 @@ def room_for_answer(
             hint=way_out,
         )
     return min(sampling.max_new_tokens, context - len(prompt))
+
+
+def require_weighable(
+    sequences: Sequence[Sequence[int]], longest: int, *, way_out: str = "shorten the text, or cut it"
+) -> None:
+    """Refuse sequences that have no tokens, or more than an engine can weigh.
+
+    Raises:
+        UserError: with the length of the first of them.
+    """
+    for ids in sequences:
+        if not 1 <= len(ids) <= longest:
+            raise UserError(
+                f"a sequence of {len(ids)} tokens cannot be weighed: it may have 1 to {longest}",
+                hint=way_out if ids else "a sequence has at least one token",
+            )
 
 
 def lost(handle: int) -> MachineError:

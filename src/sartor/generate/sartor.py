@@ -29,10 +29,12 @@ from sartor.generate.batch.layers import prepare
 from sartor.generate.batch.pages import PagePool, pages_for
 from sartor.generate.batch.rows import MAX_ROWS, Rows
 from sartor.generate.batch.runs import BASE
-from sartor.generate.folders import family_in, read_changes
+from sartor.generate.folders import read_changes
+from sartor.generate.folders import require_files as require_files
 from sartor.generate.loading import device_for, dtype_for, load_base
 from sartor.generate.peft import ATTENTION, PeftEngine, twin_of
-from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_adapter
+from sartor.generate.peft import MAX_ROWS as PEFT_ROWS
+from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_adapter, require_weighable
 from sartor.generate.several import Several
 from sartor.hub import Shape, shape
 from sartor.ops import decode
@@ -145,6 +147,8 @@ class SartorEngine:
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         """Several sequences a forward, long ones in several; fp32 log-softmax."""
         number = self._number(adapter)
+        virtual = self._lengths.get(number, 0)
+        require_weighable(sequences, self.context - virtual)
         sums = [0.0 for _ in sequences]
         tables: dict[int, list[int]] = {}
         try:
@@ -152,7 +156,6 @@ class SartorEngine:
                 for piece in pieces:
                     if piece.start == 0:
                         tables[piece.row] = self._take_for(sequences[piece.row], number)
-                virtual = self._lengths.get(number, 0)
                 spans = [Span(piece.end - piece.start, virtual + piece.start, tables[piece.row]) for piece in pieces]
                 parts = [list(sequences[piece.row][piece.start : piece.end + 1]) for piece in pieces]
                 flat = Flat.of(spans, self._device)
@@ -169,7 +172,10 @@ class SartorEngine:
         """See `protocol.Engine.close`: memory goes with the engine itself."""
 
     def _weigh(self, flat: Flat, parts: Sequence[list[int]], adapter: int) -> list[float]:
-        """The log-probabilities of each part's tokens after its first, summed; a part may reach one past its span."""
+        """The log-probabilities of each part's tokens after its first, summed; a part may reach one past its span.
+
+        That one is the first token of the next forward: it is only foretold here.
+        """
         ids = [token for part, span in zip(parts, flat.spans, strict=True) for token in part[: span.length]]
         places = [
             start + place for start, part in zip(flat.starts, parts, strict=False) for place in range(len(part) - 1)
@@ -203,16 +209,17 @@ class SartorEngine:
         return self._numbers[adapter]
 
     def _take_for(self, ids: Sequence[int], adapter: int) -> list[int]:
+        """Pages for a sequence that is weighed.
+
+        Raises:
+            UserError: those beside it leave too few.
+        """
         length = self._lengths.get(adapter, 0) + len(ids)
-        if (
-            not len(ids)
-            or length > self.context
-            or self._beginnings.num_pages_for(adapter, length) > self._pool.num_available
-        ):
+        if self._beginnings.num_pages_for(adapter, length) > self._pool.num_available:
             raise UserError(
-                f"a sequence of {len(ids)} tokens cannot be weighed: the context is {self.context} tokens, and the "
-                f"cache has room for {self._pool.num_available * PAGE}",
-                hint="shorten it, or give the engine a larger cache (cache_bytes)",
+                f"a sequence of {len(ids)} tokens cannot be weighed: the cache has room for "
+                f"{self._pool.num_available * PAGE} more",
+                hint="weigh fewer at once, shorten them, or give the engine a larger cache (cache_bytes)",
             )
         return self._beginnings.begin(ids, adapter, length)
 
@@ -285,7 +292,7 @@ def open_engine(
 
     Without a `dtype` the processor decides, for the proof and for serving alike: what is proven is what is served. At
     most `max_rows` requests are computed together, the others wait. What cannot be part of one batch is answered by the
-    engine `peft`, beside ours, or in its place where nothing is left for ours.
+    engine `peft` (of no more than `peft.MAX_ROWS`), beside ours, or in its place where nothing is left for ours.
 
     Raises:
         ModelError: an adapter is of no kind that is known, or of another model.
@@ -293,8 +300,30 @@ def open_engine(
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     decode.register()
-    chosen, sizes, device = dtype_for(base, dtype), shape(base), device_for()
-    model = load_base(base, chosen, "eager", quantize)
+    chosen, sizes = dtype_for(base, dtype), shape(base)
+    try:
+        return _open_mixed(
+            load_base(base, chosen, "eager", quantize),  # without a name here: gone before the next one is loaded
+            sizes,
+            adapters,
+            cache_bytes=cache_bytes,
+            max_rows=max_rows,
+        )
+    except Unsupported as error:
+        note = f"this model answers by way of PEFT and transformers, which is slower: {error.message}"
+    again = load_base(base, chosen, ATTENTION, quantize).to(device_for())
+    return _open_peft(again, adapters, sizes, max_rows=max_rows, warnings=(note,))
+
+
+def _open_mixed(
+    model: Any, sizes: Shape, adapters: Mapping[str, Path], *, cache_bytes: int | None, max_rows: int
+) -> Engine:
+    """Our engine on a loaded base, and `peft` for the adapters that cannot be part of its batch.
+
+    Raises:
+        Unsupported: the model does not work through our cache.
+    """
+    device = device_for()
     changes = {name: read_changes(model, folder).to(device) for name, folder in adapters.items()}
     model.to(device)
     alone = {name: folder for name, folder in adapters.items() if changes[name].alone}
@@ -303,28 +332,20 @@ def open_engine(
         notes = tuple(f"{name} answers by way of PEFT, which is slower: {changes[name].alone}" for name in alone)
         own = twin_of(model)
         own.set_attn_implementation(ATTENTION)
-        beside = [PeftEngine(own, alone, context=sizes.context, warnings=notes)]
+        beside = [_open_peft(own, alone, sizes, max_rows=max_rows, warnings=notes)]
     if alone.keys() == adapters.keys() and alone:
         return beside[0]
     mixed = {name: each for name, each in changes.items() if name not in alone}
-    try:
-        room = cache_bytes or _cache_bytes(device)
-        ours = SartorEngine(model, sizes, mixed, cache_bytes=room, max_rows=max_rows)
-        return Several([ours, *beside], tuple(adapters)) if beside else ours
-    except Unsupported as error:
-        note = f"this model answers by way of PEFT and transformers, which is slower: {error.message}"
-    again = load_base(base, chosen, ATTENTION, quantize)
-    return PeftEngine(again.to(device), adapters, context=sizes.context, warnings=(note,))
+    room = cache_bytes or _cache_bytes(device)
+    ours = SartorEngine(model, sizes, mixed, cache_bytes=room, max_rows=max_rows)
+    return Several([ours, *beside], tuple(adapters)) if beside else ours
 
 
-def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
-    """Refuse adapters of no kind that is known.
-
-    Raises:
-        ModelError: naming the folder.
-    """
-    for folder in adapters.values():
-        family_in(folder)
+def _open_peft(
+    model: Any, adapters: Mapping[str, Path], sizes: Shape, *, max_rows: int, warnings: tuple[str, ...]
+) -> Engine:
+    rows = min(max_rows, PEFT_ROWS)
+    return PeftEngine(model, adapters, context=sizes.context, max_rows=rows, warnings=warnings)
 
 
 def _cache_bytes(device: torch.device) -> int:

@@ -10,7 +10,7 @@ L tokens of a segment · K its keys · C columns of heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,6 +26,7 @@ from sartor.ops import forest_attention
 from sartor.ops.forest_attention import Attention, Forest, Heads, Plain
 
 NAME = "sartor_flat"
+FLAT = "flat attention", "train with one segment at a time"  # what it is called, and the way out of a refusal
 #: Of each layer, keys (turned already) and values that stand before every segment: (P, G · D) each.
 Prefix = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
@@ -38,13 +39,9 @@ def flat_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
-    dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
     prefix: Prefix | None = None,
-    **_: Any,
+    **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each segment, causally. Returns the output (1, T, H, D) and no attention weights.
 
@@ -60,6 +57,32 @@ def flat_attention(
     spans = list(pairwise(offsets))
     earlier = () if prefix is None else prefix_of(module, prefix, value_1GTD)
     longest = max(end - start for start, end in spans) + sum(part.shape[1] for part in earlier[:1])
+    refuse_beyond(*FLAT, query_1HTD, attention_mask, longest=longest, **rest)
+    scale = query_1HTD.shape[-1] ** -0.5 if scaling is None else scaling
+    parts = query_1HTD[0].to(value_1GTD.dtype), key_1GTD[0].to(value_1GTD.dtype), value_1GTD[0]
+    return _attend(*parts, earlier, offsets, scale)[None], None
+
+
+def refuse_beyond(
+    attention: str,
+    hint: str,
+    query_1HTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    /,
+    *,
+    longest: int = 0,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    also: Mapping[str, bool] | None = None,
+    **_: Any,
+) -> None:
+    """Refuse what a layer asks beyond causal attention in one row; `longest`: tokens that a window must reach over.
+
+    Raises:
+        Unsupported: naming the first of them, or of what the caller refuses `also`.
+    """
     refusals = {
         "an attention mask": attention_mask is not None,
         f"{query_1HTD.shape[0]} rows": query_1HTD.shape[0] != 1,
@@ -67,13 +90,11 @@ def flat_attention(
         "a softcap": softcap is not None,
         "attention sinks": s_aux is not None,
         f"a sliding window of {sliding_window}": sliding_window is not None and sliding_window < longest,
+        **(also or {}),
     }
     for what, met in refusals.items():
         if met:
-            raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
-    scale = query_1HTD.shape[-1] ** -0.5 if scaling is None else scaling
-    parts = query_1HTD[0].to(value_1GTD.dtype), key_1GTD[0].to(value_1GTD.dtype), value_1GTD[0]
-    return _attend(*parts, earlier, offsets, scale)[None], None
+            raise Unsupported(f"{attention} does not implement {what}", hint=hint)
 
 
 def prefix_of(module: nn.Module, prefix: Prefix, like_1GTD: torch.Tensor) -> tuple[torch.Tensor, ...]:

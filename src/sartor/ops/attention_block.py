@@ -15,7 +15,18 @@ from typing import Any
 
 import torch
 
-from sartor.ops.block import Part, Pass, Tensor, Tools, masters_of, stream_like, widen
+from sartor.ops.block import (
+    Part,
+    Pass,
+    Tensor,
+    Tools,
+    add_after,
+    back_after,
+    back_in,
+    masters_of,
+    normalise,
+    stream_like,
+)
 from sartor.ops.forest_attention import Heads
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.stream_norm import StreamNorm
@@ -50,18 +61,10 @@ class AttentionBlock:
     def project(self, stream_TD: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Query, key and value as they come; the low ranks of the adapters that made them."""
         num_rows = stream_TD.shape[0]
-        x_TKR, _ = self._normalise(stream_TD)
+        x_TKR, _ = normalise(self.tools, self.norm, stream_TD, self.qkv.width)
         raw_TC = run.keep(self.tools, "raw" if self.head_norms else "qkv", self.index, num_rows, self.qkv.num_outputs)
         self.qkv.product(x_TKR, raw_TC)
         return raw_TC, self.qkv.keep_low(x_TKR, run.keep(self.tools, "low", self.index, num_rows, self.qkv.num_low))
-
-    def _normalise(self, stream_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """The input rows, with room for low ranks, and 1 / rms."""
-        num_rows, width = stream_TD.shape
-        x_TKR, inverse_T = self.tools.room("x", num_rows, self.qkv.width), self.tools.factors("inverse", num_rows)
-        x_TD = x_TKR[:, :width]
-        self.tools.pointwise.rms_norm(stream_TD, self.norm.scale_D, self.norm.epsilon, x_TD, inverse_T)
-        return x_TKR, inverse_T
 
     def attend(self, raw_TC: Tensor, run: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated query, key and value; the output rows, with room for low ranks; log-sum-exp."""
@@ -126,22 +129,11 @@ class AttentionBlock:
         tools.attention.backward(heads, run.forest, qkv_TC, out_TKR[:, :width], logsumexp_HT, upstream, d_qkv_TC)
         self._rotate(d_qkv_TC, run, -1.0)
         of_heads = self._back_heads(d_qkv_TC, raw_TC)
-        x_TKR, inverse_T = self._normalise(stream_TD)
-        self.qkv.put_low(x_TKR, low_TR)
-        d_x_TKR = tools.room("x_gradient", num_rows, self.qkv.width)
-        needed = of_input or bool(self.norm.masters)
-        of_qkv = self.qkv.back(d_qkv_TC, x_TKR, d_x_TKR, of_input=needed)
-        d_x_TD = d_x_TKR[:, : stream_TD.shape[1]]
-        of_norm = self.norm.gradients(d_x_TD, stream_TD, inverse_T)
-        masters = [*of_norm, *of_qkv, *of_heads, *of_out, *of_after]
-        if not of_input:
-            return None, masters
-        passed_TD = passed_ND
-        if rows_N is not None:
-            passed_TD = torch.zeros_like(stream_TD).index_copy_(0, rows_N, passed_ND)
-        gradient_TD = torch.empty_like(stream_TD)
-        tools.pointwise.rms_norm_backward(d_x_TD, stream_TD, self.norm.scale_D, inverse_T, passed_TD, gradient_TD)
-        return gradient_TD, masters
+        passed_TD = passed_ND if of_input else None
+        if passed_TD is not None and rows_N is not None:
+            passed_TD = torch.zeros_like(stream_TD).index_copy_(0, rows_N, passed_TD)
+        gradient_TD, of_in = back_in(tools, self.norm, self.qkv, stream_TD, low_TR, d_qkv_TC, passed_TD)
+        return gradient_TD, [*of_in, *of_heads, *of_out, *of_after]
 
     def _back_out(self, up_ND: Tensor, out_TKR: Tensor, d_out_TKR: Tensor, rows_N: Tensor | None) -> list[Tensor]:
         if rows_N is None:
@@ -205,31 +197,3 @@ class _Attend(torch.autograd.Function):
         if saved.run.round is not None and (ctx.block.index == 0 or not of_input):
             saved.run.round.end()
         return gradient_TD, None, None, None, *masters
-
-
-def add_after(tools: Tools, stream_ND: Tensor, update_ND: Tensor, after: tuple[Any, ...], result_ND: Tensor) -> Tensor:
-    """result = stream + after(update)."""
-    added_ND = update_ND
-    for norm in after:
-        wide_ND, inverse_N = widen(tools, update_ND, "update_wide"), tools.factors("after_inverse", stream_ND.shape[0])
-        added_ND = tools.room("added", *stream_ND.shape)
-        tools.pointwise.rms_norm(wide_ND, norm.scale_D, norm.epsilon, added_ND, inverse_N)
-    tools.pointwise.add(stream_ND, added_ND, result_ND)
-    return result_ND
-
-
-def back_after(
-    tools: Tools, passed_ND: Tensor, update_ND: Tensor, after: tuple[Any, ...]
-) -> tuple[Tensor, list[Tensor]]:
-    """The gradient of the update, in the model's type, and those of the norm after it."""
-    up_ND = tools.room("upstream", *passed_ND.shape)
-    up_ND.copy_(passed_ND)
-    gradients: list[Tensor] = []
-    for norm in after:
-        wide_ND, inverse_N = widen(tools, update_ND, "update_wide"), tools.factors("after_inverse", passed_ND.shape[0])
-        inverse_N.copy_((wide_ND.square().mean(dim=1) + norm.epsilon).rsqrt())
-        gradients += norm.gradients(up_ND, wide_ND, inverse_N)
-        none_ND, through_ND = torch.zeros_like(wide_ND), torch.empty_like(wide_ND)
-        tools.pointwise.rms_norm_backward(up_ND, wide_ND, norm.scale_D, inverse_N, none_ND, through_ND)
-        up_ND.copy_(through_ND)
-    return up_ND, gradients

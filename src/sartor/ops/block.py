@@ -1,6 +1,9 @@
-"""What the two blocks of a decoder layer share: their tools, and what one forward hands to its backward.
+"""What the two blocks of a decoder layer share: their tools, what one forward hands to its backward, and their ends.
 
-Shapes: T tokens · D width of the residual stream · R rotated pairs of a head · N rows that are wanted.
+A block begins with the norm of the stream and the products that read it, and ends with a norm, in some families, and
+the sum with the stream.
+
+Shapes: T tokens · D width of the stream · C outputs · R rotated pairs of a head, or low ranks · N rows that are wanted.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from typing import Protocol
 import torch
 
 from sartor.ops.forest_attention import Attention, Forest
+from sartor.ops.joint_linear import JointLinear
 from sartor.ops.pointwise import Pointwise
+from sartor.ops.stream_norm import StreamNorm
 from sartor.ops.workspace import Round, Workspace
 
 Tensor = torch.Tensor
@@ -80,3 +85,68 @@ def widen(tools: Tools, rows_TD: Tensor, name: str) -> Tensor:
     wide_TD = tools.workspace.scratch(name, (rows_TD.shape[0], rows_TD.shape[1]), tools.stream_dtype)
     wide_TD.copy_(rows_TD)
     return wide_TD
+
+
+def normalise(tools: Tools, norm: StreamNorm, stream_TD: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """What the products read, in rows of `width` columns, which have room for low ranks; 1 / rms."""
+    num_rows, num_columns = stream_TD.shape
+    x_TKR, inverse_T = tools.room("x", num_rows, width), tools.factors("inverse", num_rows)
+    tools.pointwise.rms_norm(stream_TD, norm.scale_D, norm.epsilon, x_TKR[:, :num_columns], inverse_T)
+    return x_TKR, inverse_T
+
+
+def back_in(
+    tools: Tools,
+    norm: StreamNorm,
+    linear: JointLinear,
+    stream_TD: Tensor,
+    low_TR: Tensor,
+    upstream_TC: Tensor,
+    passed_TD: Tensor | None,
+) -> tuple[Tensor | None, list[Tensor]]:
+    """From the gradient of linear(norm(stream)) to that of the stream, and of the masters of norm and linear.
+
+    `passed` is what goes round the block; without it, nobody asks for the gradient of the stream.
+    """
+    x_TKR, inverse_T = normalise(tools, norm, stream_TD, linear.width)
+    linear.put_low(x_TKR, low_TR)
+    d_x_TKR = tools.room("x_gradient", *x_TKR.shape)
+    needed = passed_TD is not None or bool(norm.masters)
+    of_linear = linear.back(upstream_TC, x_TKR, d_x_TKR, of_input=needed)
+    d_x_TD = d_x_TKR[:, : stream_TD.shape[1]]
+    masters = [*norm.gradients(d_x_TD, stream_TD, inverse_T), *of_linear]
+    if passed_TD is None:
+        return None, masters
+    gradient_TD = torch.empty_like(stream_TD)
+    tools.pointwise.rms_norm_backward(d_x_TD, stream_TD, norm.scale_D, inverse_T, passed_TD, gradient_TD)
+    return gradient_TD, masters
+
+
+def add_after(
+    tools: Tools, stream_ND: Tensor, update_ND: Tensor, after: tuple[StreamNorm, ...], result_ND: Tensor
+) -> Tensor:
+    """result = stream + after(update)."""
+    added_ND = update_ND
+    for norm in after:
+        wide_ND, inverse_N = widen(tools, update_ND, "update_wide"), tools.factors("after_inverse", stream_ND.shape[0])
+        added_ND = tools.room("added", *stream_ND.shape)
+        tools.pointwise.rms_norm(wide_ND, norm.scale_D, norm.epsilon, added_ND, inverse_N)
+    tools.pointwise.add(stream_ND, added_ND, result_ND)
+    return result_ND
+
+
+def back_after(
+    tools: Tools, passed_ND: Tensor, update_ND: Tensor, after: tuple[StreamNorm, ...]
+) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of the update, in the model's type, and those of the norm after it."""
+    up_ND = tools.room("upstream", *passed_ND.shape)
+    up_ND.copy_(passed_ND)
+    gradients: list[Tensor] = []
+    for norm in after:
+        wide_ND, inverse_N = widen(tools, update_ND, "update_wide"), tools.factors("after_inverse", passed_ND.shape[0])
+        inverse_N.copy_((wide_ND.square().mean(dim=1) + norm.epsilon).rsqrt())
+        gradients += norm.gradients(up_ND, wide_ND, inverse_N)
+        none_ND, through_ND = torch.zeros_like(wide_ND), torch.empty_like(wide_ND)
+        tools.pointwise.rms_norm_backward(up_ND, wide_ND, norm.scale_D, inverse_N, none_ND, through_ND)
+        up_ND.copy_(through_ND)
+    return up_ND, gradients

@@ -27,13 +27,12 @@ from transformers import AttentionInterface
 
 from sartor.errors import Unsupported
 from sartor.ops import gpu, native
+from sartor.ops.attention import refuse_beyond
 
 NAME = "sartor_paged"
 PAGE = 16  # tokens: the lanes of a vector register, and little is lost at the end of a sequence
 NEVER = 1 << 30  # a position that no token reaches
 CPU = torch.device("cpu")
-
-ELEMENTS: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,26 +292,17 @@ def paged_attention(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
-    dropout: float = 0.0,
     paged: Paged | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
+    **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """Write the new keys and values, and attend. Returns the output (1, T, H, D) and no attention weights.
 
     Raises:
-        Unsupported: no layout came through the model, another mask, dropout, or attention sinks.
+        Unsupported: no layout came through the model, a mask, several rows, dropout, or attention sinks.
     """
-    refusals = {
-        "a mask of its own": attention_mask is not None,
-        "dropout": dropout != 0.0,
-        "attention sinks": s_aux is not None,
-    }
-    for what, met in refusals.items():
-        if met:
-            raise Unsupported(f"paged attention does not implement {what}", hint="sample with another engine")
+    refuse_beyond("paged attention", "sample with another engine", query_1HTD, attention_mask, **rest)
     if paged is None:
         raise Unsupported("paged attention without a layout", hint="pass paged")
     layer = module.layer_idx
@@ -331,7 +321,7 @@ def paged_attention(
 
 def best_of(logits_BV: torch.Tensor) -> list[int]:
     """The first largest element of each row; torch's own takes a quarter of a step for 64 rows in bf16."""
-    library = _library(logits_BV.dtype) if logits_BV.device == CPU else None
+    library = native.load_for("decode", logits_BV.dtype) if logits_BV.device == CPU else None
     if library is None or not logits_BV.is_contiguous():
         found: list[int] = logits_BV.argmax(dim=-1).tolist()
         return found
@@ -349,7 +339,7 @@ def open_pages(num_pages: int, dtype: torch.dtype, head_size: int, device: str =
     """The cache of a model that computes in `dtype` on a kind of device: with a kernel where that can be had."""
     if device != "cpu":
         return PlainPages(num_pages) if gpu.refusal(dtype) else _by_triton(num_pages)
-    library = _library(dtype) if head_size % PAGE == 0 else None
+    library = None if head_size % PAGE else native.load_for("decode", dtype)
     return PlainPages(num_pages) if library is None else NativePages(num_pages, library)
 
 
@@ -357,10 +347,6 @@ def _by_triton(num_pages: int) -> Pages:
     from sartor.ops.gpu.paged import TritonPages
 
     return TritonPages(num_pages)
-
-
-def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    return native.load("decode", ELEMENTS[dtype]) if dtype in ELEMENTS else None
 
 
 @torch.inference_mode()

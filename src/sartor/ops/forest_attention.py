@@ -26,7 +26,10 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """Nodes in depth-first order: node p holds tokens offsets[p]..offsets[p + 1]; parent -1 starts a tree. int32."""
+    """Nodes in depth-first order: node p holds tokens offsets[p]..offsets[p + 1]; parent -1 starts a tree.
+
+    Both are contiguous int32 on the device of the rows.
+    """
 
     offsets_P1: Tensor
     parents_P: Tensor
@@ -35,17 +38,9 @@ class Forest:
     def num_nodes(self) -> int:
         return len(self.parents_P)
 
-    @property
-    def longest(self) -> int:
-        """Positions of the longest path: what a sliding window must cover to be none."""
-        depths: list[int] = []
-        for (start, end), parent in zip(self._spans(), self.parents_P.tolist(), strict=True):
-            depths.append(end - start + (depths[parent] if parent >= 0 else 0))
-        return max(depths)
-
     def trees(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Each tree: its tokens, what token u sees as (U, U) bool, and its tokens' positions (U,)."""
-        spans, parents = self._spans(), self.parents_P.tolist()
+        spans, parents = list(pairwise(self.offsets_P1.tolist())), self.parents_P.tolist()
         roots = [node for node, parent in enumerate(parents) if parent < 0]
         for first, end in zip(roots, [*roots[1:], len(parents)], strict=True):
             start, size = spans[first][0], spans[end - 1][1] - spans[first][0]
@@ -60,10 +55,6 @@ class Forest:
                 sees_UU[own, own] = torch.ones(count, count, dtype=torch.bool).tril()
                 positions_U[own] += torch.arange(count)
             yield slice(start, start + size), sees_UU, positions_U
-
-    def _spans(self) -> list[tuple[int, int]]:
-        offsets = self.offsets_P1.tolist()
-        return list(pairwise(offsets))
 
 
 def separate(offsets_S1: Tensor) -> Forest:
@@ -97,9 +88,15 @@ class Heads:
 
 
 class Attention(Protocol):
-    """Rows hold query, key and value side by side, and so do their gradients."""
+    """Rows hold query, key and value side by side, and so do their gradients.
 
-    def forward(self, heads: Heads, forest: Forest, qkv_TC: Tensor, out_TC: Tensor, logsumexp_HT: Tensor) -> None: ...
+    They may be columns of wider rows, but the columns of a row lie next to each other. Results go into tensors that the
+    caller gives. `logsumexp` is contiguous, (H, T), in nats: fp32, or fp64 where `Plain` computes in that.
+    """
+
+    def forward(self, heads: Heads, forest: Forest, qkv_TC: Tensor, out_TC: Tensor, logsumexp_HT: Tensor) -> None:
+        """out = softmax(scale · query keyᵀ) value, over what each token sees; `logsumexp` is that of the scores."""
+        ...
 
     def backward(
         self,
@@ -111,7 +108,10 @@ class Attention(Protocol):
         upstream_TC: Tensor,
         gradient_TC: Tensor,
     ) -> None:
-        """`upstream` has the strides of `out`."""
+        """`gradient` becomes that of `qkv`, from that of `out` and from what `forward` wrote.
+
+        `upstream` has the strides of `out`, and `gradient` those of `qkv`.
+        """
         ...
 
 
@@ -212,10 +212,7 @@ def attention(dtype: torch.dtype, head_size: int, device: str = "cpu") -> Attent
         from sartor.ops.gpu import forest
 
         return forest.Trees() if forest.takes(head_size) else Plain()
-    names: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
-    if dtype not in names or head_size % LANES:
-        return Plain()
-    library = native.load("attention", names[dtype])
+    library = None if head_size % LANES else native.load_for("attention", dtype)
     return Plain() if library is None else Native(library)
 
 

@@ -94,6 +94,7 @@ class Fusion:
                     part.refresh()
 
     def add(self, attend: AttentionBlock, feed: GatedBlock) -> None:
+        """Take in the blocks of the next layer, which is the last one until another comes."""
         self._blocks += [attend, feed]
         self.last = attend.index
 

@@ -14,8 +14,18 @@ from typing import Any
 
 import torch
 
-from sartor.ops.attention_block import add_after, back_after
-from sartor.ops.block import Part, Pass, Tensor, Tools, masters_of, stream_like
+from sartor.ops.block import (
+    Part,
+    Pass,
+    Tensor,
+    Tools,
+    add_after,
+    back_after,
+    back_in,
+    masters_of,
+    normalise,
+    stream_like,
+)
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.pointwise import Activation
 from sartor.ops.stream_norm import StreamNorm
@@ -45,18 +55,10 @@ class GatedBlock:
         result: Tensor = _Feed.apply(stream_TD, self, run, *masters_of(self.parts))  # type: ignore[no-untyped-call]
         return result
 
-    def normalise(self, stream_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """The input rows of gate and up, and 1 / rms."""
-        num_rows, width = stream_TD.shape
-        x_TKR, inverse_T = self.tools.room("x", num_rows, self.gate_up.width), self.tools.factors("inverse", num_rows)
-        x_TD = x_TKR[:, :width]
-        self.tools.pointwise.rms_norm(stream_TD, self.norm.scale_D, self.norm.epsilon, x_TD, inverse_T)
-        return x_TKR, inverse_T
-
     def project(self, stream_TD: Tensor, run: Pass) -> tuple[Tensor, Tensor]:
         """Gate and up of every row; the low ranks of the adapters that made them."""
         num_rows = stream_TD.shape[0]
-        x_TKR, _ = self.normalise(stream_TD)
+        x_TKR, _ = normalise(self.tools, self.norm, stream_TD, self.gate_up.width)
         both_T2F = run.keep(self.tools, "both", self.index, num_rows, self.gate_up.num_outputs)
         self.gate_up.product(x_TKR, both_T2F)
         low_TR = run.keep(self.tools, "low_inner", self.index, num_rows, self.gate_up.num_low)
@@ -91,18 +93,9 @@ class GatedBlock:
         tools.pointwise.gated_backward(self.activation, d_product_TKR[:, inner], both_T2F, product_TKR[:, inner])
         self.down.put_low(product_TKR, saved.low_product_TR)
         of_down = self.down.back_masters(up_TD, product_TKR, d_product_TKR[:, low])
-        x_TKR, inverse_T = self.normalise(stream_TD)
-        self.gate_up.put_low(x_TKR, low_TR)
-        d_x_TKR = tools.room("x_gradient", num_rows, self.gate_up.width)
-        needed = of_input or bool(self.norm.masters)
-        of_gate_up = self.gate_up.back(both_T2F, x_TKR, d_x_TKR, of_input=needed)
-        d_x_TD = d_x_TKR[:, : stream_TD.shape[1]]
-        masters = [*self.norm.gradients(d_x_TD, stream_TD, inverse_T), *of_gate_up, *of_down, *of_after]
-        if not of_input:
-            return None, masters
-        gradient_TD = torch.empty_like(stream_TD)
-        tools.pointwise.rms_norm_backward(d_x_TD, stream_TD, self.norm.scale_D, inverse_T, passed_TD, gradient_TD)
-        return gradient_TD, masters
+        round_TD = passed_TD if of_input else None
+        gradient_TD, of_in = back_in(tools, self.norm, self.gate_up, stream_TD, low_TR, both_T2F, round_TD)
+        return gradient_TD, [*of_in, *of_down, *of_after]
 
 
 @dataclass(slots=True)

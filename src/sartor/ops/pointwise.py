@@ -260,10 +260,7 @@ def pointwise(dtype: torch.dtype, *widths: int, device: str = "cpu") -> Pointwis
     """The fastest on a kind of device for a model's type and widths."""
     if device != "cpu":
         return Plain() if gpu.refusal(dtype) else _by_triton()
-    names: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
-    if dtype not in names or any(width % LANES for width in widths):
-        return Plain()
-    library = native.load("pointwise", names[dtype])
+    library = None if any(width % LANES for width in widths) else native.load_for("pointwise", dtype)
     return Plain() if library is None else Native(library)
 
 

@@ -75,7 +75,8 @@ class Packed(nn.Module):
         return out_RK
 
     def pick(self, rows_R: Tensor, dtype: torch.dtype) -> Tensor:
-        """The rows with these numbers."""
+        """The rows with these numbers, of any integer type."""
+        rows_R = rows_R.long().contiguous()  # the kernels read them so
         kernels = _kernels(dtype) if rows_R.device.type == "cpu" else None
         if kernels is None:
             return self.plain(rows_R).to(dtype)
@@ -260,6 +261,5 @@ class _Kernels:
 
 @cache
 def _kernels(dtype: torch.dtype) -> _Kernels | None:
-    names: dict[torch.dtype, native.Element] = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
-    library = native.load("quantised", names[dtype]) if dtype in names else None
+    library = native.load_for("quantised", dtype)
     return None if library is None else _Kernels(library)

@@ -14,7 +14,11 @@ EPSILON_NAMES = ("variance_epsilon", "eps", "epsilon")
 
 
 class StreamNorm:
-    """`scale` is what the normalised values are multiplied by: the module's weight, or 1 + weight (Gemma)."""
+    """`scale` is what the normalised values are multiplied by: the module's weight, or 1 + weight (Gemma).
+
+    Raises:
+        Unsupported: the module has no epsilon that is known, or other parameters than a weight.
+    """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         found = [vars(module)[name] for name in EPSILON_NAMES if isinstance(vars(module).get(name), float)]

@@ -66,12 +66,8 @@ def prepared(
     cu_seq_lens_q: torch.Tensor | None,
     max_length_q: int | None,
     scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
     earlier: tuple[torch.Tensor, ...] = (),
-    **_: Any,
+    **rest: Any,
 ) -> dict[str, Any]:
     """The arguments of `varlen_attn`: (T, H, D) instead of (1, H, T, D), and everything in the type of the values.
 
@@ -83,19 +79,11 @@ def prepared(
     if cu_seq_lens_q is None or max_length_q is None:
         raise Unsupported("flat attention without segments", hint="pass cu_seq_lens_q and max_length_q")
     longest = max_length_q + sum(part.shape[1] for part in earlier[:1])
-    refusals = {
-        "an attention mask": attention_mask is not None,
-        f"{query_1HTD.shape[0]} rows": query_1HTD.shape[0] != 1,
-        "dropout": dropout != 0.0,
-        "a softcap": softcap is not None,
-        "attention sinks": s_aux is not None,
-        f"a sliding window of {sliding_window}": sliding_window is not None and sliding_window < longest,
+    also = {
         f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
         f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
     }
-    for what, met in refusals.items():
-        if met:
-            raise Unsupported(f"flat attention does not implement {what}", hint="train with one segment at a time")
+    attention.refuse_beyond(*attention.FLAT, query_1HTD, attention_mask, longest=longest, also=also, **rest)
     dtype = value_1GTD.dtype  # rotation may leave queries and keys in fp32
     query, key, value = (part[0].transpose(0, 1).to(dtype) for part in (query_1HTD, key_1GTD, value_1GTD))
     asked = {

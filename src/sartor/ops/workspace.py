@@ -29,6 +29,7 @@ class Buffers:
     def take(
         self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device = CPU
     ) -> torch.Tensor:
+        """The buffer of this name and layer, until it is asked for again."""
         size = math.prod(shape)
         buffer = self._buffers.get((name, layer))
         if buffer is None or buffer.numel() < size or buffer.dtype != dtype or buffer.device != device:
@@ -55,6 +56,7 @@ class Workspace:
         return self._scratch.take(name, 0, shape, dtype, self._device)
 
     def begin(self) -> Round:
+        """Buffers for one forward, which nobody else has until its `end`."""
         return Round(self, self._free.pop() if self._free else Buffers(self._num_rows), self._device)
 
     def _give_back(self, buffers: Buffers) -> None:
@@ -68,6 +70,7 @@ class Round:
         self._workspace, self._buffers, self._device = workspace, buffers, device
 
     def save(self, name: str, layer: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory for what a layer's backward will read."""
         return self._buffers.take(name, layer, shape, dtype, self._device)
 
     def end(self) -> None:

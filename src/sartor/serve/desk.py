@@ -20,10 +20,8 @@ from sartor.recipe import ModelSpec
 from sartor.serve.answer import Renderer
 from sartor.serve.errors import no_such_model
 from sartor.serve.turns import Turns
-from sartor.store import read_json
+from sartor.store import LINEAGE, read_json
 from sartor.types import Form, Json
-
-LINEAGE = "sartor.json"
 
 
 class OpenRenderer(Protocol):

@@ -27,7 +27,7 @@ from sartor.hub import TOGETHER
 ByModule = Mapping[str, Mapping[int, Sequence[Change]]]
 
 
-class Together:
+class JointLinears:
     """Linear layers with the same input. The first that is called computes all; each result is handed out once."""
 
     def __init__(self, layers: Mapping[str, nn.Linear], changes: ByModule, runs: Runs) -> None:
@@ -110,7 +110,7 @@ class Together:
 class Part(nn.Module):
     """Stands where one of the group's layers stood."""
 
-    def __init__(self, together: Together, place: int) -> None:
+    def __init__(self, together: JointLinears, place: int) -> None:
         super().__init__()
         self._together = together
         self._place = place
@@ -161,7 +161,7 @@ def prepare(model: nn.Module, adapters: Sequence[Changes], *, head: str = "") ->
         linear = {name: child for name, child in children.items() if type(child) is nn.Linear}
         for group in _groups(linear, changes):
             layers = {name: linear[name] for name in group}
-            together = Together(layers, changes, choice.wanted if group == (head,) else choice.tokens)
+            together = JointLinears(layers, changes, choice.wanted if group == (head,) else choice.tokens)
             for place, name in enumerate(group):
                 parent.register_module(name.rpartition(".")[2], Part(together, place))
         for name, child in children.items():

@@ -22,10 +22,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sartor.errors import MachineError, SartorError, UserError
+from sartor.errors import MachineError, UserError
 from sartor.generate import protocol
 from sartor.generate.folders import require_lora
-from sartor.generate.protocol import Adapters, Failed, Sampling, Token, require_adapter, room_for_answer
+from sartor.generate.protocol import (
+    Adapters,
+    Failed,
+    Sampling,
+    Token,
+    require_adapter,
+    require_weighable,
+    room_for_answer,
+)
 from sartor.plan import Quantized
 from sartor.types import Json
 
@@ -40,6 +48,7 @@ except ModuleNotFoundError as error:
 POLL_SECONDS = 0.02  # of waiting for tokens: in a server, joining and leaving wait behind it
 PATIENCE = 300.0  # seconds without a byte: a long prompt behind a full batch can take minutes
 URL, KEY = "SARTOR_VLLM_URL", "SARTOR_VLLM_KEY"
+SHORTEN = "shorten it, or start vLLM with a larger --max-model-len"
 
 #: Said in every request, because vLLM would otherwise take them from the model's generation configuration.
 _PLAIN: Json = {
@@ -83,7 +92,7 @@ class VllmEngine:
         self.adapters = tuple(adapters)
         try:
             self._base, self.context = self._find_models(base, adapters)
-        except SartorError:
+        except BaseException:
             self.close()
             raise
 
@@ -94,8 +103,7 @@ class VllmEngine:
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         """See `protocol.Engine`. The request leaves at once, so that vLLM can batch what is submitted together."""
         model = self._model(adapter)
-        way_out = "shorten the prompt, or start vLLM with a larger --max-model-len"
-        left = room_for_answer(prompt, sampling, self.context, way_out=way_out)
+        left = room_for_answer(prompt, sampling, self.context, way_out=SHORTEN)
         asked = {
             **_PLAIN,
             "model": model,
@@ -144,12 +152,7 @@ class VllmEngine:
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         """All sequences at once. vLLM samples one token more of each, so they must be shorter than the context."""
         model = self._model(adapter)
-        for ids in sequences:
-            if not 0 < len(ids) < self.context:
-                raise UserError(
-                    f"a sequence of {len(ids)} tokens does not fit into a context of {self.context} with one more",
-                    hint="shorten it, or start vLLM with a larger --max-model-len",
-                )
+        require_weighable(sequences, self.context - 1, way_out=SHORTEN)
         return self._wire.wait(self._weigh_all([list(ids) for ids in sequences], model))
 
     def close(self) -> None:
@@ -170,13 +173,14 @@ class VllmEngine:
         bases = [model for model in served.values() if not model.get("parent")]
         if not bases:
             raise MachineError("the server names no base model", hint=NOT_VLLM)
+        context = _context(bases[0])
         _same_files(bases[0], base)
         for name, path in adapters.items():
             if name in served:
                 _same_files(served[name], path)
             else:
                 self._wire.wait(self._load(name, path))
-        return str(bases[0]["id"]), int(bases[0]["max_model_len"])
+        return str(bases[0]["id"]), context
 
     async def _load(self, name: str, path: Path) -> None:
         asked = {"lora_name": name, "lora_path": str(path.resolve())}
@@ -282,6 +286,13 @@ def _models(answer: Json) -> dict[str, Json]:
         return {model["id"]: model for model in answer["data"]}
     except (KeyError, TypeError) as error:
         raise MachineError("the server does not list its models", hint=NOT_VLLM) from error
+
+
+def _context(model: Json) -> int:
+    length = model.get("max_model_len")
+    if not isinstance(length, int):
+        raise MachineError("the server does not say how long its context is", hint=NOT_VLLM)
+    return length
 
 
 def _same_files(served: Json, path: Path) -> None:

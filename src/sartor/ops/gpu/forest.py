@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from triton import next_power_of_2
 
 from sartor.ops.forest_attention import Forest, Heads, Tensor
 from sartor.ops.gpu import SHORT, forest_kernels
@@ -163,19 +164,15 @@ def _sizes(heads: Heads) -> dict[str, Any]:
         "GROUP": heads.num_query // heads.num_key,
         "SIZE": heads.size,
         "WINDOWED": heads.window > 0,
-        "BLOCK_C": _columns(heads.size),
+        "BLOCK_C": next_power_of_2(heads.size),
     }
 
 
 def _options(sizes: dict[int, tuple[int, int, int, int]], heads: Heads, qkv_TC: Tensor) -> Options:
-    found = sizes[max(_columns(heads.size), min(sizes))] if qkv_TC.dtype in SHORT else UNSHORT
+    found = sizes[max(next_power_of_2(heads.size), min(sizes))] if qkv_TC.dtype in SHORT else UNSHORT
     return dict(zip(("BLOCK_M", "BLOCK_N", "num_warps", "num_stages"), found, strict=True))
 
 
 def _step(size: int, group: int) -> int:
     """Rows that are taken together: those of whole tokens, where they find room."""
     return size // group * group or size
-
-
-def _columns(head_size: int) -> int:
-    return 1 << (head_size - 1).bit_length()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from triton import next_power_of_2
 
 from sartor.ops.decode import PAGE, Flat, copy_page
 from sartor.ops.gpu import paged_kernels
@@ -48,7 +49,8 @@ class TritonPages:
         paged_kernels.attend[len(blocks), num_groups](
             query_THD, *query_THD.stride()[:2], mixed_THD, keys, values, blocks, spans, pages, scale, softcap, window,
             NUM_HEADS=num_heads, NUM_GROUPS=num_groups, SIZE=size, PAGE=PAGE, CAPPED=softcap > 0, TOKENS=tokens,
-            ROWS=max(SMALLEST, _power(tokens * (num_heads // num_groups))), KEYS=KEYS, WIDTH=_power(size),
+            ROWS=max(SMALLEST, next_power_of_2(tokens * (num_heads // num_groups))), KEYS=KEYS,
+            WIDTH=next_power_of_2(size),
         )  # fmt: skip
         return mixed_THD
 
@@ -74,8 +76,3 @@ class TritonPages:
 def _tokens(flat: Flat) -> int:
     """Tokens of one program: one where all rows are answering."""
     return PROMPT_TOKENS if any(span.length > 1 for span in flat.spans) else 1
-
-
-def _power(number: int) -> int:
-    """The next power of two."""
-    return 1 << (number - 1).bit_length()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from triton import next_power_of_2
+
 from sartor.ops.gpu import kernels
 from sartor.ops.pointwise import Activation, Tensor
 
@@ -80,5 +82,5 @@ def _blocks(num_rows: int, width: int) -> tuple[int, int]:
 
 def _whole_row(width: int) -> dict[str, Any]:
     """Options of a program that sees a row whole."""
-    block = 1 << (width - 1).bit_length()
+    block = next_power_of_2(width)
     return {"BLOCK": block, "num_warps": 8 if block > WIDE else 4}

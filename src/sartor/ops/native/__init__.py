@@ -15,14 +15,18 @@ import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sartor import durable
 from sartor.errors import MachineError
 from sartor.hub import cache_dir
 from sartor.types import digest_of
 
+if TYPE_CHECKING:
+    import torch
+
 Element = Literal["bfloat16", "float32"]
+ELEMENTS: tuple[Element, ...] = get_args(Element)
 
 HERE = Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
@@ -45,6 +49,12 @@ def load(name: str, element: Element) -> ctypes.CDLL | None:
     import torch  # noqa: F401
 
     return None if refusal(name, element) else ctypes.CDLL(str(_folder(name, element) / LIBRARY))
+
+
+def load_for(name: str, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """`load` by torch's own name of a type; `None` also where the kernels do not compute in it."""
+    found = [element for element in ELEMENTS if str(dtype) == f"torch.{element}"]
+    return load(name, found[0]) if found else None
 
 
 def refusal(name: str, element: Element) -> str:
@@ -90,12 +100,6 @@ def function(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., N
     found.argtypes = [_TYPES[letter] for letter in signature]
     found.restype = None
     return found  # type: ignore[no-any-return]
-
-
-def version() -> str:
-    """A digest of all kernels as they would be compiled here."""
-    names = sorted(path.stem for path in HERE.glob("*.cpp"))
-    return digest_of([_digest(name, "float32") for name in names])
 
 
 def problem() -> str:

@@ -112,7 +112,7 @@ static inline Floats two_to(Floats x) {
     Floats count = (Floats)_mm512_roundscale_ps((__m512)x, 0);
 #else
     const Floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    x = smaller(larger(x, all(-127.0f)), all(127.0f));
+    x = smaller(all(127.0f), larger(all(-127.0f), x));  // in this order NaN stays NaN
     Floats count = (x + shift) - shift;
 #endif
     Floats rest = x - count;
