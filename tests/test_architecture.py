@@ -56,7 +56,6 @@ TESTED_BY = {
     "ops.gpu.paged_kernels": "ops.gpu.paged",
     "generate.loading": "generate.sartor",
     "generate.embedder": "serve.embeddings",
-    "generate.padded": "padded_runs",
     "generate.protocol": "generate.sartor",
     "generate.vllm.wire": "generate.vllm",
     "serve.app": "serve.client",

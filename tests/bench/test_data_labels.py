@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 import data_labels
@@ -36,12 +39,19 @@ def test_suggestions_are_judged_by_what_was_flipped() -> None:
     assert found["told"] <= 1.3 * found["hits"]
 
 
-def test_the_table() -> None:
-    run = {"seed": 1, "rows": 240, "flipped": 20, "told": 16, "hits": 12, "right": 9, "seconds": 2.0}
-    runs = [
-        {**run, "vectors": "words", "method": method, "margin": margin}
+def test_the_table(make_run: Callable[..., dict[str, Any]]) -> None:
+    judged = {"rows": 240, "flipped": 20, "told": 16, "hits": 12, "right": 9, "seconds": 2.0}
+    found = [
+        {**judged, "vectors": "words", "method": method, "margin": margin}
         for method in data_labels.METHODS
         for margin in data_labels.MARGINS
     ]
-    page = data_labels.markdown({"date": "2026-11-26", "machine": {"processor": "a processor"}, "runs": runs})
-    assert "| both | words | 0.4 | 16 | 75.0% | 60.0% | 75.0% | 120 |" in page
+    result = {
+        "date": "2026-11-26",
+        "machine": {"processor": "a processor"},
+        "settings": {"threads": 2},
+        "runs": [make_run("sartor", 0, 1.0, found=found)],
+    }
+    page = data_labels.markdown(result)
+    assert "| both | words | 0.4 | 16 | 75.0% | 60.0% | 75.0% | 120 (120–120) |" in page
+    assert "fewer than five repeats" in page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -49,7 +51,7 @@ def test_labelled_pairs_fall_into_bins_and_none_is_wrong() -> None:
     assert found["wrong"] == 0
 
 
-def test_the_page_names_what_was_found_and_what_it_took() -> None:
+def test_the_page_names_what_was_found_and_what_it_took(make_run: Callable[..., dict[str, Any]]) -> None:
     bins = [{"low": 0.65, "high": 0.7, "pairs": 4, "found": 0}, {"low": 0.7, "high": 0.75, "pairs": 10, "found": 9}]
     natural = {
         "texts": 9,
@@ -67,9 +69,12 @@ def test_the_page_names_what_was_found_and_what_it_took() -> None:
             "machine": {"processor": "a processor"},
             "pairs": {"long": {"bins": bins, "reported": 9, "wrong": 0}},
             "descriptions": natural,
-            "sizes": [grown],
+            "settings": {"repeats": 2, "threads": 1},
+            "runs": [{**make_run("sartor", 0, 1.0, foreign=0.5), **grown, "peak_bytes": mib << 20} for mib in (9, 7)],
         }
     )
     assert "Recall from 0.7 on: 90.00% of 10. Of 9 reported pairs 0 (0.000%) are below it." in page
     assert "of which 100.00% stand in one group" in page
     assert "| 1,100 |" in page
+    assert "| 9 MiB |" in page
+    assert "not idle" in page

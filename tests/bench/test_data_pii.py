@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -50,17 +52,20 @@ def test_hits_and_mistakes() -> None:
     assert not data_pii.covers(Span(0, 30, "phone"), Span(5, 10, "phone"))
 
 
-def test_the_page_names_every_set() -> None:
+def test_the_page_names_every_set(make_run: Callable[..., dict[str, Any]]) -> None:
     tally = data_pii.Tally()
     tally.add(TEXT, [LABEL], [LABEL])
-    speed = {"mails": {"bytes": 10**6, "seconds": 0.1, "megabytes_per_second": 10.0}}
+    seconds = (0.1, 0.125, 0.2)
+    timed = [{"bytes": 10**6, "seconds": each} for each in seconds]
     result = {
         "date": "2030-01-02",
         "machine": {"processor": "Abacus 9"},
         "sets": {"read": tally.rows(), "headers": tally.rows()},
-        "speed": speed,
+        "settings": {"repeats": 3, "threads": 1, "rounds": 20},
+        "runs": [make_run("sartor", 0, 1.0, mails=each, bodies=each) for each in timed],
     }
     page = data_pii.page(result)
     assert "### read" in page
     assert "| e_mail | 1 | 1 | 1.000 | 1.000 |" in page
-    assert "10.0 MB/s over 1.0 MB of mails" in page
+    assert "8.0 (5.0–10.0) MB/s over 1.0 MB of mails" in page
+    assert "fewer than five repeats" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ def test_the_best_point_is_the_fastest_for_the_machine_of_its_minutes(make_run: 
 def test_a_result_of_some_workloads_is_another_kind(asked: list[str], kind: str) -> None:
     assert train.kind(train.parse(asked)) == kind
     assert report.section(kind) in report.SECTIONS
+
+
+@pytest.mark.parametrize(("own", "dtype"), [({"rows": [0]}, "bfloat16"), ({"dtype": "float32"}, "float32")])
+def test_every_script_is_told_everyones_type_unless_it_has_its_own(bench: Any, own: Any, dtype: str) -> None:
+    assert json.loads(bench.arguments("demo", 1, own)[-1])["dtype"] == dtype
 
 
 def test_the_grid_tries_every_layout_and_size_that_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:

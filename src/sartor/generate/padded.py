@@ -27,7 +27,7 @@ from sartor.generate import protocol
 from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.hardware import look
 from sartor.hub import read_config, shape
-from sartor.store import read_json
+from sartor.store import LINEAGE, read_json
 from sartor.types import FIRST_LABEL, Form
 
 MAX_ROWS = 32
@@ -176,14 +176,14 @@ def open_engine(
     chosen = vars(torch)[dtype or ("bfloat16" if look(base).has_bf16 else "float32")]
     models: dict[str | None, Any] = {None: _open(base, form, chosen)}
     for name, folder in adapters.items():
-        labels = tuple(read_json(folder / "sartor.json")["labels"])
+        labels = tuple(read_json(folder / LINEAGE)["labels"])
         models[name] = loaded(forms.open_model(base, form, labels, chosen), folder).eval()
     return PaddedEngine(models, form, context=shape(base).context, max_rows=max_rows)
 
 
 def _open(folder: Path, form: Form, dtype: torch.dtype) -> Any:
     """A model as it stands. A classifier's base that has no head of ours gives embeddings alone."""
-    written = folder / "sartor.json"
+    written = folder / LINEAGE
     labels = tuple(read_json(written)["labels"]) if written.is_file() else ()
     bare = form == "classifier" and len(labels) != len(read_config(folder).get("id2label") or ())
     return forms.open_model(folder, "embedder" if bare else form, labels, dtype).eval()

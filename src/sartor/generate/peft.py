@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from sartor.adapters.guards import loaded
-from sartor.errors import ModelError, UserError
+from sartor.errors import ModelError
 from sartor.generate import protocol
 from sartor.generate.batch.choose import Ask, choose
 from sartor.generate.folders import family_in
@@ -166,12 +166,7 @@ class PeftEngine:
         """One sequence a forward; fp32 log-softmax."""
         require_adapter(adapter, self.adapters)
         model = self._models[adapter]
-        for ids in sequences:
-            if not 1 <= len(ids) <= self._context - model.num_virtual:
-                raise UserError(
-                    f"a sequence of {len(ids)} tokens cannot be weighed: the context is {self._context} tokens",
-                    hint="shorten it",
-                )
+        protocol.require_weighable(sequences, self._context - model.num_virtual)
         return [self._weigh(model, list(ids)) for ids in sequences]
 
     def close(self) -> None:
