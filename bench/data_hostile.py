@@ -21,8 +21,7 @@ import harness
 import malformed
 import report
 from contestants.common import peak_bytes
-from data_read import spread
-from figures import cautions, header, line
+from figures import cautions, header, line, spread
 from harness import MODEL, OURS, Machine, say
 from sartor.chat import Renderer
 from sartor.data.read import stream

@@ -19,8 +19,7 @@ from typing import Any
 import harness
 import report
 import sections
-from data_read import spread
-from figures import cautions, header, line
+from figures import cautions, header, line, spread
 from harness import OURS, Machine, say
 from sartor.data.clean import Context
 from sartor.data.clean.label_noise import Config, clean

@@ -21,8 +21,7 @@ import harness
 import report
 import sections
 from contestants.common import peak_bytes
-from data_read import spread
-from figures import cautions, header, line
+from figures import cautions, header, line, spread
 from harness import OURS, Machine, say
 from sartor.data import near
 from sartor.data.near.shingles import CHARACTERS, WORDS

@@ -34,8 +34,7 @@ from typing import Any
 
 import identifiers
 import report
-from data_read import spread
-from figures import cautions
+from figures import cautions, spread
 from harness import CACHE, HERE, OURS, Machine, facts
 from sartor import names
 from sartor.data.clean import Context

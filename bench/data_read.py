@@ -15,14 +15,14 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import harness
 import report
 from contestants.common import peak_bytes
-from figures import cautions, header, line
+from figures import cautions, header, line, spread
 from harness import OURS, Machine, say
 from sartor.data.read import stream
 
@@ -81,12 +81,6 @@ def timed(machine: Machine, name: str, path: Path, repeats: int) -> Json:
     path.unlink()
     say(f"{name}: {spread(map(rate, runs), '.0f')} MB/s")
     return {"name": name, "runs": runs}
-
-
-def spread(values: Iterable[float], form: str) -> str:
-    """Median, lowest and highest."""
-    ranked = sorted(values)
-    return f"{statistics.median(ranked):{form}} ({ranked[0]:{form}}–{ranked[-1]:{form}})"
 
 
 def read_once(path: Path) -> Json:

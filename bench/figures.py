@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -69,6 +70,12 @@ def cautions(runs: Sequence[Json], repeats: int) -> Iterator[str]:
             f"At its worst: plateau drift {max(map(drift, runs)):.0%}, other processes "
             f"{max(run['foreign'] for run in runs):.0%}, steal {max(run['steal'] for run in runs):.0%}."
         )
+
+
+def spread(values: Iterable[float], form: str) -> str:
+    """Median, lowest and highest."""
+    ranked = sorted(values)
+    return f"{statistics.median(ranked):{form}} ({ranked[0]:{form}}–{ranked[-1]:{form}})"
 
 
 def line(cells: Iterable[str]) -> str:

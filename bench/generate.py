@@ -21,7 +21,7 @@ import numpy as np
 import harness
 import report
 import workload as workloads
-from figures import cautions, header, line, plateau, ratio_words
+from figures import cautions, header, line, plateau, ratio_words, spread
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from sartor import durable
 from sartor.errors import MachineError
@@ -232,7 +232,7 @@ def _table(result: Json, scene: str) -> str:
             line(
                 [
                     LABELS[name] + batch,
-                    f"{np.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})",
+                    spread(rates, ".0f"),
                     f"{np.median([run['start_seconds'] for run in runs]):.1f} s",
                     f"{np.median([run['peak_bytes'] for run in runs]) / 2**30:.2f} GiB",
                     f"{sum(same)} of {len(same)}",

@@ -25,8 +25,7 @@ from typing import Any
 
 import torch
 
-from data_read import spread
-from figures import header, line
+from figures import header, line, spread
 from harness import OURS, Machine, say
 from sartor.errors import MachineError
 from sartor.hub import shape

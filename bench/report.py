@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from figures import cautions, header, line, plateau, ratio_words
+from figures import cautions, header, line, plateau, ratio_words, spread
 from harness import OURS, PAGE, RESULTS, say, write
 from peers import CONTESTANTS
 from reach import MAX_FINAL_ERROR, common_target, seconds_to
@@ -140,7 +140,7 @@ def _row(name: str, runs: Sequence[Json], ours: Sequence[Json], flop: float) -> 
     peaks = [run["peak_bytes"] for run in runs]
     cells = [
         label(name, runs[0]["options"]),
-        f"{np.median(rates):.0f} ({min(rates):.0f}–{max(rates):.0f})",
+        spread(rates, ".0f"),
         f"{np.median(supervised):.0f}",
         f"{np.median([run['padding'] for run in runs]):.0%}",
         f"{np.median([utilisation(run, flop) for run in runs]):.0%}",

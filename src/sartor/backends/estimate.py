@@ -35,7 +35,7 @@ class Calibration(Frozen):
 
     runtime_bytes: int = Field(description="Python and the libraries, before the first weight.")
     product_bytes: int = Field(description="One compiled matrix product of shorter numbers that oneDNN keeps.")
-    num_products: int = Field(description="How many it keeps. Products of fp32 are MKL's, which keeps none.")
+    num_products: int = Field(description="How many it keeps. Training's products of fp32 are MKL's, which keeps none.")
     reads_here: bool = Field(description="Whether the checkpoint's file is read into the memory that is planned.")
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
     tile: int = Field(description="Supervised positions whose logits are made at once at full speed.")
@@ -289,6 +289,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
                 "masters": 0,
                 "moments": 0,
                 "kept": 0,
+                "products": calibration.product_bytes * calibration.num_products,
                 "keys": job.answer_tokens * shape.num_layers * 2 * key_width(shape) * job.item_bytes,
                 "layer": min(calibration.prefill_tokens, job.answer_tokens) * scratch_per_token(job) + gathered,
                 "logits": job.answer_rows * shape.vocab * (job.item_bytes + 4),
