@@ -13,6 +13,7 @@ def main() -> None:
     job = read_job()
     torch.set_num_threads(job.threads)
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=vars(torch)[job.dtype], local_files_only=True).eval()
+    model.generation_config.eos_token_id = None  # every answer goes on to its full length, through its end, as ours do
     batch = int(job.options["batch"])
     if job.folders:
         raise SystemExit("measured without adapters only")
@@ -30,7 +31,6 @@ def main() -> None:
                 input_ids=ids_BT,
                 attention_mask=mask_BT,
                 do_sample=False,
-                min_new_tokens=new_tokens,
                 max_new_tokens=new_tokens,
                 pad_token_id=0,
             )

@@ -2,8 +2,8 @@
 
 The full logits (positions × vocabulary) are never held: a tile of them is made, used for both directions, and
 overwritten by the next. So the head costs two matrix products a position instead of three, and no product runs in fp32
-for a bf16 model. `room` keeps the tile's memory from call to call: fresh pages take half as long as the product that
-fills them (docs/why/engine.md). A frozen head may be a quantised layer, which is never made whole.
+for a bf16 model. `room` keeps the tile's memory from call to call: fresh pages cost a tenth of the product that fills
+them (docs/why/engine.md). A frozen head may be a quantised layer, which is never made whole.
 
 Shapes: N supervised positions · D hidden size · V vocabulary · C tokens whose rows of the head are replaced.
 """
