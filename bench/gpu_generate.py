@@ -73,10 +73,11 @@ def transformers(name: str, folder: Path, adapters: dict[str, Path]) -> Round:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
     model = model.to(gpu.device()).eval()
+    model.generation_config.eos_token_id = None  # answers go on to their full length, as ours do
 
     def run(number: int) -> int:
         ids = torch.tensor(prompts(name, number), device=gpu.device())
-        settings = {"max_new_tokens": ANSWER, "min_new_tokens": ANSWER, "do_sample": False, "pad_token_id": 0}
+        settings = {"max_new_tokens": ANSWER, "do_sample": False, "pad_token_id": 0}
         return int(model.generate(ids, attention_mask=torch.ones_like(ids), **settings).shape[1] - ids.shape[1]) * ROWS
 
     return run

@@ -48,8 +48,8 @@ class Together:
     def settle(self, policy: Policy, *, trains: str) -> bool:
         shard = self._shard
         if shard is None:
-            tight = not fits(policy, self.place, self._device)
-            shard = trains == "model" or self.sum(tight) > 0  # one rank has less memory: all do what it needs
+            # Where one rank has too little memory for the whole base, all shard.
+            shard = trains == "model" or self.sum(not fits(policy, self.place, self._device)) > 0
         if not shard:
             policy.to(self._device)
             return True

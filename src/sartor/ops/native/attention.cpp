@@ -1,8 +1,8 @@
 // Causal attention over a forest of token runs, forward and backward, on the processor.
 //
-// Flash attention's arithmetic (Dao 2023, arXiv 2307.08691), except that a block of queries holds its whole row of
-// scores: segments are short. A node sees its ancestors whole and itself causally; a node without parent is a segment of
-// its own. Scores and sums are fp32; operands are of the element type.
+// Flash attention's arithmetic (Dao 2023, arXiv 2307.08691), except that forward a block of queries holds its whole row
+// of scores: segments are short. Backward goes by chunks of keys. A node sees its ancestors whole and itself causally; a
+// node without parent is a segment of its own. Scores and sums are fp32; operands are of the element type.
 //
 // H query heads · G key/value heads · D head size, a multiple of 16. `ld` is the distance between rows, in elements.
 #include "numbers.hpp"
