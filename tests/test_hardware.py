@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sartor import hardware
 
@@ -22,10 +24,27 @@ def test_a_look_finds_a_machine(tmp_path: Path) -> None:
     assert machine.flops == 0.0
 
 
+def test_the_environment_is_prepared_and_what_is_set_stays() -> None:
+    (name,) = hardware.ENVIRONMENT
+    before = gc.get_threshold()
+    with hardware.environment_kept([name]):
+        os.environ.pop(name, None)
+        hardware.prepare_environment()
+        made = os.environ[name], gc.get_threshold()
+        os.environ[name] = "7"
+        hardware.prepare_environment()
+        assert os.environ[name] == "7"
+    gc.set_threshold(*before)
+    assert made == (hardware.ENVIRONMENT[name], hardware.GARBAGE)
+
+
 def test_speed_is_measured_over_several_products() -> None:
+    def into(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+        torch.mm(left, right, out=out)
+
     products = (hardware.Product(64, 64, 64), hardware.Product(64, 64, 128))
-    assert 1e6 < hardware.measure_flops("float32", 1, products=products) < 1e15
-    assert 1e6 < hardware.measure_flops("bfloat16", 1, products=products[:1]) < 1e15
+    assert 1e6 < hardware.measure_flops("float32", 1, into, products=products) < 1e15
+    assert 1e6 < hardware.measure_flops("bfloat16", 1, into, products=products[:1]) < 1e15
 
 
 def test_memory_is_that_of_the_machine(tmp_path: Path) -> None:

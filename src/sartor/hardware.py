@@ -12,7 +12,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,8 +25,14 @@ from sartor.types import Frozen
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
 
 
+#: Objects between two looks for garbage, and the older generations' counts. Importing torch and transformers makes a
+#: million that stay: with Python's own 700, a tenth of the start is looking through them.
+GARBAGE = (50_000, 20, 50)
+
+
 def prepare_environment() -> None:
-    """Set what the libraries read once, when they start; what the user has set stays."""
+    """Set what the libraries read once, when they start; what the user has set stays. Call it before torch is imported."""
+    gc.set_threshold(*GARBAGE)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -89,6 +95,11 @@ def look(folder: Path) -> Hardware:
     )
 
 
+def is_amd() -> bool:
+    """Whether AMD made this processor."""
+    return _cpu_info("vendor_id") == "AuthenticAMD"
+
+
 def with_gpu(hardware: Hardware) -> Hardware:
     """The same with the first GPU as the device that trains, if there is one. Loads torch."""
     import torch
@@ -106,8 +117,17 @@ def with_gpu(hardware: Hardware) -> Hardware:
     )
 
 
-def measure_flops(dtype: str, num_threads: int, *, products: Sequence[Product] = TYPICAL, device: str = "cpu") -> float:
+def measure_flops(
+    dtype: str,
+    num_threads: int,
+    multiply: Callable[[Any, Any, Any], object],
+    *,
+    products: Sequence[Product] = TYPICAL,
+    device: str = "cpu",
+) -> float:
     """FLOP/s of matrix products as training has them: out = x Wᵀ and the gradient of x, one product after the other.
+
+    `multiply(a, b, out)` is what training calls.
 
     The median of `ROUNDS`, each with other weights: so no cache is warm, and neither a busy moment nor a lucky one
     decides. Give the products of the model that is to be trained: what a processor reaches depends on their shape.
@@ -126,8 +146,8 @@ def measure_flops(dtype: str, num_threads: int, *, products: Sequence[Product] =
         weights = [make(columns, inner) for _, inner, columns in products]
         start = time.perf_counter()
         for (inputs, outputs, gradient), weight in zip(operands, weights, strict=True):
-            torch.mm(inputs, weight.t(), out=outputs)
-            torch.mm(outputs, weight, out=gradient)
+            multiply(inputs, weight.t(), outputs)
+            multiply(outputs, weight, gradient)
         if device != "cpu":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)

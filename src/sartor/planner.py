@@ -278,9 +278,12 @@ def number_format(hardware: Hardware) -> tuple[str, str]:
 
 def with_speed(hardware: Hardware, shape: Shape) -> Hardware:
     """The same with the speed of a model's own products, in the type in which it will be trained."""
+    from sartor.ops.product import multiply
+
     flops = measure_flops(
         number_format(hardware)[0],
         hardware.num_cores,
+        multiply,
         products=estimate.products(shape, PROBE_TOKENS[hardware.device]),
         device=hardware.device,
     )

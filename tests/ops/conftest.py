@@ -17,7 +17,7 @@ from torch import nn
 
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, pack
-from sartor.ops import forest_attention, native, pointwise, quantised
+from sartor.ops import forest_attention, native, pointwise, product, quantised
 from sartor.ops.block import Pass, Tools
 from sartor.ops.forest_attention import Forest
 from sartor.ops.lora_linear import AugmentedLoraLinear
@@ -33,7 +33,7 @@ ONE_ROUNDING = 2**-8 * 1.01
 
 def forget_kernels() -> None:
     """Have the next call look again whether there are kernels."""
-    kernels = (pointwise.pointwise, forest_attention.attention, quantised._kernels)
+    kernels = (pointwise.pointwise, forest_attention.attention, product.products, quantised._kernels)
     for cached in (native.load, native.made, native.compiler, *kernels):
         cached.cache_clear()
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from sartor.ops.pointwise import pointwise
+from sartor.ops.product import multiply
 from sartor.ops.quantised_linear import QuantisedLinear
 from sartor.ops.workspace import Buffers
 
@@ -49,7 +50,7 @@ def logits(hidden_ND: torch.Tensor, head_VD: Head, room: Buffers | None = None) 
         return hidden_ND @ head_VD.t()
     shape = (hidden_ND.shape[0], head_VD.shape[0])
     out_NV = room.take("logits", 0, shape, hidden_ND.dtype, hidden_ND.device)
-    return torch.mm(hidden_ND, head_VD.t(), out=out_NV)
+    return multiply(hidden_ND, head_VD.t(), out_NV)
 
 
 def replaced_logprobs(
@@ -120,7 +121,7 @@ class _TiledTrainedHead(torch.autograd.Function):
         for rows in _tiles(hidden_ND, ctx.tile):
             slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows], ctx.room)
             slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
-            torch.mm(slope_NV, head_VD, out=of_hidden_ND[rows])
+            multiply(slope_NV, head_VD, of_hidden_ND[rows])
             of_head_VD.addmm_(slope_NV.t(), hidden_ND[rows])
             del slope_NV
         return of_hidden_ND, of_head_VD, None, None, None
@@ -188,7 +189,7 @@ def back(slope_NV: torch.Tensor, head_VD: Head, out_ND: torch.Tensor) -> None:
     if isinstance(head_VD, QuantisedLinear):
         out_ND.copy_(head_VD.back(slope_NV))
     else:
-        torch.mm(slope_NV, head_VD, out=out_ND)
+        multiply(slope_NV, head_VD, out_ND)
 
 
 def _to_slope(logits_NV: torch.Tensor, targets_N: torch.Tensor, logprobs_N: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 
 from sartor.errors import Unsupported
 from sartor.ops.lora_linear import AugmentedLoraLinear
+from sartor.ops.product import multiply
 from sartor.ops.quantised_linear import QuantisedLinear, device_of, side_by_side
 
 Tensor = torch.Tensor
@@ -112,7 +113,7 @@ class JointLinear:
     def lower(self, x_TKR: Tensor) -> None:
         """Fill the last R columns: x Aᵀ."""
         if self.num_low:
-            torch.mm(x_TKR[:, : self.num_inputs], self._down_RK.t(), out=x_TKR[:, self.num_inputs :])
+            multiply(x_TKR[:, : self.num_inputs], self._down_RK.t(), x_TKR[:, self.num_inputs :])
 
     def keep_low(self, x_TKR: Tensor, low_TR: Tensor) -> Tensor:
         """A copy of what `lower` filled in, for the backward."""
@@ -125,7 +126,7 @@ class JointLinear:
     def product(self, x_TKR: Tensor, out_TN: Tensor) -> None:
         """out = layers(x), for x in the first K columns; the others are filled on the way."""
         self.lower(x_TKR)
-        torch.mm(x_TKR, self._joint_NKR.t(), out=out_TN)
+        multiply(x_TKR, self._joint_NKR.t(), out_TN)
         if self._bias_N is not None:
             out_TN += self._bias_N
 
@@ -134,12 +135,12 @@ class JointLinear:
         if of_input:
             self.back_input(dy_TN, dx_TKR)
         elif self.num_low:
-            torch.mm(dy_TN, self._up_NR, out=dx_TKR[:, self.num_inputs :])
+            multiply(dy_TN, self._up_NR, dx_TKR[:, self.num_inputs :])
         return self.back_masters(dy_TN, x_TKR, dx_TKR[:, self.num_inputs :])
 
     def back_input(self, dy_TN: Tensor, dx_TKR: Tensor) -> None:
         """The gradient of the input, in the first K columns, and of its low ranks, in the others."""
-        torch.mm(dy_TN, self._joint_NKR, out=dx_TKR)
+        multiply(dy_TN, self._joint_NKR, dx_TKR)
         if self.num_low:
             dx_TKR[:, : self.num_inputs].addmm_(dx_TKR[:, self.num_inputs :], self._down_RK)
 

@@ -145,7 +145,8 @@ def _compile(name: str, element: Element, target: Path) -> None:
 
 
 def _digest(name: str, element: Element) -> str:
-    sources = [(HERE / file).read_text(encoding="utf-8") for file in (f"{name}.cpp", "numbers.hpp")]
+    files = [HERE / f"{name}.cpp", *sorted(HERE.glob("*.hpp"))]
+    sources = [file.read_text(encoding="utf-8") for file in files]
     return digest_of(sources, element, FLAGS, LIBRARIES, _words_of(compiler()), _processor())
 
 

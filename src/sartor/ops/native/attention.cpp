@@ -5,10 +5,8 @@
 // node without parent is a segment of its own. Scores and sums are fp32; operands are of the element type.
 //
 // H query heads · G key/value heads · D head size, a multiple of 16. `ld` is the distance between rows, in elements.
-#include "numbers.hpp"
+#include "tile.hpp"
 
-#include <algorithm>
-#include <cstdlib>
 #include <omp.h>
 #include <vector>
 
@@ -19,31 +17,6 @@ constexpr long WHOLE = 1L << 40;
 static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
 
 // ---- a small matrix product: c (rows, columns) = or += a (rows, steps) b (steps, columns), steps counted in units ----
-
-template <int ROWS, int VECTORS>
-static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,
-                        long c_row, bool adding) {
-    Floats sums[ROWS][VECTORS];  // in registers, as long as every loop over it is unrolled
-#pragma GCC unroll 6
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; j++) sums[i][j] = adding ? load(c + i * c_row + j * LANES) : Floats{};
-    for (long k = 0; k < steps; k++) {
-        Words right[VECTORS];
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; j++) right[j] = at<Words>(b + k * b_step + j * LANES);
-#pragma GCC unroll 6
-        for (int i = 0; i < ROWS; i++) {
-            Unit left = a[i * a_row + k * a_step];
-#pragma GCC unroll 4
-            for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], left, right[j]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < VECTORS; j++) store(c + i * c_row + j * LANES, sums[i][j]);
-}
 
 // Query i sees key j when j <= i + ahead, so about half of a square on the diagonal is nothing, and is left out: its rows
 // where keys are the columns, its steps where a product adds up over keys, or over queries.
@@ -62,18 +35,10 @@ template <int VECTORS>
 static void rows_of(long first, long rows, const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps,
                     float* c, long c_row, bool adding, Seen seen) {
     for (long row = first; row < rows;) {
-        const long count = std::min(6L, rows - row), from = seen.first_step(row);
+        const long count = std::min(TALL, rows - row), from = seen.first_step(row);
         const long taken = std::max(0L, seen.end_step(row + count, steps) - from);
         const Unit *left = a + row * a_row + from * a_step, *right = b + from * b_step;
-        float* out = c + row * c_row;
-        switch (count) {
-            case 6: tile<6, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
-            case 5: tile<5, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
-            case 4: tile<4, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
-            case 3: tile<3, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
-            case 2: tile<2, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
-            case 1: tile<1, VECTORS>(left, a_row, a_step, right, b_step, taken, out, c_row, adding); break;
-        }
+        tile_of<VECTORS>(count, left, a_row, a_step, right, b_step, taken, c + row * c_row, c_row, adding);
         row += count;
     }
 }
@@ -191,26 +156,6 @@ static long see(const Forest& forest, int node, long first, long count, long win
 }
 
 // ---- memory of a thread, kept between calls -----------------------------------------------------------------------------
-
-struct Scratch {
-    char* memory = nullptr;
-    size_t size = 0, used = 0;
-
-    void reserve(size_t bytes) {
-        used = 0;
-        if (bytes <= size) return;
-        std::free(memory);
-        size = (bytes + 4095) / 4096 * 4096;
-        memory = static_cast<char*>(std::aligned_alloc(4096, size));
-    }
-    template <typename T>
-    T* take(long count) {
-        T* place = reinterpret_cast<T*>(memory + used);
-        used += (count * sizeof(T) + 63) / 64 * 64;
-        return place;
-    }
-    ~Scratch() { std::free(memory); }
-};
 
 static thread_local Scratch scratch;
 

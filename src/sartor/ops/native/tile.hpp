@@ -1,0 +1,68 @@
+// The tile of a matrix product that stays in registers, and the memory for what tiles read.
+#pragma once
+#include "numbers.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+// c (ROWS, VECTORS · LANES) = or += a (ROWS, steps) b (steps, VECTORS · LANES), steps counted in units.
+template <int ROWS, int VECTORS>
+static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,
+                        long c_row, bool adding) {
+    Floats sums[ROWS][VECTORS] = {};  // in registers, as long as every loop over it is unrolled
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; i++) __builtin_prefetch(c + i * c_row, 1);  // it is written when the sums are there
+    for (long k = 0; k < steps; k++) {
+        Words right[VECTORS];
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) right[j] = at<Words>(b + k * b_step + j * LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < ROWS; i++) {
+            Unit left = a[i * a_row + k * a_step];
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; j++) sums[i][j] = dot(sums[i][j], left, right[j]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++) {
+            float* to = c + i * c_row + j * LANES;
+            store(to, adding ? load(to) + sums[i][j] : sums[i][j]);
+        }
+}
+
+// The same with 1 to TALL rows.
+template <int VECTORS>
+static inline void tile_of(long rows, const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps,
+                           float* c, long c_row, bool adding) {
+    switch (rows) {
+        case 6: return tile<6, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 5: return tile<5, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 4: return tile<4, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 3: return tile<3, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 2: return tile<2, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+        case 1: return tile<1, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
+    }
+}
+
+// Memory that is kept from call to call.
+struct Scratch {
+    char* memory = nullptr;
+    size_t size = 0, used = 0;
+
+    void reserve(size_t bytes) {
+        used = 0;
+        if (bytes <= size) return;
+        std::free(memory);
+        size = (bytes + 4095) / 4096 * 4096;
+        memory = static_cast<char*>(std::aligned_alloc(4096, size));
+    }
+    template <typename T>
+    T* take(long count) {
+        T* place = reinterpret_cast<T*>(memory + used);
+        used += (count * sizeof(T) + 63) / 64 * 64;
+        return place;
+    }
+    ~Scratch() { std::free(memory); }
+};
