@@ -31,7 +31,7 @@ GARBAGE = (50_000, 20, 50)
 
 
 def prepare_environment() -> None:
-    """Set what the libraries read once, when they start; what the user has set stays. Call it before torch is imported."""
+    """Set what the libraries read once, when they start; what the user has set stays."""
     gc.set_threshold(*GARBAGE)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
