@@ -16,8 +16,8 @@ from sartor.objectives import sft
 from sartor.plan import Adam, Choice, Plan
 from sartor.types import Batch
 
+from .conftest import cosine, wake_adapters
 from .test_placement import batch_of, gradients, needs_gpu
-from .test_torch import cosine, wake_adapters
 
 MakePlan = Callable[..., Plan]
 pytestmark = needs_gpu

@@ -151,7 +151,9 @@ class JointLinear:
         of_down_RK = dlow_TR.t() @ x_TK if self.num_low else none
         of_up_NR = dy_TN.t() @ low_TR if self.num_low else none
         trains_base = any(member.weight is not None for member in self._members)
-        of_weight_NK = dy_TN.t() @ x_TK if trains_base else none
+        of_weight_NK = (
+            multiply(dy_TN.t(), x_TK, dy_TN.new_empty(dy_TN.shape[1], self.num_inputs)) if trains_base else none
+        )
         return [
             gradient.to(master.dtype)
             for member in self._members

@@ -2,7 +2,8 @@
 //
 // As Goto and van de Geijn (2008, doi 10.1145/1356052.1356053): a panel of b, laid out as tiles read it, stays in the
 // third-level cache, a block of a in the second, and the columns of a tile in the first. Laying out is a twentieth of
-// the work, so it is done by whole vectors. Every element is summed up in the same order, however many rows there are.
+// the time by whole vectors; lane by lane it was a quarter. Every element is summed up in the same order, however many
+// rows and threads there are.
 //
 // N is a multiple of LANES. Of each operand one stride is 1; those are in elements.
 #include "tile.hpp"
@@ -14,10 +15,10 @@
 #error "the products of bf16 are left to the library"
 #endif
 
-constexpr long INNER = 640;               // of a panel and a block: most layers' whole inner size, so sums are stored once
-constexpr long COLUMNS = 1536;            // of a panel
-constexpr long BLOCK = 8;                 // tiles of a block, one below the other
-constexpr long STRIPE = WIDE * LANES;     // columns of a tile
+constexpr long INNER = 640;            // of a panel and a block: small layers' whole inner size, so sums are stored once
+constexpr long COLUMNS = 1536;         // of a panel
+constexpr long BLOCK = 8;              // tiles of a block, one below the other
+constexpr long STRIPE = WIDE * LANES;  // columns of a tile
 
 // Exchange the lanes of a that have the bit STEP with those of b that do not.
 template <int STEP, int... LANE>
