@@ -44,6 +44,7 @@ def markdown(result: Json) -> str:
     """The whole report of one result file of `train.py`."""
     machine, settings = result["machine"], result["settings"]
     runs = result["runs"] or [run for run in result["reach"] if run["contestant"] != "reference"]
+    assumed = not result["grid"] and any(run["contestant"].endswith("_tuned") for run in runs)
     what = "Full fine-tuning" if settings["method"] == "full" else "LoRA r = 16 on all linear layers"
     parts = [
         f"{what} of {result['model']['name']}, measured {result['date']} on {machine['processor']}, "
@@ -53,11 +54,7 @@ def markdown(result: Json) -> str:
         versions(result["versions"]),
         *([_agreement(result["runs"])] if result["runs"] else []),
         *cautions(runs, settings["repeats"]),
-        *(
-            []
-            if result["grid"]
-            else ["**The tuned peers' settings were taken for granted: `--grid` looks for the best.**"]
-        ),
+        *(["**The tuned peers' settings were taken for granted: `--grid` looks for the best.**"] if assumed else []),
     ]
     for name, facts in result["workloads"].items():
         parts.append(_heading(name, facts))

@@ -25,7 +25,17 @@ settings.load_profile("repeatable")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+#: The files that take longest. They begin first: begun last, one keeps a worker busy while the other waits.
+LONGEST = (
+    *("test_survival.py", "test_torchrun.py", "test_cli.py", "test_fsdp.py"),
+    *("test_padded_runs.py", "test_quantised_tuning.py", "test_full_tuning.py"),
+)
+
 TOKENIZERS = Path(__file__).parent.parent / ".cache" / "tokenizers"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
