@@ -25,14 +25,8 @@ from sartor.types import Frozen
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
 
 
-#: Objects between two looks for garbage, and the older generations' counts. Importing torch and transformers makes a
-#: million that stay: with Python's own 700, a tenth of the start is looking through them.
-GARBAGE = (50_000, 20, 50)
-
-
 def prepare_environment() -> None:
     """Set what the libraries read once, when they start; what the user has set stays."""
-    gc.set_threshold(*GARBAGE)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
