@@ -66,12 +66,17 @@ def plain_gradients(backend: TorchBackend, folder: Path, segments: Sequence[Segm
     with torch.no_grad():
         for name, item in backend._updates.masters.items():
             parameters[name].copy_(item)
+    return summed_gradients(model, segments)
+
+
+def summed_gradients(model: torch.nn.Module, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
+    """Of all that is trained, one example at a time, loss summed and divided once."""
     weight = sum(sum(item.weights) for item in segments)
     for item in segments:
         logits = model(input_ids=torch.tensor([item.tokens])).logits[0]
         losses = F.cross_entropy(logits, torch.tensor(item.targets), reduction="none")
         ((losses * torch.tensor(item.weights)).sum() / weight).backward()
-    return {name: item.grad.double() for name, item in parameters.items() if item.grad is not None}
+    return {name: item.grad.double() for name, item in model.named_parameters() if item.grad is not None}
 
 
 def relative_error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

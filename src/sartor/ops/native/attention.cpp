@@ -14,8 +14,6 @@ constexpr long BLOCK = 48;    // queries at a time
 constexpr long CHUNK = 256;   // keys at a time in the backward: all of a step then stays in the second-level cache
 constexpr long WHOLE = 1L << 40;
 
-static inline long padded(long count) { return (count + LANES - 1) / LANES * LANES; }
-
 // ---- a small matrix product: c (rows, columns) = or += a (rows, steps) b (steps, columns), steps counted in units ----
 
 // Query i sees key j when j <= i + ahead, so about half of a square on the diagonal is nothing, and is left out: its rows

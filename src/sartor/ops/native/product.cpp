@@ -52,8 +52,6 @@ static inline void transpose(const float* from, long ld, long count, long steps,
         for (long i = 0; i < count; i++) to[k * width + i] = from[i * ld + k];
 }
 
-static inline long padded(long count, long unit) { return (count + unit - 1) / unit * unit; }
-
 struct Matrix {
     const float* data;
     long row, column;  // from one to the next
@@ -93,11 +91,11 @@ KERNEL void product(const float* left, long left_row, long left_column, const fl
     const long inner = std::min(INNER, num_steps), width = std::min(COLUMNS, padded(num_columns, STRIPE));
     const long num_tiles = (num_rows + TALL - 1) / TALL, threads = omp_get_max_threads();
     const long num_blocks = padded((num_tiles + BLOCK - 1) / BLOCK, threads);  // the same number for each thread
-    panels.reserve(4 * (inner * width + LANES) + 64);
-    float* const panel = panels.take<float>(inner * width + LANES);
+    panels.reserve(4 * inner * width);
+    float* const panel = panels.take<float>(inner * width);
 #pragma omp parallel
     {
-        blocks.reserve(4 * (inner * BLOCK * TALL + LANES) + 64);
+        blocks.reserve(4 * (inner * BLOCK * TALL + LANES));
         float* const block = blocks.take<float>(inner * BLOCK * TALL + LANES);
         for (long column = 0; column < num_columns; column += COLUMNS) {
             const long columns = std::min(COLUMNS, num_columns - column);

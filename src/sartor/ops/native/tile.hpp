@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+static inline long padded(long count, long unit = LANES) { return (count + unit - 1) / unit * unit; }
+
 // c (ROWS, VECTORS · LANES) = or += a (ROWS, steps) b (steps, VECTORS · LANES), steps counted in units.
 template <int ROWS, int VECTORS>
 static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, long b_step, long steps, float* c,
