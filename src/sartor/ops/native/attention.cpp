@@ -59,13 +59,10 @@ static void product(long rows, long columns, const Unit* a, long a_row, long a_s
 // ---- operands laid out for it -------------------------------------------------------------------------------------------
 
 // Rows (count, D) as columns: unit p of row i at to[p * width + i]. Rows beyond count are zero.
-static void transpose(const Element* from, long ld, long count, long head_size, Unit* to, long width) {
+static void as_columns(const Element* from, long ld, long count, long head_size, Unit* to, long width) {
     const Unit* units = reinterpret_cast<const Unit*>(from);
-    const long row = ld / PER, num_units = head_size / PER, whole = padded(count);
-    for (long i = 0; i < whole; i += LANES)
-        for (long p = 0; p < num_units; p++)
-            for (long lane = 0; lane < LANES; lane++)
-                to[p * width + i + lane] = i + lane < count ? units[(i + lane) * row + p] : 0;
+    for (long i = 0; i < count; i += LANES)
+        transpose(units + i * (ld / PER), ld / PER, std::min(LANES, count - i), head_size / PER, to + i, width);
 }
 
 #if !defined(ELEMENT_FLOAT32)
@@ -227,7 +224,7 @@ KERNEL void attention(const Element* query, const Element* key, const Element* v
         for (int n = tree.first; n < tree.end; n++) {
             const Node& node = forest.nodes[n];
             const long start = node.begin * ld + group * head_size;
-            transpose(key + start, ld, node.length, head_size, keys + node.packed, tree.packed);
+            as_columns(key + start, ld, node.length, head_size, keys + node.packed, tree.packed);
             interleave(value + start, ld, node.length, head_size, values + node.packed / PER * head_size);
         }
         for (long head = first_head; head < first_head + division.heads; head++)
@@ -331,8 +328,8 @@ struct Task {
     void pack(const Element* key, const Element* value) {
         for (int n = tree.first; n < tree.end; n++) {
             const Node& node = forest.nodes[n];
-            transpose(key + node.begin * ld, ld, node.length, head_size, keys + node.packed, tree.packed);
-            transpose(value + node.begin * ld, ld, node.length, head_size, values + node.packed, tree.packed);
+            as_columns(key + node.begin * ld, ld, node.length, head_size, keys + node.packed, tree.packed);
+            as_columns(value + node.begin * ld, ld, node.length, head_size, values + node.packed, tree.packed);
             interleave(key + node.begin * ld, ld, node.length, head_size, keys_by_row + node.packed / PER * head_size);
         }
     }

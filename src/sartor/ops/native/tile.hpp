@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 static inline long padded(long count, long unit = LANES) { return (count + unit - 1) / unit * unit; }
 
@@ -46,6 +47,38 @@ static inline void tile_of(long rows, const Unit* a, long a_row, long a_step, co
         case 2: return tile<2, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
         case 1: return tile<1, VECTORS>(a, a_row, a_step, b, b_step, steps, c, c_row, adding);
     }
+}
+
+// Exchange the lanes of a that have the bit STEP with those of b that do not.
+template <int STEP, int... LANE>
+static inline void exchange(Words& a, Words& b, std::integer_sequence<int, LANE...>) {
+    const Words low = __builtin_shufflevector(a, b, (LANE & STEP ? int(LANES) + LANE - STEP : LANE)...);
+    const Words high = __builtin_shufflevector(a, b, (LANE & STEP ? int(LANES) + LANE : LANE + STEP)...);
+    a = low, b = high;
+}
+
+template <int STEP>
+static inline void turn(Words* rows) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & STEP)) exchange<STEP>(rows[i], rows[i + STEP], std::make_integer_sequence<int, LANES>{});
+    if constexpr (2 * STEP < LANES) turn<2 * STEP>(rows);
+}
+
+// Rows (count, steps), count at most LANES, as columns: unit k of row i at to[k * width + i], and zeros after the last row,
+// as far as LANES go.
+static inline void transpose(const Unit* from, long ld, long count, long steps, Unit* to, long width) {
+    long k = 0;
+    for (; k + LANES <= steps; k += LANES) {
+        Words rows[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) rows[i] = i < count ? at<Words>(from + i * ld + k) : Words{};
+        turn<1>(rows);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) put(to + (k + i) * width, rows[i]);
+    }
+    for (; k < steps; k++)
+        for (long i = 0; i < LANES; i++) to[k * width + i] = i < count ? from[i * ld + k] : 0;
 }
 
 // Memory that is kept from call to call.
