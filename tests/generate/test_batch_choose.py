@@ -51,3 +51,8 @@ def test_seed_and_place_decide() -> None:
     first = choose(logits, [ask(1.0, seed=1)])
     assert choose(logits, [ask(1.0, seed=1)]) == first
     assert choose(logits, [ask(1.0, seed=1, place=1)]) != first != choose(logits, [ask(1.0, seed=2)])
+
+
+def test_the_smallest_temperature_is_as_good_as_none() -> None:
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)) * 20
+    assert choose(logits, [ask(1e-300), ask(1e-45, top_p=0.9)]) == logits.argmax(dim=-1).tolist()

@@ -54,6 +54,17 @@ def test_adapters_share_nothing() -> None:
     assert pool.share(tokens, 1) == [] and pool.share(tokens, -1) == []
 
 
+def test_a_first_page_is_known_by_no_page_before_it() -> None:
+    """Of the base too, whose number is -1: page 0 comes before others."""
+    pool = PagePool(20)
+    again = [7] * (2 * PAGE + 1)
+    assert fill(pool, again, adapter=-1) == [0, 1, 2]
+    assert pool.share(again, -1) == [0, 1]
+    behind = words(PAGE, seed=1)
+    fill(pool, [*words(PAGE, seed=2), *behind, 0], adapter=-1)
+    assert pool.share([*behind, 0], -1) == []
+
+
 def test_unused_pages_are_found_until_their_place_is_wanted() -> None:
     pool = PagePool(4)
     first, second = words(2 * PAGE, seed=1), words(2 * PAGE, seed=2)
@@ -79,14 +90,14 @@ def test_the_same_pages_filled_twice_are_found_once() -> None:
     assert pool.num_available == 8
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5 * PAGE), st.integers(0, 1), st.booleans()), max_size=30))
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5 * PAGE), st.integers(-1, 1), st.booleans()), max_size=30))
 def test_whatever_happens_content_is_right_and_nothing_leaks(story: list[tuple[int, int, int, bool]]) -> None:
     """Pages remember what was written into them; whoever shares one must find its own tokens there."""
     pool = PagePool(12)
     written: dict[int, tuple[int, list[int]]] = {}
     running: list[list[int]] = []
     for seed, length, adapter, ends in story:
-        tokens = words(5 * PAGE, seed)[:length]
+        tokens = (words(2 * PAGE, seed) * 3)[:length]  # with pages of the same tokens
         if pages_for(length) > pool.num_available:
             while running:
                 pool.give_back(running.pop())

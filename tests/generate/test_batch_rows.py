@@ -108,7 +108,7 @@ def test_leaving_at_any_time_frees_everything() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "context", "pages", "what"),
-    [([], 9, 9, "empty"), ([1] * 9, 9, 9, "no room for an answer"), ([1] * 30, 99, 2, "do not fit into the cache")],
+    [([], 9, 9, "empty"), ([1] * 9, 9, 9, "the context is 9"), ([1] * 2 * PAGE, 99, 2, f"the context is {2 * PAGE}")],
 )
 def test_what_can_never_fit_is_refused(prompt: list[int], context: int, pages: int, what: str) -> None:
     with pytest.raises(UserError, match=what):
@@ -141,5 +141,12 @@ def test_virtual_tokens_count_in_the_context_and_their_pages_not_for_others() ->
     with pytest.raises(UserError, match=f"the context is {2 * PAGE} tokens"):
         rows.submit([1] * 2 * PAGE, SAMPLING, 0)
     rows.submit([1] * (2 * PAGE - 1), SAMPLING, 0)
-    with pytest.raises(UserError, match=f"do not fit into the cache of {3 * PAGE} tokens"):
-        rows.submit([1] * (3 * PAGE - 1), SAMPLING, 1)
+    rows.submit([1] * (3 * PAGE - 1), SAMPLING, 1)
+    with pytest.raises(UserError, match=f"the context is {3 * PAGE} tokens"):
+        rows.submit([1] * 3 * PAGE, SAMPLING, 1)
+
+
+def test_an_answer_ends_where_the_cache_does() -> None:
+    rows = rows_of(num_pages=1)
+    rows.submit([1] * (PAGE - 2), SAMPLING, 0)
+    assert [len(play(rows)) for _ in range(3)] == [1, 1, 0] and len(rows) == 0

@@ -210,12 +210,18 @@ def test_a_small_cache_is_slower_and_not_wrong(family_folder: Callable[[str], Pa
     small = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1, cache_bytes=5 * page)
     assert answers(small, MIXED) == answers(engine, MIXED)
     assert small._pool.num_used == 0
-    with pytest.raises(UserError, match="do not fit into the cache of 80 tokens") as refused:
-        small.submit(prompts_of([75])[0], GREEDY, None)
-    assert "cache_bytes" in refused.value.hint
-    with pytest.raises(UserError, match="has room for 80 more") as weighed:
+    assert small.context == 80
+    assert len(answers(small, prompts_of([75]))[0]) == 5, "as far as the cache goes"
+    with pytest.raises(UserError, match="a prompt of 80 tokens leaves no room"):
+        small.submit(prompts_of([80])[0], GREEDY, None)
+    with pytest.raises(UserError, match="it may have 1 to 80"):
         small.logprobs(prompts_of([90]), None)
-    assert "cache_bytes" in weighed.value.hint
+    several = prompts_of([70, 30, 40, 80])  # two of them at once, at most
+    assert small.logprobs(several, None) == pytest.approx(engine.logprobs(several, None), rel=1e-5)
+    small.submit(prompts_of([40])[0], GREEDY, None)
+    small.advance()
+    with pytest.raises(UserError, match="has room for 32 more"):
+        small.logprobs(prompts_of([70]), None)
 
 
 def test_a_long_prompt_is_read_in_several_steps_beside_the_others(

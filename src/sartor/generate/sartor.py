@@ -100,7 +100,7 @@ class SartorEngine:
 
     @property
     def context(self) -> int:
-        return self._shape.context
+        return self._rows.context(BASE)
 
     @property
     def requests(self) -> Collection[int]:
@@ -147,15 +147,45 @@ class SartorEngine:
     def logprobs(self, sequences: Sequence[Sequence[int]], adapter: str | None) -> list[float]:
         """Several sequences a forward, long ones in several; fp32 log-softmax."""
         number = self._number(adapter)
+        require_weighable(sequences, self._rows.context(number))
+        sums: list[float] = []
+        while len(sums) < len(sequences):
+            sums += self._weigh_together(self._fitting(sequences[len(sums) :], number), number)
+        return sums
+
+    def close(self) -> None:
+        """See `protocol.Engine.close`: memory goes with the engine itself."""
+
+    def _fitting(self, sequences: Sequence[Sequence[int]], adapter: int) -> Sequence[Sequence[int]]:
+        """As many of the first sequences as the cache has pages for.
+
+        Raises:
+            UserError: not even one, as those that are answered meanwhile leave too few.
+        """
+        virtual, pages = self._lengths.get(adapter, 0), self._pool.num_available
+        for number, ids in enumerate(sequences):
+            pages -= self._beginnings.num_pages_for(adapter, virtual + len(ids))
+            if pages < 0 and number:
+                return sequences[:number]
+            if pages < 0:
+                raise UserError(
+                    f"a sequence of {len(ids)} tokens cannot be weighed: the cache has room for "
+                    f"{self._pool.num_available * PAGE} more",
+                    hint="wait until those that are answered meanwhile have ended, or shorten it",
+                )
+        return sequences
+
+    def _weigh_together(self, sequences: Sequence[Sequence[int]], number: int) -> list[float]:
+        """`logprobs` of sequences that have room in the cache beside each other."""
         virtual = self._lengths.get(number, 0)
-        require_weighable(sequences, self.context - virtual)
         sums = [0.0 for _ in sequences]
         tables: dict[int, list[int]] = {}
         try:
             for pieces in _pieces([len(ids) for ids in sequences]):
                 for piece in pieces:
                     if piece.start == 0:
-                        tables[piece.row] = self._take_for(sequences[piece.row], number)
+                        ids = sequences[piece.row]
+                        tables[piece.row] = self._beginnings.begin(ids, number, virtual + len(ids))
                 spans = [Span(piece.end - piece.start, virtual + piece.start, tables[piece.row]) for piece in pieces]
                 parts = [list(sequences[piece.row][piece.start : piece.end + 1]) for piece in pieces]
                 flat = Flat.of(spans, self._device)
@@ -167,9 +197,6 @@ class SartorEngine:
             for table in tables.values():
                 self._pool.give_back(table)
         return sums
-
-    def close(self) -> None:
-        """See `protocol.Engine.close`: memory goes with the engine itself."""
 
     def _weigh(self, flat: Flat, parts: Sequence[list[int]], adapter: int) -> list[float]:
         """The log-probabilities of each part's tokens after its first, summed; a part may reach one past its span.
@@ -208,21 +235,6 @@ class SartorEngine:
         require_adapter(adapter, self.adapters)
         return self._numbers[adapter]
 
-    def _take_for(self, ids: Sequence[int], adapter: int) -> list[int]:
-        """Pages for a sequence that is weighed.
-
-        Raises:
-            UserError: those beside it leave too few.
-        """
-        length = self._lengths.get(adapter, 0) + len(ids)
-        if self._beginnings.num_pages_for(adapter, length) > self._pool.num_available:
-            raise UserError(
-                f"a sequence of {len(ids)} tokens cannot be weighed: the cache has room for "
-                f"{self._pool.num_available * PAGE} more",
-                hint="weigh fewer at once, shorten them, or give the engine a larger cache (cache_bytes)",
-            )
-        return self._beginnings.begin(ids, adapter, length)
-
     def _empty(self) -> None:
         """A batch without rows. Virtual tokens keep their pages, the first ones, and what is written there."""
         self._pool = PagePool(self._num_pages)
@@ -231,7 +243,7 @@ class SartorEngine:
             self._beginnings.add(adapter, length)
         self._rows = Rows(
             self._pool,
-            self.context,
+            self._shape.context,
             self._handles,
             self._beginnings,
             max_rows=self._max_rows,

@@ -30,12 +30,14 @@ def choose(logits_BV: torch.Tensor, asks: Sequence[Ask]) -> list[int]:
     chosen = best_of(logits_BV)
     for row, ask in enumerate(asks):
         if ask.sampling.temperature > 0:
-            chosen[row] = _draw(logits_BV[row].float() / ask.sampling.temperature, ask)
+            chosen[row] = _draw(logits_BV[row], ask)
     return chosen
 
 
 def _draw(logits_V: torch.Tensor, ask: Ask) -> int:
-    probabilities_V = torch.softmax(logits_V, dim=-1)
+    # In fp64 and from the largest down: a tiny temperature leaves that one, and nothing overflows.
+    below_V = logits_V.double() - logits_V.max()
+    probabilities_V = torch.softmax(below_V / ask.sampling.temperature, dim=-1)
     # A generator for each token, seeded by seed and place: no state to keep, and a row may be interrupted.
     luck = random.Random(f"{ask.sampling.seed} {ask.place}").random()  # noqa: S311 - a seeded draw, not a secret
     if ask.sampling.top_p >= 1:
@@ -50,5 +52,5 @@ def _draw(logits_V: torch.Tensor, ask: Ask) -> int:
 
 def _at(weights_C: torch.Tensor, luck: float) -> int:
     """The candidate at a share `luck` in [0, 1) of the summed weight."""
-    sums_C = weights_C.double().cumsum(dim=0)
+    sums_C = weights_C.cumsum(dim=0)
     return min(int(torch.searchsorted(sums_C, luck * sums_C[-1], right=True)), len(weights_C) - 1)

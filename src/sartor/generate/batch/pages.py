@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from sartor.ops.decode import PAGE
 
-#: How a full page is known: the page before it (or minus the number of its adapter, for a first one), and its tokens.
-Key = tuple[int, tuple[int, ...]]
+#: How a full page is known: its adapter's number, the page before it (`NONE`, of a first one), and its tokens.
+Key = tuple[int, int, tuple[int, ...]]
+NONE = -1
 
 
 @dataclass
@@ -106,5 +107,5 @@ class PagePool:
 def _keys(tokens: Sequence[int], adapter: int, pages: Sequence[int]) -> Iterator[Key]:
     """The keys of the full pages of these tokens; `pages` may grow while they are drawn."""
     for number in range(len(tokens) // PAGE):
-        before = pages[number - 1] if number else -1 - adapter
-        yield before, tuple(tokens[number * PAGE : (number + 1) * PAGE])
+        before = pages[number - 1] if number else NONE
+        yield adapter, before, tuple(tokens[number * PAGE : (number + 1) * PAGE])

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sartor.errors import UserError
 from sartor.generate.batch.beginnings import Beginnings
 from sartor.generate.batch.pages import PagePool, pages_for
 from sartor.generate.protocol import FinishReason, Sampling, room_for_answer
@@ -95,24 +94,21 @@ class Rows:
         """The handles of all of them."""
         return [*self._running, *(row.handle for row in self._waiting)]
 
+    def context(self, adapter: int) -> int:
+        """The longest sequence beside an adapter's virtual tokens: the model's, or what the cache holds of it."""
+        virtual = len(self._beginnings.of(adapter).ids)
+        pages = self._pool.num_pages - self._beginnings.num_pages + virtual // PAGE
+        return min(self._context, pages * PAGE) - virtual
+
     def submit(self, prompt: list[int], sampling: Sampling, adapter: int) -> int:
         """A new row at the end of the line; its handle.
 
         Raises:
-            UserError: it can never fit into the context or the cache.
+            UserError: the prompt leaves no room for an answer, in the context or in the cache.
         """
-        virtual = self._beginnings.of(adapter).ids
-        limit = room_for_answer(prompt, sampling, self._context - len(virtual))
-        largest = self._beginnings.num_pages_for(adapter, len(virtual) + len(prompt) + limit)
-        room = self._pool.num_pages - self._beginnings.num_pages
-        if largest > room:
-            raise UserError(
-                f"{len(prompt)} tokens of prompt and up to {limit} of answer do not fit into the cache of "
-                f"{room * PAGE} tokens",
-                hint="give the engine a larger cache (cache_bytes), or ask for a shorter answer",
-            )
+        limit = room_for_answer(prompt, sampling, self.context(adapter))
         handle = next(self._handles)
-        tokens = [*virtual, *prompt]
+        tokens = [*self._beginnings.of(adapter).ids, *prompt]
         self._waiting.append(Row(handle, adapter, sampling, tokens, len(tokens), limit))
         return handle
 
@@ -127,13 +123,14 @@ class Rows:
     def next_step(self) -> list[Turn]:
         """The turns of the next step, those that share pages side by side; empty if nothing is under way."""
         answering = [row for row in self._running.values() if row.num_cached == len(row.tokens) - 1]
+        # Only those that came last give way: never one that has grown before them.
         grown = [row for row in answering if row.handle in self._running and self._grow(row, 1)]
-        stayed = [row for row in grown if row.handle in self._running]  # one may have given way to another
-        turns = [Turn(row, Span(1, row.num_cached, row.pages)) for row in stayed]
+        turns = [Turn(row, Span(1, row.num_cached, row.pages)) for row in grown]
         room = self._step_tokens - len(turns)
+        # One at most, the last of them: nobody joins a step that is full.
         reading = [row for row in self._running.values() if row.num_cached < len(row.tokens) - 1]
         for row in reading:
-            room -= self._read(row, room, turns) if row.handle in self._running else 0
+            room -= self._read(row, room, turns)
         while room > 0 and self._waiting and len(self._running) < self._max_rows:
             row = self._waiting[0]
             row.pages = self._pool.share(row.tokens, row.adapter)
