@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
+from sartor import hardware
 from sartor.adapters.changes import LowRank, Scale, Shift, Weight
 from sartor.errors import ModelError
-from sartor.generate.batch.products import Own, Product, scales_input
+from sartor.generate.batch.products import OneDnn, Ours, Own, Product, Torch, product_of, scales_input
+from sartor.ops.product import products
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_product_plus_something_is_rounded_once(dtype: torch.dtype, bias: bool) -> None:
+@pytest.mark.parametrize("make", [product_of, Torch])
+def test_a_product_plus_something_is_rounded_once(make: Callable[..., Product], dtype: torch.dtype, bias: bool) -> None:
     torch.manual_seed(0)
     x, weight, other = (torch.randn(*size).to(dtype) for size in ((50, 64), (32, 64), (50, 32)))
     bias_N = torch.randn(32).to(dtype) if bias else None
-    product = Product(weight, bias_N)
+    product = make(weight, bias_N)
     exact = x.float() @ weight.float().t() + (0.0 if bias_N is None else bias_N.float())
     assert (product(x).float() - exact).norm() < (0.01 if dtype == torch.bfloat16 else 1e-6) * exact.norm()
     summed, twice = product.plus(x, other).float(), (product(x) + other).float()
     exact = exact + other.float()
     assert (summed - exact).norm() <= (twice - exact).norm() + 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("amd", [False, True])
+def test_whose_kernel_multiplies_depends_on_the_processor(monkeypatch: pytest.MonkeyPatch, amd: bool) -> None:
+    monkeypatch.setattr(hardware, "is_amd", lambda: amd)
+    products.cache_clear()
+    x, bias_N = torch.randn(2, 3, 64), torch.randn(48)
+    others = OneDnn if torch.backends.mkldnn.is_available() else Torch  # type: ignore[no-untyped-call]
+    for num_outputs, wanted in ((48, Ours if amd else others), (47, others)):
+        weight = torch.randn(num_outputs, 64)
+        product = product_of(weight, bias_N[:num_outputs])
+        assert type(product) is wanted
+        torch.testing.assert_close(product(x), nn.functional.linear(x, weight, bias_N[:num_outputs]))
+        assert product(x[:, :0]).shape == (2, 0, num_outputs)
+    products.cache_clear()
 
 
 def test_low_ranks_of_several_layers_are_added_side_by_side() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from sartor import hardware
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, pack
 from sartor.ops import forest_attention, native, pointwise, product, quantised
@@ -47,15 +48,25 @@ def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_kernels()
 
 
-@pytest.fixture(params=["-mno-avx512f", "-mno-avx"])
+#: Options that make a processor a plainer one. Those without AVX have nothing that could be left out.
+PLAINER = ("-mno-avx512f", "-mno-avx") if platform.machine() == "x86_64" else ("",)
+
+
+@pytest.fixture(params=PLAINER)
 def plainer_processor(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kernels as on an x86 processor with shorter vectors, or as few as every one has."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the options are those of x86")
-    if not native.compiler():
-        pytest.skip("there is no compiler")
+    assert native.compiler(), native.problem()
     monkeypatch.setenv("CXX", f"{native.compiler()[0]} {request.param}")
     monkeypatch.setenv("SARTOR_CACHE", str(tmp_path))
+    forget_kernels()
+    yield
+    forget_kernels()
+
+
+@pytest.fixture
+def amd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a processor of AMD's."""
+    monkeypatch.setattr(hardware, "is_amd", lambda: True)
     forget_kernels()
     yield
     forget_kernels()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,27 +9,18 @@ import torch
 
 from sartor import hardware
 from sartor.ops import native, product
-from sartor.ops.product import Native, Plain, multiply, products
+from sartor.ops.product import LaidOut, Native, Plain, lay_out, multiply, products
 
 from .conftest import forget_kernels
 
-ROWS, INNER, COLUMNS = (1, 5, 6, 13, 48, 97, 301), (1, 15, 33, 640, 700), (16, 48, 64, 112)
+ROWS, INNER, COLUMNS = (0, 1, 5, 6, 13, 48, 97, 301), (0, 1, 15, 33, 640, 700), (16, 48, 64, 112)
 WIDER = 1600  # columns: more than a panel
 
 
 @pytest.fixture
 def kernel() -> Native:
-    if reason := native.refusal("product", "float32"):
-        pytest.skip(reason)
+    assert not native.refusal("product", "float32")
     return Native()
-
-
-@pytest.fixture
-def amd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(hardware, "is_amd", lambda: True)
-    forget_kernels()
-    yield
-    forget_kernels()
 
 
 def numbers(rows: int, columns: int, *, turned: bool = False, room: int = 0) -> torch.Tensor:
@@ -42,14 +32,19 @@ def numbers(rows: int, columns: int, *, turned: bool = False, room: int = 0) -> 
 
 
 def error(kernel: Native | Plain, a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of the worst element, in terms of what fp32 sums of so many products are off by. What stands beside stays."""
+    """Multiply, among numbers that are to stay as they are: how far off it is."""
     around = torch.full((len(a), b.shape[1] + 24), 7.0)
     out = around[:, 8:-16]
     kernel.multiply(a, b, out)
     assert (around[:, :8] == 7).all()
     assert (around[:, -16:] == 7).all()
-    size = a.double().abs() @ b.double().abs()
-    return float(((out.double() - a.double() @ b.double()).abs() / size).max())
+    return off(out, a, b)
+
+
+def off(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest error of an element, as a share of the sum of what its products are without their signs."""
+    size = (a.double().abs() @ b.double().abs()).clamp(min=1e-30)
+    return float(((out.double() - a.double() @ b.double()).abs() / size).max()) if out.numel() else 0.0
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -99,6 +94,43 @@ def test_several_at_once_do_not_meet(kernel: Native) -> None:
     pairs = [(numbers(97, 640 + number), numbers(640 + number, 112)) for number in range(8)]
     with ThreadPoolExecutor(4) as pool:
         assert max(pool.map(lambda pair: error(kernel, *pair), pairs * 4)) < 1e-6
+
+
+@pytest.mark.parametrize("inner", INNER[1:])
+def test_a_weight_that_is_laid_out_gives_the_same(inner: int) -> None:
+    for columns in (*COLUMNS, WIDER):
+        weight = numbers(columns, inner)
+        laid = LaidOut(weight)
+        for rows in ROWS:
+            for a in (numbers(rows, inner, room=3), numbers(rows, inner, turned=True)):
+                assert off(laid.times(a), a, weight.t()) < 1e-6, (columns, rows)
+
+
+@pytest.mark.usefixtures("plainer_processor")
+def test_shorter_vectors_lay_out_as_well() -> None:
+    for turned in (False, True):
+        weight, a = numbers(112, 700, turned=turned), numbers(50, 700)
+        assert off(LaidOut(weight).times(a), a, weight.t()) < 1e-6
+
+
+def test_a_row_is_the_same_beside_others_and_by_any_number_of_threads() -> None:
+    """So what is sampled does not depend on the batch."""
+    a, laid, found = numbers(301, 700), LaidOut(numbers(112, 700)), []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(laid.times(a))
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    for rows in (slice(0, 1), slice(100, 137), slice(295, 301)):
+        assert torch.equal(laid.times(a[rows]), found[0][rows])
+
+
+@pytest.mark.usefixtures("amd")
+def test_what_is_laid_out_is_what_ours_multiplies() -> None:
+    assert lay_out(torch.randn(48, 64)) is not None
+    for weight in (torch.randn(47, 64), torch.randn(48, 0), torch.randn(48, 64, dtype=torch.bfloat16)):
+        assert lay_out(weight) is None
 
 
 @pytest.mark.usefixtures("amd")

@@ -1,8 +1,8 @@
 """A loaded model's layers made ready for sampling: fewer and larger products, every adapter at hand, norms in one call.
 
 Linear layers that read the same input become one product, whatever adapters the tokens have (`products.py`); what
-adapters make of other modules comes after those (`rewrite.py`). The weights are laid out once, on a CPU as oneDNN reads
-them; the modules' own are let go.
+adapters make of other modules comes after those (`rewrite.py`). On a CPU the weights are laid out once, and the
+modules' own let go.
 
 Shapes: T tokens · K inputs · N outputs of the layers of a group.
 """
@@ -18,7 +18,7 @@ from torch import nn
 
 from sartor.adapters.changes import Change, Changes
 from sartor.errors import ModelError, Unsupported
-from sartor.generate.batch.products import Own, Product, scales_input
+from sartor.generate.batch.products import Own, Product, product_of, scales_input
 from sartor.generate.batch.rewrite import Rewrite
 from sartor.generate.batch.runs import Choice, Run, Runs
 from sartor.hub import TOGETHER
@@ -36,7 +36,7 @@ class JointLinears:
         self._made: dict[int, torch.Tensor] = {}
         self._sizes = [layer.out_features for layer in layers.values()]
         biases = [layer.bias.detach() for layer in layers.values() if layer.bias is not None]
-        self._product = Product(
+        self._product = product_of(
             torch.cat([layer.weight.detach() for layer in layers.values()]), torch.cat(biases) if biases else None
         )
         numbers = sorted({number for name in layers for number in changes.get(name, {})})

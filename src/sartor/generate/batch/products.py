@@ -10,6 +10,7 @@ Shapes: T tokens · K inputs · N outputs of all the layers · R ranks of all th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,34 +19,73 @@ from torch import nn
 from sartor.adapters.changes import Change, LowRank, Scale, Weight
 from sartor.errors import ModelError
 from sartor.generate.batch.after import After, after_of
+from sartor.ops.product import LaidOut, lay_out
 
-TYPICAL_ROWS = 64  # what oneDNN lays the weights out for; other sizes are right too
+TYPICAL_ROWS = 64  # what oneDNN lays weights out for; other sizes are right too
 
 
-class Product:
-    """y = x Wᵀ + b with W laid out for it."""
+class Product(Protocol):
+    """y = x Wᵀ + b."""
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
-        self._bias = bias_N
-        on_cpu = weight_NK.device.type == "cpu"
-        self._packed = on_cpu and _packs(weight_NK.dtype)
-        weight = weight_NK.contiguous()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS) if self._packed else weight
-
-    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
-        if not self._packed:
-            return F.linear(x_TK, self._weight, self._bias)
-        y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_TK, self._weight, self._bias, "none", [], "")
-        return y_TN
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor: ...
 
     def plus(self, x_TK: torch.Tensor, other_TN: torch.Tensor) -> torch.Tensor:
         """The same and another summand, rounded once."""
-        if self._packed:
-            sum_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
-                x_TK, other_TN, self._weight, self._bias, "add"
-            )
-            return sum_TN
-        return torch.addmm(other_TN if self._bias is None else other_TN + self._bias, x_TK, self._weight.t())
+        ...
+
+
+class Torch:
+    """By torch, with the weight as it is."""
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+        self._weight_NK, self._bias_N = weight_NK.contiguous(), bias_N
+
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
+        return F.linear(x_TK, self._weight_NK, self._bias_N)
+
+    def plus(self, x_TK: torch.Tensor, other_TN: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(other_TN if self._bias_N is None else other_TN + self._bias_N, x_TK, self._weight_NK.t())
+
+
+class OneDnn:
+    """By oneDNN, with the weight laid out for it."""
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_NK.contiguous(), TYPICAL_ROWS)
+        self._bias_N = bias_N
+
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
+        y_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_TK, self._weight, self._bias_N, "none", [], "")
+        return y_TN
+
+    def plus(self, x_TK: torch.Tensor, other_TN: torch.Tensor) -> torch.Tensor:
+        sum_TN: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x_TK, other_TN, self._weight, self._bias_N, "add"
+        )
+        return sum_TN
+
+
+class Ours:
+    """By our own kernel, with the weight laid out for it. It is of fp32, where small summands are not lost."""
+
+    def __init__(self, laid: LaidOut, bias_N: torch.Tensor | None) -> None:
+        self._laid, self._bias_N = laid, bias_N
+
+    def __call__(self, x_TK: torch.Tensor) -> torch.Tensor:
+        y_MN = self._laid.times(x_TK.flatten(0, -2))
+        return (y_MN if self._bias_N is None else y_MN.add_(self._bias_N)).view(*x_TK.shape[:-1], y_MN.shape[1])
+
+    def plus(self, x_TK: torch.Tensor, other_TN: torch.Tensor) -> torch.Tensor:
+        return self(x_TK).add_(other_TN)
+
+
+def product_of(weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Product:
+    """The fastest product with a weight that stays as it is, on this processor and for its type."""
+    laid = lay_out(weight_NK)
+    if laid is not None:
+        return Ours(laid, bias_N)
+    packs = weight_NK.device.type == "cpu" and _packs(weight_NK.dtype)
+    return (OneDnn if packs else Torch)(weight_NK, bias_N)
 
 
 def _packs(dtype: torch.dtype) -> bool:
@@ -122,12 +162,12 @@ def _own_product(layers: Mapping[str, nn.Linear], changes: Mapping[str, Sequence
         weights.append(other.weight.detach().to(layer.weight.dtype))
         biases.append(layer.bias if other.bias_N is None else other.bias_N)
     if all(bias_N is None for bias_N in biases):
-        return Product(torch.cat(weights), None)
+        return product_of(torch.cat(weights), None)
     full = [
         weight.new_zeros(len(weight)) if bias_N is None else bias_N.detach().to(weight.dtype)
         for weight, bias_N in zip(weights, biases, strict=True)
     ]
-    return Product(torch.cat(weights), torch.cat(full))
+    return product_of(torch.cat(weights), torch.cat(full))
 
 
 def _require_shapes(name: str, layer: nn.Linear, changes: Sequence[Change]) -> None:

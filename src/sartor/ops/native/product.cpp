@@ -6,6 +6,8 @@
 // rows and threads there are.
 //
 // N is a multiple of LANES. Of each operand one stride is 1; those are in elements.
+//
+// `lay` and `product_laid` are the same with a b that is laid out once for many products, and rows of a as they are.
 #include "tile.hpp"
 
 #include <omp.h>
@@ -18,6 +20,8 @@ constexpr long INNER = 640;            // of a panel and a block: small layers' 
 constexpr long COLUMNS = 1536;         // of a panel
 constexpr long BLOCK = 8;              // tiles of a block, one below the other
 constexpr long STRIPE = WIDE * LANES;  // columns of a tile
+constexpr long LAID_BLOCK = 16;        // of what `product_laid` multiplies: more would not stay in the second cache
+constexpr long SHARES = 4;             // of it for each thread, at least: one of them may be held up
 
 struct Matrix {
     const Unit* data;
@@ -42,11 +46,11 @@ static void lay_rows(Matrix a, long count, long steps, Unit* to) {
         for (long i = 0; i < count; i++) to[k * TALL + i] = a.data[i * a.row + k * a.column];
 }
 
-static void multiply(const Unit* rows, const Unit* stripe, long steps, float* out, long ld, long count, long columns,
-                     bool adding) {
-    if (columns == STRIPE) return tile_of<WIDE>(count, rows, 1, TALL, stripe, STRIPE, steps, out, ld, adding);
+static void multiply(const Unit* rows, long row, long column, const Unit* stripe, long steps, float* out, long ld,
+                     long count, long columns, bool adding) {
+    if (columns == STRIPE) return tile_of<WIDE>(count, rows, row, column, stripe, STRIPE, steps, out, ld, adding);
     for (long j = 0; j < columns; j += LANES)
-        tile_of<1>(count, rows, 1, TALL, stripe + j, STRIPE, steps, out + j, ld, adding);
+        tile_of<1>(count, rows, row, column, stripe + j, STRIPE, steps, out + j, ld, adding);
 }
 
 static thread_local Scratch panels, blocks;  // of the thread that calls · of every one that multiplies
@@ -78,10 +82,47 @@ KERNEL void product(const Unit* left, long left_row, long left_column, const Uni
                         lay_rows(a.at(row + i, step), std::min(TALL, rows - i), steps, block + i * steps);
                     for (long j = 0; j < columns; j += STRIPE)
                         for (long i = 0; i < rows; i += TALL)
-                            multiply(block + i * steps, panel + j * steps, steps, out + (row + i) * ld + column + j, ld,
-                                     std::min(TALL, rows - i), std::min(STRIPE, columns - j), step > 0);
+                            multiply(block + i * steps, 1, TALL, panel + j * steps, steps,
+                                     out + (row + i) * ld + column + j, ld, std::min(TALL, rows - i),
+                                     std::min(STRIPE, columns - j), step > 0);
                 }
             }
         }
     }
+}
+
+// All of b (K, N) as `product_laid` reads it: INNER steps after one another, in them stripe after stripe.
+KERNEL void lay(const Unit* right, long row, long column, Unit* to, long num_columns, long num_steps) {
+    const Matrix b{right, row, column};
+    const long width = padded(num_columns, STRIPE);
+    for (long step = 0; step < num_steps; step += INNER) {
+        const long steps = std::min(INNER, num_steps - step);
+#pragma omp parallel for schedule(static)
+        for (long j = 0; j < num_columns; j += STRIPE)
+            lay_stripe(b.at(step, j), steps, std::min(STRIPE, num_columns - j), to + step * width + j * steps);
+    }
+}
+
+// Rows of a stand `row` apart, in themselves without gaps. Blocks of rows are shared out, and where those are few, columns:
+// so a stripe is read from memory once, and multiplied with all of a block.
+KERNEL void product_laid(const Unit* left, long row, const Unit* laid, float* out, long ld, long num_rows,
+                         long num_columns, long num_steps) {
+    if (!num_rows) return;
+    const long width = padded(num_columns, STRIPE), num_stripes = width / STRIPE, threads = omp_get_max_threads();
+    const long num_tiles = (num_rows + TALL - 1) / TALL, num_blocks = (num_tiles + LAID_BLOCK - 1) / LAID_BLOCK;
+    const long num_parts = std::clamp((SHARES * threads + num_blocks - 1) / num_blocks, 1L, num_stripes);
+#pragma omp parallel for collapse(2) schedule(dynamic, 1)
+    for (long part = 0; part < num_parts; part++)
+        for (long number = 0; number < num_blocks; number++) {
+            const long first = part * num_stripes / num_parts * STRIPE, top = number * num_tiles / num_blocks * TALL;
+            const long last = std::min(num_columns, (part + 1) * num_stripes / num_parts * STRIPE);
+            const long end = std::min(num_rows, (number + 1) * num_tiles / num_blocks * TALL);
+            for (long step = 0; step < num_steps; step += INNER) {
+                const long steps = std::min(INNER, num_steps - step);
+                for (long j = first; j < last; j += STRIPE)
+                    for (long i = top; i < end; i += TALL)
+                        multiply(left + i * row + step, row, 1, laid + step * width + j * steps, steps,
+                                 out + i * ld + j, ld, std::min(TALL, end - i), std::min(STRIPE, last - j), step > 0);
+            }
+        }
 }
