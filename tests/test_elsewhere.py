@@ -13,10 +13,11 @@ from sartor.catalogue import card
 from sartor.data.prepare import Prepared, prepare
 from sartor.elsewhere import Offer, offer, offer_of, plan_on
 from sartor.errors import Refused, UserError
-from sartor.recipe import Recipe
-from sartor.sizing import shape_of
+from sartor.recipe import Recipe, load
+from sartor.sizing import Packing, shape_of
 
 from .engines import renderer_of, row, write_rows
+from .shell import Shell
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,38 @@ def test_several_devices_hold_the_base_whole_if_they_can_and_share_it_if_they_mu
     assert any("only the adapter's gradients travel" in note for note in whole.notes)
 
 
+def test_what_is_trained_on_several_devices_is_shared_as_they_will_run_it(offered: Any) -> None:
+    """`backends/fsdp.py` cuts a base that is trained, whatever its size, and no adapter."""
+    full, adapter = offered("h200x8", "llama-3.2-1b-instruct", adapter="full"), offered("h100x8")
+    assert (full.sharded, adapter.sharded) == (True, False)
+    assert (full.job.computed_by, adapter.job.computed_by) == ("transformers", "hand-written")
+    sharded = offered("h100x8", "llama-3.3-70b-instruct")
+    assert sharded.job.computed_by == "transformers"
+    assert sharded.memory["train"].masters == 4 * sharded.num_trainable
+
+
+def test_a_save_takes_no_memory_of_the_device(offered: Any) -> None:
+    found = offered("h100", "llama-3.2-3b-instruct", adapter="full")
+    assert found.peak_bytes == found.memory["train"].total < found.room_bytes
+    assert 40 < found.memory["save"].total / 2**30 < 48
+
+
+def test_a_device_that_has_no_kernels_of_ours_is_planned_without_them(offered: Any) -> None:
+    assert (offered("t4", "qwen3-1.7b").job.computed_by, offered("l4").job.computed_by) == (
+        "transformers",
+        "hand-written",
+    )
+
+
+def test_beginnings_in_common_are_computed_once_on_one_device(offered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows begin alike; of the steps of several devices each has a part of its own."""
+    shared = {on: offered(on) for on in ("h100", "h100x2")}
+    monkeypatch.setattr("sartor.elsewhere.packing", lambda *given, **named: Packing(1, 1, 1.0))
+    for on, once in shared.items():
+        again = offered(on)
+        assert (once.training_seconds < again.training_seconds, once.tokens) == (on == "h100", again.tokens)
+
+
 def test_devices_without_work_are_named(offered: Any) -> None:
     assert any("8 devices have no work" in note for note in offered("h100x16").notes)
 
@@ -119,6 +152,38 @@ def test_a_folder_with_its_configuration_alone_is_enough(folder: Path) -> None:
     assert "tokenizer of smollm2-135m-instruct, as that of mine is not here" in found.notes[0]
 
 
+def test_a_folder_of_packed_weights_is_planned_as_it_is_held(folder: Path) -> None:
+    config = {
+        "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "intermediate_size": 14336,
+        "num_key_value_heads": 8, "vocab_size": 32768, "tie_word_embeddings": False, "max_position_embeddings": 32768,
+    }  # fmt: skip
+    for name, quantization in (("whole", {}), ("packed", {"quantization_config": {"quant_method": "gptq"}})):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config | quantization))
+    whole, packed = (plan_on(recipe(name), folder, machine("h100")) for name in ("whole", "packed"))
+    assert (whole.job.quantize, packed.job.quantize) == ("none", "gptq")
+    assert packed.memory["train"].weights < 0.35 * whole.memory["train"].weights
+
+
+def test_what_a_recipe_makes_is_planned_and_cleaned_as_in_a_run(shell: Shell, tiny_folder: Path) -> None:
+    """The rows that are there twice are counted once, and a cleaner has its encoder."""
+    write_rows(shell.folder / "rows.jsonl", [row(f"Say {n}.", f"{n}, as you asked.") for n in range(60)] * 2)
+    (shell.folder / "sartor.yaml").write_text(
+        f"model: {tiny_folder}\ntask: exact\ntune: {{epochs: 1}}\ndata:\n  train: rows.jsonl\n"
+        "  clean: [{name: semantic_duplicates, threshold: 1.0}]\n"
+        "  make: [{name: clean, cleaners: [exact_duplicates]}]\n"
+    )
+    code, _, err = shell("plan", "--on", "h100")
+    assert (code, "has not made its examples yet" in err) == (2, True), err
+    made = shell.json("check")["counts"]["train"]
+    assert made < 60
+    (run,) = (path.name for path in (shell.folder / "runs").iterdir() if path.name != "data")
+    for asked in ((), ("--run", run)):
+        offer = shell.json("plan", *asked, "--on", "h100")
+        assert offer["tokens"] < 60 * 60
+        assert f"{made} training examples" in offer["advice"][0]
+
+
 def test_a_model_of_unknown_size_is_not_fetched_to_learn_it(folder: Path) -> None:
     with pytest.raises(UserError, match="sizes of 'somebody/their-model' are not known here") as caught:
         plan_on(recipe("somebody/their-model"), folder, machine("h100"))
@@ -128,7 +193,7 @@ def test_a_model_of_unknown_size_is_not_fetched_to_learn_it(folder: Path) -> Non
 
 def test_a_price_without_a_device_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="a price of 2, but for no device") as caught:
-        offer_of(folder / "sartor.yaml", [], "", price=2.0)
+        offer_of(load(folder / "sartor.yaml"), folder, "", price=2.0)
     assert "--on h100 --price 2" in caught.value.hint
 
 
@@ -143,7 +208,8 @@ def test_a_smaller_optimizer_needs_less(offered: Any) -> None:
 
 
 def test_a_recipe_on_disk_with_overrides(folder: Path) -> None:
-    found = offer_of(folder / "sartor.yaml", ["model=smollm2-135m-instruct"], "h200", price=0.0)
+    asked = load(folder / "sartor.yaml", ["model=smollm2-135m-instruct"])
+    found = offer_of(asked, folder, "h200", price=0.0)
     assert (found.model, found.machine) == ("smollm2-135m-instruct", "h200")
     assert "the model's own tokenizer" in found.notes[0]
     assert not list(folder.glob("runs/*")), "looking costs nothing and leaves nothing"

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sartor import planner_padded
 from sartor.backends import estimate
-from sartor.catalogue import card
+from sartor.backends.estimate import CPU, CUDA, Calibration
+from sartor.catalogue import CATALOGUE
 from sartor.errors import UserError
 from sartor.explain import explain, plan_document
-from sartor.plan import Choice, Estimate, Plan
-from sartor.recipe import Recipe, fields
-from sartor.sizing import shape_of
+from sartor.hub import Shape
+from sartor.plan import Choice, Estimate, Memory, Plan
+from sartor.planner import settled_method
+from sartor.recipe import Named, Recipe, fields
+from sartor.sizing import Room, shape_of
+from sartor.types import Form
 
 from .plans import plan
 
+(CARD,) = (one for one in CATALOGUE if one.name == "smollm2-135m-instruct")
 KEYS = [path for path, *_ in fields()]
 RECIPE = Recipe.model_validate(
     {
@@ -106,12 +113,14 @@ def test_the_beginning_of_a_word_is_no_section() -> None:
 # ---- the arithmetic --------------------------------------------------------------------------------------------------
 
 
+def reckoned(memory: dict[str, Memory], **changes: Any) -> Estimate:
+    return Estimate(peak_bytes=1, seconds=60, tokens=9, memory=memory, stages={"train": 99, "prove": 1}, **changes)
+
+
 def sized(**changes: Any) -> Plan:
     """A plan for SmolLM2 with the memory that it would take."""
-    found = card("smollm2-135m-instruct")
-    assert found is not None
     job = estimate.Job(
-        shape=shape_of(found), item_bytes=4, num_trainable=4_884_480, micro_tokens=1024, longest=300, low_rank=112
+        shape=shape_of(CARD), item_bytes=4, num_trainable=4_884_480, micro_tokens=1024, longest=300, low_rank=112
     )
     values = {
         "adapter": Choice(name="lora", settings={"r": 16}),
@@ -119,22 +128,14 @@ def sized(**changes: Any) -> Plan:
         "num_trainable": 4_884_480,
         "micro_tokens": 1024,
         "max_length": 300,
-        "estimate": Estimate(
-            peak_bytes=1,
-            seconds=60,
-            tokens=9,
-            memory=estimate.memory(job, estimate.CPU),
-            stages={"train": 99, "prove": 1},
-        ),
+        "estimate": reckoned(estimate.memory(job, CPU)),
         "advice": ("LoRA.",),
     }
     return plan(**{**values, **changes})
 
 
 def document(*, arithmetic: bool) -> tuple[Any, str]:
-    found = card("smollm2-135m-instruct")
-    assert found is not None
-    return plan_document(sized(), shape_of(found), arithmetic=arithmetic)
+    return plan_document(sized(), shape_of(CARD), arithmetic=arithmetic)
 
 
 def test_the_arithmetic_puts_numbers_in_and_adds_up() -> None:
@@ -155,6 +156,112 @@ def test_the_arithmetic_puts_numbers_in_and_adds_up() -> None:
     assert "512 positions × 49,152 words × 4 bytes" in text
 
 
+def product(arithmetic: str) -> float:
+    """What a line comes to: its numbers multiplied, divided and added up, whatever they are of."""
+    bare = re.sub(r"\(.*?\)|[a-z]+[0-9]+|in \w+ bits", "", arithmetic).partition(":")[0]
+    total = 0.0
+    for term in bare.split(" + "):
+        value = 1.0
+        for sign, number, unit in re.findall(r"([×÷]?) ?([\d,]*\.?\d+)( M)?", term):
+            factor = float(number.replace(",", "")) * (1e6 if unit else 1)
+            value = value / factor if sign == "÷" else value * factor
+        total += value
+    return total
+
+
+def checked(made: Plan, shape: Shape, memory: Memory) -> dict[str, str]:
+    """The arithmetic of each item by its name, after each line was multiplied out and all were added up."""
+    lines = [
+        line
+        for line in plan_document(made, shape, arithmetic=True)[0]["arithmetic"]
+        if not line["item"].startswith(" ")
+    ]
+    for line in lines:
+        if line["arithmetic"] != "measured":
+            assert product(line["arithmetic"]) == pytest.approx(line["num_bytes"], rel=2e-3), line
+    assert sum(line["num_bytes"] for line in lines) == memory.total
+    return {line["item"]: line["arithmetic"] for line in lines}
+
+
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("lora", {}),
+    ("lora", {"dropout": 0.1}),
+    ("lora", {"top_layers": 4}),
+    ("qlora", {}),
+    ("dora", {}),
+    ("lst", {}),
+    ("prefix_tuning", {}),
+    ("full", {}),
+    ("top_layers", {}),
+]
+
+
+@pytest.mark.parametrize(("item_bytes", "calibration"), [(4, CPU), (2, CPU), (2, CUDA)])
+@pytest.mark.parametrize(("name", "settings"), KINDS)
+def test_each_line_multiplies_out(name: str, settings: Any, item_bytes: int, calibration: Calibration) -> None:
+    """For methods of each kind: in our layers and in transformers', on packed weights, with frozen layers kept."""
+    method = settled_method(Named(name=name, settings=settings), shape_of(CARD))
+    bare = estimate.Job(
+        shape=shape_of(CARD),
+        item_bytes=item_bytes,
+        num_trainable=0,
+        micro_tokens=1000,
+        longest=300,
+        kept_tokens=5000 if method.depth else 0,
+        quantize="nf4" if name == "qlora" else "none",
+    )
+    job = method.given(bare)
+    made = sized(
+        adapter=method.adapter,
+        num_trainable=method.num_trainable,
+        estimate=reckoned(estimate.memory(job, calibration), fullest=1000, layers=job.computed_by),
+        model=plan().model.model_copy(
+            update={"dtype": {2: "bfloat16", 4: "float32"}[item_bytes], "quantize": job.quantize}
+        ),
+    )
+    lines = checked(made, job.shape, estimate.memory(job, calibration)["train"])
+    copies = {True: "× 4 copies", False: "× 2 copies"}[calibration is CPU]
+    assert lines.get("working copies of the adapter", copies).endswith(copies)
+
+
+def test_the_lines_of_several_devices_multiply_out() -> None:
+    """An adapter is whole on each, and a layer of the base is gathered at a time."""
+    from sartor.explain import _arithmetic
+
+    (found,) = (one for one in CATALOGUE if one.name == "llama-3.3-70b-instruct")
+    job = estimate.Job(
+        shape=shape_of(found), item_bytes=2, num_trainable=10**8, micro_tokens=900, longest=9, devices=8, shards=8
+    )
+    for one in (job, replace(job, full=True, num_trainable=job.shape.num_parameters)):
+        lines = _arithmetic(one, estimate.memory(one, CUDA)["train"], "decoder")
+        for line in lines:
+            if line.arithmetic not in ("", "measured"):
+                assert product(line.arithmetic) == pytest.approx(line.num_bytes, rel=2e-3), line
+        (masters,) = (line.arithmetic for line in lines if line.item.endswith("fp32 masters"))
+        assert masters.endswith("÷ 8 devices × 4 bytes (fp32)") == one.full
+
+
+@pytest.mark.parametrize(("form", "kind"), [("classifier", "encoder"), ("seq2seq", "encoder_decoder")])
+def test_a_padded_plan_is_explained_by_its_own_formulas(form: Form, kind: Any) -> None:
+    """Layers that no decoder has are no mistake."""
+    shape = shape_of(CARD).model_copy(update={"kind": kind, "counted": 60_000_000})
+    job = estimate.Job(
+        shape=shape, item_bytes=4, num_trainable=300_000, micro_tokens=640, longest=80, layers="transformers"
+    )
+    memory = planner_padded.memory(job, form, Room(10**12, CPU))
+    made = sized(
+        adapter=Choice(name="lora", settings={"targets": ["q", "v"]}),
+        num_trainable=300_000,
+        micro_tokens=640,
+        max_length=80,
+        estimate=reckoned(memory, layers="transformers"),
+        model=plan().model.model_copy(update={"form": form}),
+    )
+    lines = checked(made, shape, memory["train"])
+    assert "a rough guess" in lines["activations saved for the backward"]
+    assert "a token and layer" not in plan_document(made, shape, arithmetic=True)[1]
+
+
 def test_without_it_there_is_time_and_advice() -> None:
     made, text = document(arithmetic=False)
     assert made == sized().model_dump(mode="json", by_alias=True)
@@ -169,7 +276,5 @@ def test_columns_stand_below_each_other() -> None:
 
 
 def test_a_plan_without_itemised_memory_has_no_arithmetic() -> None:
-    found = card("smollm2-135m-instruct")
-    assert found is not None
     bare = sized(estimate=Estimate(peak_bytes=1, seconds=1, tokens=1))
-    assert plan_document(bare, shape_of(found), arithmetic=True)[0]["arithmetic"] == []
+    assert plan_document(bare, shape_of(CARD), arithmetic=True)[0]["arithmetic"] == []

@@ -48,6 +48,103 @@ def test_memory_is_that_of_the_machine(tmp_path: Path) -> None:
     assert hardware.memory_bytes() == hardware.look(tmp_path).memory_bytes
 
 
+GIB = 2**30
+LIMITS = {
+    "version 2": {
+        "proc/self/cgroup": "0::/docker/abc\n",
+        "sys/fs/cgroup/docker/abc/memory.max": "max\n",
+        "sys/fs/cgroup/docker/memory.max": f"{4 * GIB}\n",
+        "sys/fs/cgroup/docker/memory.current": f"{3 * GIB}\n",
+        "sys/fs/cgroup/docker/memory.stat": f"anon 7\nfile {2 * GIB}\ninactive_file {1 * GIB}\n",
+        "sys/fs/cgroup/docker/abc/cpu.max": "150000 100000\n",
+        "sys/fs/cgroup/docker/cpu.max": "max 100000\n",
+    },
+    "version 1, whose own name only the host sees": {
+        "proc/self/cgroup": "9:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/docker/abc\n0::/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{4 * GIB}\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{3 * GIB}\n",
+        "sys/fs/cgroup/memory/memory.stat": f"inactive_file 0\ntotal_inactive_file {1 * GIB}\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "150000\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+    },
+    "no limit": {
+        "proc/self/cgroup": "4:memory:/\n3:cpu:/\n0::/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": f"{3 * GIB}\n",
+        "sys/fs/cgroup/memory.max": "max\n",
+        "sys/fs/cgroup/cpu.max": "max 100000\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+    },
+    "nothing at all": {},
+}
+
+
+def system(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> hardware.Hardware:
+    """What is seen of a machine of 64 GiB, of which 60 are free, and 16 cores, with these files of the system."""
+    memory = f"MemTotal: {64 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {60 * 2**20} kB\n"
+    for name, text in {"proc/meminfo": memory, **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setattr(hardware, "SYSTEM", folder)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+    return hardware.look(folder)
+
+
+@pytest.mark.parametrize(
+    ("limits", "total", "free", "cores"),
+    [
+        ("version 2", 4, 2, 2),
+        ("version 1, whose own name only the host sees", 4, 2, 2),
+        ("no limit", 64, 60, 16),
+        ("nothing at all", 64, 60, 16),
+    ],
+)
+def test_a_container_has_what_it_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, total: int, free: int, cores: int
+) -> None:
+    machine = system(tmp_path, monkeypatch, LIMITS[limits])
+    assert (machine.memory_bytes / GIB, machine.free_memory_bytes / GIB) == (total, free)
+    assert hardware.memory_bytes() == machine.memory_bytes
+    assert machine.num_cores == cores
+
+
+def test_a_container_that_is_full_has_nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = {**LIMITS["version 2"], "sys/fs/cgroup/docker/memory.current": f"{6 * GIB}"}
+    assert system(tmp_path, monkeypatch, full).free_memory_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("flags\t\t: fpu sse avx512f avx512_bf16", True),
+        ("flags\t\t: fpu sse amx_bf16 amx_tile", True),
+        ("flags\t\t: fpu sse avx2", False),
+        ("Features\t: fp asimd sve bf16 i8mm", True),
+        ("Features\t: fp asimd sve", False),
+    ],
+)
+def test_linux_says_what_a_processor_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, wanted: bool
+) -> None:
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "arm64")
+    assert system(tmp_path, monkeypatch, {"proc/cpuinfo": f"processor : 0\n{line}\n"}).has_bf16 is wanted
+
+
+@pytest.mark.parametrize(("said", "wanted"), [("1\n", True), ("0\n", False), ("", False)])
+def test_macos_is_asked_what_its_processor_multiplies(monkeypatch: pytest.MonkeyPatch, said: str, wanted: bool) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **how: object) -> SimpleNamespace:
+        asked.append(command)
+        return SimpleNamespace(stdout=said)
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(hardware.subprocess, "run", run)
+    assert hardware._has_bf16() is wanted
+    assert asked == [["/usr/sbin/sysctl", "-n", "hw.optional.arm.FEAT_BF16"]]
+
+
 def test_peak_memory_holds_what_was_held() -> None:
     before = hardware.peak_bytes()
     assert before > 2**20

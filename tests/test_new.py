@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sartor import names
 from sartor.data.read import read
-from sartor.errors import DataError
+from sartor.errors import DataError, ModelError
 from sartor.formats import named
 from sartor.new import DEFAULT_MODEL, propose, propose_metric
 from sartor.recipe import Recipe, load
@@ -65,7 +65,7 @@ def test_every_choice_is_explained(tmp_path: Path) -> None:
         (DEFAULT_MODEL, "comes with a Python package"),
         ("Qwen3-4B", "GPU from 24 GB"),
         ("./my model: the # 1", "`sartor models` lists"),
-        ("no", "`sartor models` lists"),
+        ("own/no", "`sartor models` lists"),
     ],
 )
 def test_the_model_can_be_given(tmp_path: Path, model: str, words: str) -> None:
@@ -75,6 +75,14 @@ def test_the_model_can_be_given(tmp_path: Path, model: str, words: str) -> None:
     (comment,) = (before for before, line in pairwise(text.splitlines()) if line.startswith("model:"))
     assert words in comment
     assert ("Python package" in comment) == (model == DEFAULT_MODEL), "only what is true of this model"
+
+
+@pytest.mark.parametrize(("model", "hint"), [("smollm2-135m", "did you mean 'smollm2-135m-instruct'"), ("", "known: ")])
+def test_a_model_that_there_is_not_is_refused(tmp_path: Path, model: str, hint: str) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [row("q", "a")])
+    with pytest.raises(ModelError, match="unknown model") as caught:
+        propose(file, relative_to=tmp_path, model=model)
+    assert caught.value.hint.startswith(hint)
 
 
 def test_unreadable_rows_are_counted(tmp_path: Path) -> None:

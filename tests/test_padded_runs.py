@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from sartor import durable
+from sartor import durable, stages
+from sartor.backends import estimate
+from sartor.data.prepare import examples_of
+from sartor.errors import RecipeError
 from sartor.generate.protocol import Sampling
+from sartor.hardware import look
+from sartor.objectives.contrastive import weight
+from sartor.plan import Plan
+from sartor.planner_padded import decide_padded
 from sartor.proof import Proof
 from sartor.recipe import load
 from sartor.serve.desk import Desk, open_desk
@@ -91,14 +98,33 @@ def plain_answers(folder: Path, base: Path, adapter: str, texts: list[str]) -> l
         return [labels[model(**tokenizer(text, return_tensors="pt")).logits.argmax().item()] for text in texts]
 
 
+def pairs(count: int) -> list[dict[str, str]]:
+    """Texts, and the same backwards."""
+    return [{"prompt": row["prompt"], "completion": " ".join(reversed(row["prompt"].split()))} for row in rows(count)]
+
+
 def test_an_embedder(tmp_path: Path) -> None:
     base = tmp_path / "bert"
     base.mkdir()
-    pairs = [{"prompt": row["prompt"], "completion": " ".join(reversed(row["prompt"].split()))} for row in rows(90)]
-    bench, proof = run(tmp_path, write_bert(base), RETRIEVAL, pairs)
+    bench, proof = run(tmp_path, write_bert(base), RETRIEVAL, pairs(90))
     assert [arm.name for arm in proof.arms] == ["zero_shot", "tuned"]
     assert 0 < proof.arm("tuned").score <= 1
     assert bench.plan.micro_tokens == bench.plan.batch_size * bench.plan.max_length, "a step is one batch"
+
+
+def test_an_embedders_dev_pairs_are_compared_with_as_many_as_in_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "bert"
+    base.mkdir()
+    recipe = RETRIEVAL.replace("steps: 15,", "steps: 15, batch_size: 4,")
+    path = write_project(tmp_path, write_bert(base), recipe, pairs(90))
+    bench = Bench(open_run(path, load(path)))
+    sizes: list[int] = []
+    monkeypatch.setattr(stages, "train", lambda plan, run, steps, dev, finishing: sizes.extend(map(weight, dev)) or [])
+    list(run_until(bench, "train", without=("baseline",)))
+    assert sum(sizes) == len(examples_of(bench.run, "dev")) > 4
+    assert max(sizes) == 4
 
 
 def test_an_encoder_decoder(tmp_path: Path) -> None:
@@ -113,9 +139,49 @@ def test_an_encoder_decoder(tmp_path: Path) -> None:
     assert found <= {"billing please", "damage please", "delivery please"}
 
 
-def test_what_does_not_fit_is_said_before_anything_is_computed(tmp_path: Path) -> None:
-    from sartor.errors import RecipeError
+def planned(folder: Path, adapter: str, **changes: Any) -> Plan:
+    """The plan for a tiny encoder that chooses labels, with other sizes where `changes` has some."""
+    base = folder / "bert"
+    base.mkdir(exist_ok=True)
+    path = write_project(folder, write_bert(base), CLASSIFIER.replace("ADAPTER", adapter), rows(90))
+    bench = Bench(open_run(path, load(path)))
+    list(run_until(bench, "check"))
+    return decide_padded(
+        bench.recipe,
+        bench.base,
+        bench.shape.model_copy(update=changes),
+        look(folder).model_copy(update={"flops": 1e12, "has_bf16": False}),
+        form="classifier",
+        train=bench.tokenised("train"),
+        test=bench.tokenised("test"),
+        data="d",
+    )
 
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning", "p_tuning", "p_tuning_v2", "warp"])
+def test_virtual_tokens_before_an_encoder_are_refused_by_name(tmp_path: Path, method: str) -> None:
+    with pytest.raises(RecipeError, match=f"`tune.adapter`: {method} stands before a text") as caught:
+        planned(tmp_path, method)
+    assert "lora" in caught.value.hint
+
+
+def test_a_setting_that_makes_another_method_is_asked_for_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="another method than lora") as caught:
+        planned(tmp_path, "{name: lora, use_dora: true}")
+    assert "dora" in caught.value.hint
+
+
+def test_time_is_that_of_the_micro_batch_that_is_chosen(tmp_path: Path) -> None:
+    """A step fits into one forward of 1,024 tokens; one forward for each example would cost as many calls again."""
+    plan = planned(tmp_path, "lora", num_layers=200)
+    assert plan.micro_tokens > 8 * plan.max_length
+    calls = plan.steps * 200 * estimate.CPU.layer_seconds
+    assert calls < plan.estimate.seconds < 2 * calls
+    assert (plan.estimate.fullest, plan.estimate.layers) == (plan.micro_tokens, "transformers")
+    assert "transformers' run here" in plan.reasons["estimate"]
+
+
+def test_what_does_not_fit_is_said_before_anything_is_computed(tmp_path: Path) -> None:
     base = tmp_path / "bert"
     base.mkdir()
     write_bert(base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sartor.names import resolve
 from sartor.plan import Plan
 from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
 from sartor.recipe import Recipe
-from sartor.sizing import shape_of, smallest
+from sartor.sizing import packing, shape_of, smallest
 from sartor.store import STAGES
 from sartor.types import Chat, Message, Source, Text
 
@@ -164,7 +165,10 @@ def test_what_has_a_value_in_every_recipe_is_taken_from_it(plan_of: Any) -> None
 
 
 def test_more_items_than_there_are_cannot_be_answered(plan_of: Any) -> None:
-    assert plan_of(prove={"items": 500}).proof.items == 30
+    plan = plan_of(prove={"items": 500})
+    assert plan.proof.items == 30
+    assert plan.reasons["proof.items"] == "500 are asked for in the recipe; no more are held out"
+    assert plan_of(prove={"items": 30}).reasons["proof.items"] == ASKED
 
 
 # ---- what does not exist ---------------------------------------------------------------------------------------------
@@ -334,6 +338,7 @@ GPU = MACHINE.model_copy(
         "flops": 6e14,
     }
 )
+OLD = GPU.model_copy(update={"has_bf16": False})
 EIGHT = shape_of(next(card for card in CATALOGUE if card.name == "llama-3.1-8b-instruct"))
 
 
@@ -349,8 +354,7 @@ def test_a_gpu_is_planned_by_its_own_memory_and_speed(plan_of: Any, renderer: Re
     assert "cuda: a fake GPU, 74.5 GiB" in by_gpu.reasons["backend"]
     assert "assumption" in by_gpu.reasons["estimate"]
     assert by_gpu.digest != by_cpu.digest
-    old = GPU.model_copy(update={"has_bf16": False})
-    assert plan_of(hardware=old).model.dtype == "float32"
+    assert plan_of(hardware=OLD).model.dtype == "float32"
     with pytest.raises(MachineError, match=r"a fake GPU has 7\.5 GiB"):
         plan_of(shape=EIGHT, hardware=GPU.model_copy(update={"device_memory_bytes": 8 * 10**9}))
 
@@ -361,6 +365,28 @@ def test_what_leaves_frozen_layers_is_kept_on_a_cpu(plan_of: Any, train: list[To
     assert kept == sum(item.num_tokens for item in train) * 576 * 4
     assert plan_of().estimate.memory["train"].kept == 0
     assert plan_of(tune=asked, hardware=GPU).estimate.memory["train"].kept == 0
+
+
+@pytest.mark.parametrize("why", ["dropout", "no compiler", "fp32 on a GPU"])
+def test_what_our_layers_cannot_do_is_planned_in_those_of_transformers(
+    plan_of: Any, monkeypatch: pytest.MonkeyPatch, renderer: Renderer, why: str
+) -> None:
+    """They keep more, share no beginnings, and keep nothing of frozen layers from epoch to epoch."""
+    rows = [chat(f"question {line}", "yes", line=line, system="far away " * 40) for line in range(60)]
+    asked = {"train": tokenised(renderer, rows), "hardware": MACHINE if why != "fp32 on a GPU" else OLD}
+    lora = {"name": "lora", "top_layers": 4}
+    ours = plan_of(**asked | {"hardware": MACHINE}, tune={"adapter": lora})
+    if why == "no compiler":
+        monkeypatch.setattr("sartor.ops.native.refusal", lambda name, element: "there is none")
+    plain = plan_of(**asked, tune={"adapter": lora | ({"dropout": 0.1} if why == "dropout" else {})})
+    assert (ours.estimate.layers, plain.estimate.layers) == ("hand-written", "transformers")
+    assert plain.estimate.memory["train"].kept == 0 < ours.estimate.memory["train"].kept
+    if why == "fp32 on a GPU":
+        return
+    per_token = [made.estimate.memory["train"].activations / made.estimate.fullest for made in (ours, plain)]
+    assert per_token[0] < per_token[1]
+    assert plain.estimate.seconds > 1.5 * ours.estimate.seconds, "the system prompt is computed for every row"
+    assert "of our own layers: transformers' run here" in plain.reasons["estimate"]
 
 
 def test_a_share_of_the_layers_is_planned_as_so_many(plan_of: Any) -> None:
@@ -384,6 +410,13 @@ def test_the_smaller_the_base_the_higher_the_rate(plan_of: Any, factor: int, rat
     assert plan_of(shape=shape, hardware=big).learning_rate == rate
 
 
+def test_the_rate_of_full_tuning_is_not_explained_by_adapters(plan_of: Any) -> None:
+    adapter, full = (plan_of(tune={"adapter": name}).reasons["learning_rate"] for name in ("lora", "full"))
+    assert adapter.startswith("an adapter on a model of 135 M parameters")
+    assert full.startswith("the weights of a model of 135 M parameters")
+    assert "full wants 0.1 times what lora does" in full
+
+
 def test_the_plan_is_the_same_again_but_for_the_speed_of_the_machine(plan_of: Any) -> None:
     assert plan_of() == plan_of()
     faster = plan_of(hardware=MACHINE.model_copy(update={"flops": 1e13}), tune={"save_every": 5})
@@ -405,15 +438,18 @@ def test_seconds_and_tokens_by_hand(plan_of: Any, train: list[Tokenised]) -> Non
     tokens = sum(item.num_tokens for item in train)
     assert plan.num_trainable == 4_884_480
     assert plan.estimate.tokens == 2 * tokens
+    job = replace(job_on(SMOLLM2, train), micro_tokens=plan.micro_tokens)
+    computed = packing([item.segments for item in train], job, 8, steps=plan.steps, seed=17).computed
+    assert computed < 1, "all prompts begin with the template's first words"
     per_token = estimate.training_flops(
-        job_on(SMOLLM2, train),
-        supervised_share=sum(item.num_supervised for item in train) / tokens,
-        mean_length=sum(item.num_tokens**2 for item in train) / tokens,
+        job,
+        supervised_share=sum(item.num_supervised for item in train) / tokens / computed,
+        mean_length=sum(item.num_tokens**2 for item in train) / tokens * (2 - computed),
     )
     per_token += 7 * 30 * 576 * 2 * estimate.CPU.attention_edge
     rest = estimate.CPU.pointwise_seconds * 30 * (576 + 1536)
     calls = plan.steps * (30 * estimate.CPU.layer_seconds + 4_884_480 * estimate.CPU.step_seconds)
-    seconds = 2 * tokens * (per_token / (1e11 * estimate.CPU.efficiency) + rest) + calls
+    seconds = 2 * computed * tokens * (per_token / (1e11 * estimate.CPU.efficiency) + rest) + calls
     assert plan.estimate.seconds == pytest.approx(seconds, abs=0.06)
     assert "100 GFLOP/s measured here" in plan.reasons["estimate"]
 

@@ -412,6 +412,12 @@ def test_a_missing_column_is_a_bad_row_that_tells_the_keys(write: Write):
     assert result.entries[1].detail == "saw null, expected a text"
 
 
+def test_columns_that_no_row_has_are_answered_with_those_that_are_there(write: Write):
+    with pytest.raises(DataError) as caught:
+        taken(write(b"\n".join([raw({"ask": "q", "reply": "a"})] * 3)), fields={"prompt": "question"})
+    assert caught.value.hint == "correct `data.fields` (`--fields`): such a row has the keys ask, reply"
+
+
 @pytest.mark.parametrize("inner", [{"data": 3}, {"data": None}, {"data": {}}, {}])
 def test_a_missing_dotted_column_is_a_bad_row(write: Write, inner: dict[str, Any]):
     result = taken(write(raw(inner)), fields={"text": "data.body"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sartor import store
 from sartor.errors import RecipeError
+from sartor.names import known
 from sartor.recipe import Named, Recipe, fields, load
 
 SMALLEST = "model: smollm2-135m-instruct\ndata: {train: tickets.jsonl}\ntask: {metric: exact}\n"
@@ -117,7 +119,7 @@ def test_what_the_library_stumbles_over_is_an_error_of_ours(tmp_path: Path, scal
     assert "not valid YAML" in refused(tmp_path, f"{SMALLEST}tune: {{adapter: {scalar}}}").message
 
 
-@pytest.mark.parametrize(("text", "kind"), [("", "empty"), ("- a", "Seq"), ("word", "str"), ("3", "int")])
+@pytest.mark.parametrize(("text", "kind"), [("", "empty"), ("- a", "a list"), ("word", "value word"), ("3", "value 3")])
 def test_a_recipe_is_a_mapping(tmp_path: Path, text: str, kind: str) -> None:
     assert kind in refused(tmp_path, text).message
 
@@ -314,3 +316,9 @@ def test_a_run_keeps_the_recipe_as_it_was_asked(tmp_path: Path, template: dict[s
     kept = store.open_run(tmp_path / "sartor.yaml", asked).recipe
     absolute = asked.data.model_copy(update={"train": str((tmp_path / "tickets.jsonl").resolve())})
     assert kept == asked.model_copy(update={"data": absolute})
+
+
+@pytest.mark.parametrize(("key", "kind"), [("task.metric", "metrics"), ("tune.objective", "objectives")])
+def test_what_is_known_by_name_is_named_where_it_is_explained(key: str, kind: str) -> None:
+    (said,) = (what for path, what, *_ in fields() if path == key)
+    assert set(known(kind)) <= set(re.findall(r"\w+", said))

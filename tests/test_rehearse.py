@@ -112,6 +112,31 @@ def test_the_worst_are_the_fullest_and_the_one_with_the_longest_segment(tmp_path
     assert len(backend.rows) <= 2, "about one step, not an epoch"
 
 
+def shared_examples() -> list[list[Segment]]:
+    """Six of 620 tokens that begin with the same 600, 720 to compute; and two of 500 with nothing in common."""
+    common = list(range(600))
+    rows = [[*common, *range(1000 * n, 1000 * n + 21)] for n in range(1, 7)]
+    rows += [list(range(first, first + 501)) for first in (20_000, 30_000)]
+    return [[segment(f"row {n}", ids, [0.0] + [1.0] * (len(ids) - 1))] for n, ids in enumerate(rows)]
+
+
+def test_the_fullest_is_the_one_that_computes_the_most(tmp_path: Path) -> None:
+    plan = fake(steps=1, batch_size=8, micro_tokens=1000)
+    data = shared_examples()
+    dev = pack([item for members in data for item in members], micro_tokens=1000, share=True)
+    assert sorted(batch.num_tokens for batch in dev) == [1000, 3720]
+    asked: dict[bool, list[set[str]]] = {}
+    for share in (True, False):
+        backend, steps = Recording(plan), Steps(data, batch_size=8, micro_tokens=1000, seed=1, share=share)
+        (tmp_path / str(share)).mkdir()
+        list(rehearse.rehearse(plan, Run(tmp_path / str(share)), backend, steps, dev))
+        asked[share] = [set(rows) for rows in backend.rows]
+    fullest, longest, evaluated = asked[True]
+    assert fullest == evaluated == {"row 6", "row 7"}
+    assert longest == {f"row {n}" for n in range(6)}
+    assert asked[False][-1] == longest, "where nothing is shared, it is the one with the most tokens"
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     plan, run, steps, dev = start(tmp_path / "run", fake())
     backend = open_backend(plan)

@@ -12,7 +12,19 @@ from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, Job
 from sartor.catalogue import CATALOGUE, card
 from sartor.data.pack import Segment, segment
-from sartor.sizing import FEWEST_TOKENS, Room, Way, choose, fullest, micro_sizes, nearest, shape_of, smallest
+from sartor.sizing import (
+    FEWEST_TOKENS,
+    Room,
+    Way,
+    choose,
+    micro_sizes,
+    nearest,
+    packing,
+    shape_of,
+    sharded,
+    smallest,
+    spread,
+)
 
 GIB = 2**30
 
@@ -130,12 +142,46 @@ def example(name: str, *tokens: int) -> list[Segment]:
     return [segment(name, tokens, [0.0] * (len(tokens) // 2) + [1.0] * (len(tokens) - len(tokens) // 2))]
 
 
+APART = [example(f"row {row}", *range(row * 1000, row * 1000 + 101)) for row in range(8)]
+ALIKE = [example(f"row {row}", *range(90), *range(row * 1000, row * 1000 + 11)) for row in range(8)]
+
+
+def packed(examples: list[list[Segment]], micro_tokens: int, **changes: object) -> tuple[int, int, float]:
+    job = replace(SMALL, micro_tokens=micro_tokens, **changes)  # type: ignore[arg-type]
+    return packing(examples, job, 4, steps=6, seed=1)
+
+
 def test_the_fullest_micro_batch_counts_what_is_computed() -> None:
-    apart = [example(f"row {row}", *range(row * 1000, row * 1000 + 101)) for row in range(8)]
-    settings = {"batch_size": 4, "steps": 6, "seed": 1}
-    assert fullest(apart, micro_tokens=1000, **settings) == (400, 204)
-    assert fullest(apart, micro_tokens=250, **settings) == (200, 102)
-    alike = [example(f"row {row}", *range(90), *range(row * 1000, row * 1000 + 11)) for row in range(8)]
-    tokens, supervised = fullest(alike, micro_tokens=1000, **settings)
+    assert packed(APART, 1000)[:2] == (400, 204)
+    assert packed(APART, 250)[:2] == (200, 102)
+    tokens, supervised, _ = packed(ALIKE, 1000)
     assert tokens < 400, "the same beginning is computed once"
     assert supervised == 204
+
+
+def test_the_share_of_the_tokens_that_is_computed() -> None:
+    assert packed(APART, 1000)[2] == 1
+    assert packed(ALIKE, 1000)[2] == pytest.approx((89 + 4 * 11) / 400, abs=0.001), "what is common once"
+    assert packed(ALIKE, 1000, layers="transformers") == (400, 204, 1.0), "they compute it again and again"
+
+
+def test_layers_that_share_nothing_get_batches_cut_to_size() -> None:
+    """What was packed for shared beginnings has more tokens than a micro-batch."""
+    assert packed(ALIKE, 260, layers="transformers")[0] <= 260
+    assert packed(ALIKE, 260, kernels=False) == packed(ALIKE, 260, layers="transformers")
+
+
+def test_transformers_computes_whole_layers_again() -> None:
+    own = replace(SMALL, layers="transformers")
+    room = Room(peak(replace(smallest(own), micro_tokens=512)), CPU)
+    chosen = choose(own, room, most=1024)
+    assert chosen is not None
+    assert (chosen.recompute, choose(SMALL, room, most=1024).recompute) == ("layer", "mlp")  # type: ignore[union-attr]
+
+
+def test_a_base_that_is_trained_is_shared_by_all_devices() -> None:
+    room, two = Room(10**12, CUDA), replace(SMALL, devices=2)
+    full = replace(two, full=True, num_trainable=SMALL.shape.num_parameters, low_rank=0)
+    shards = {job.full: job.shards for job in (spread(two, room, most=1024), spread(full, room, most=1024)) if job}
+    assert shards == {False: 1, True: 2}
+    assert (two.computed_by, sharded(two).computed_by) == ("hand-written", "transformers")

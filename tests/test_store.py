@@ -22,6 +22,7 @@ from sartor.store import Run
 
 from .plans import plan, segments
 
+PLAN = "a digest"  # of what decides the weights
 RECIPE = "model: m\ndata: {train: Tickets 1.jsonl}\ntask: exact\n"
 
 
@@ -166,12 +167,12 @@ def test_a_stage_is_borrowed_from_a_run_that_did_it(tmp_path: Path) -> None:
 
 def test_two_checkpoints_are_kept_and_the_newest_comes_back(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    assert run.restore([Number()]) == 0
+    assert run.restore([Number()], PLAN) == 0
     for step in (5, 10, 15):
-        assert run.save(step, [Number(step)]).name == f"step-{step:06d}"
+        assert run.save(step, [Number(step)], PLAN).name == f"step-{step:06d}"
     assert [path.name for path in run.checkpoints()] == ["step-000015", "step-000010"]
     number = Number()
-    assert run.restore([number]) == 15
+    assert run.restore([number], PLAN) == 15
     assert number.value == 15
     assert run.skipped_checkpoints == []
 
@@ -179,38 +180,58 @@ def test_two_checkpoints_are_kept_and_the_newest_comes_back(tmp_path: Path) -> N
 def test_the_millionth_step_is_newer_than_the_one_before(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step in (999_998, 999_999, 1_000_000):
-        run.save(step, [Number(step)])
+        run.save(step, [Number(step)], PLAN)
     assert [path.name for path in run.checkpoints()] == ["step-1000000", "step-999999"]
-    assert run.restore([Number()]) == 1_000_000
+    assert run.restore([Number()], PLAN) == 1_000_000
 
 
 @pytest.mark.parametrize("damage", ["flip", "missing", "no manifest"])
 def test_a_damaged_checkpoint_is_named_and_the_older_one_used(tmp_path: Path, damage: str) -> None:
     run = Run(tmp_path)
-    run.save(5, [Number(5)])
-    newest = run.save(10, [Number(10)])
+    run.save(5, [Number(5)], PLAN)
+    newest = run.save(10, [Number(10)], PLAN)
     if damage == "flip":
         (newest / "number.json").write_text((newest / "number.json").read_text().replace("10", "11"))
     else:
         (newest / ("number.json" if damage == "missing" else durable.MANIFEST)).unlink()
     number = Number()
-    assert run.restore([number]) == 5
+    assert run.restore([number], PLAN) == 5
     assert number.value == 5
     assert len(run.skipped_checkpoints) == 1
     assert "step-000010" in run.skipped_checkpoints[0]
-    run.save(10, [Number(12)])
-    assert Run(tmp_path).restore([number]) == 10
+    run.save(10, [Number(12)], PLAN)
+    assert Run(tmp_path).restore([number], PLAN) == 10
     assert number.value == 12
 
 
 def test_no_whole_checkpoint_means_from_the_start(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step in (5, 10):
-        (run.save(step, [Number(step)]) / "state.json").write_text("")
+        (run.save(step, [Number(step)], PLAN) / "state.json").write_text("")
     number = Number(3)
-    assert run.restore([number]) == 0
+    assert run.restore([number], PLAN) == 0
     assert number.value == 3
     assert len(run.skipped_checkpoints) == 2
+    assert run.checkpoints() == []
+
+
+def test_a_checkpoint_of_another_plan_is_named_and_removed(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.save(5, [Number(5)], PLAN)
+    run.save(900, [Number(900)], "another digest")
+    number = Number()
+    assert run.restore([number], PLAN) == number.value == 5
+    (problem,) = run.skipped_checkpoints
+    assert "step-000900 is of another plan" in problem
+    run.save(6, [Number(6)], PLAN)
+    assert [path.name for path in run.checkpoints()] == ["step-000006", "step-000005"], "the newest of this plan"
+
+
+def test_a_checkpoint_that_names_no_plan_is_of_another(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with durable.atomic_dir(tmp_path / "checkpoints/step-000005") as staging:
+        durable.write_json(staging / "state.json", {"schema": 1, "step": 5})
+    assert run.restore([Number()], PLAN) == 0
     assert run.checkpoints() == []
 
 
@@ -221,7 +242,7 @@ def test_a_save_that_fails_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, fa
     backend.forward_backward(next(steps)[0], objective, objective.Config(), 1.0)
     before = Run(tmp_path / "before")
     for step in (1, 2):
-        before.save(step, [backend, steps])
+        before.save(step, [backend, steps], PLAN)
     outcomes = set()
     for number in range(1, 60):
         run = Run(tmp_path / str(number))
@@ -231,7 +252,7 @@ def test_a_save_that_fails_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, fa
             code = 4
             try:
                 os.environ[durable.FAILPOINT] = f"{number}:{fault}"
-                run.save(3, [backend, steps])
+                run.save(3, [backend, steps], PLAN)
                 code = 0
             except MachineError as error:
                 code = 3 if "disk is full" in error.message else 4
@@ -239,7 +260,7 @@ def test_a_save_that_fails_anywhere_leaves_a_whole_checkpoint(tmp_path: Path, fa
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, -signal.SIGKILL if fault == "kill" else 3)
-        step = run.restore([FakeBackend(plan()), Steps(segments(8), batch_size=2, micro_tokens=16, seed=3)])
+        step = run.restore([FakeBackend(plan()), Steps(segments(8), batch_size=2, micro_tokens=16, seed=3)], PLAN)
         outcomes.add(step)
         assert step in ((2, 3) if code else (3,))
         assert run.skipped_checkpoints == []
@@ -261,10 +282,10 @@ def test_a_disk_that_is_really_full_says_so(tmp_path: Path) -> None:
         "class Weights:\n"
         "    def save(self, folder): save_file({'w': torch.zeros(5000)}, folder / 'w.safetensors')\n"
         "run = Run(Path(sys.argv[1]))\n"
-        "run.save(1, [Weights()])\n"
+        "run.save(1, [Weights()], 'x')\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try: run.save(2, [Weights()])\n"
+        "try: run.save(2, [Weights()], 'x')\n"
         "except MachineError as error: sys.stdout.write(error.message)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

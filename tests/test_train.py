@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from sartor.data.pack import Segment, Steps, pack
 from sartor.errors import DataError
-from sartor.plan import Plan
-from sartor.store import Run
-from sartor.train import train
+from sartor.events import Warned
+from sartor.plan import Choice, Estimate, Plan
+from sartor.recipe import load
+from sartor.store import Run, open_run
+from sartor.train import decided_by, train
 
 from .conftest import plan_for
+from .survival import adapter_digest, train_once
 
 
 def rows(count: int = 12, weight: float = 1.0) -> list[Segment]:
@@ -46,6 +50,80 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
     list(train(*start(tmp_path / "run"), []))
     again = [event.type for event in train(*start(tmp_path / "run"), [])]
     assert again == ["started", "finished"]
+
+
+def test_a_plan_that_is_made_anew_on_another_machine_goes_on(tmp_path: Path) -> None:
+    list(train(*start(tmp_path / "run"), []))
+    measured = Estimate(peak_bytes=2, seconds=2, tokens=2)
+    other = start(tmp_path / "run", save_every=2, micro_tokens=8, num_threads=4, estimate=measured)
+    events = list(train(*other, []))
+    assert [(event.type, event.step) for event in events] == [("started", 6), ("finished", 6)]
+
+
+def test_what_another_plan_trained_is_not_gone_on_with(tmp_path: Path) -> None:
+    list(train(*start(tmp_path / "run"), []))
+    plan, run, steps = start(tmp_path / "run", data="more rows")
+    events = list(train(plan, run, steps, []))
+    assert [event.type for event in events[:4]] == ["warned", "warned", "started", "warned"]
+    for event, step in zip(events, (6, 4), strict=False):
+        assert isinstance(event, Warned)
+        assert (event.code, event.hint) == ("skipped_checkpoint", "training begins anew")
+        assert event.message.startswith(f"step-00000{step} is of another plan")
+    assert [event.step for event in events if event.type == "stepped"] == [1, 2, 3, 4, 5, 6]
+    assert next(train(plan, Run(run.folder), steps, [])).type == "started", "and its own are there now"
+
+
+@pytest.mark.parametrize(("damaged", "step", "hint"), [(1, 4, "training goes on from step 4"), (2, 0, "begins anew")])
+def test_the_hint_says_what_becomes_of_training(tmp_path: Path, damaged: int, step: int, hint: str) -> None:
+    _, run, _ = begun = start(tmp_path / "run")
+    list(train(*begun, []))
+    for folder in run.checkpoints()[:damaged]:
+        (folder / "state.json").write_text("")
+    events = list(train(*start(tmp_path / "run"), []))
+    told = [event for event in events if isinstance(event, Warned) and event.code == "skipped_checkpoint"]
+    assert len(told) == damaged
+    assert all(hint in event.hint for event in told)
+    assert next(event.step for event in events if event.type == "started") == step
+
+
+def test_what_decides_the_weights() -> None:
+    plan = plan_for(backend="fake")
+
+    def same(**changes: object) -> bool:
+        return decided_by(plan.model_copy(update=changes)) == decided_by(plan)
+
+    model = plan.model
+    assert same(model=model.model_copy(update={"path": "/moved", "revision": "other"}), reasons={"seed": "why"})
+    assert same(proof=plan.proof.model_copy(update={"items": 3}), tile=128, recompute="layer", environment={"A": "b"})
+    assert not same(model=model.model_copy(update={"digest": "other"}))
+    assert not same(model=model.model_copy(update={"dtype": "bfloat16"}))
+    for name in ("seed", "steps", "batch_size", "learning_rate", "warmup_steps", "evaluate_every"):
+        assert not same(**{name: 3})
+    assert not same(data="other")
+    assert not same(adapter=Choice(name="lora", settings={"r": 8}))
+
+
+def test_a_run_whose_data_changed_is_trained_anew(tmp_path: Path, tiny_folder: Path) -> None:
+    """What a cleaner reads is no part of the run's name: the run is the same one, and its rows are others."""
+    rows = [json.dumps({"prompt": f"Add {n} and {n + 3}.", "completion": f"It is {2 * n + 3}."}) for n in range(40)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(rows))
+    benchmark = tmp_path / "benchmark.jsonl"
+    benchmark.write_text(json.dumps({"prompt": "Name a river.", "completion": "The Rhine."}) + "\n")
+    recipe = tmp_path / "sartor.yaml"
+    recipe.write_text(
+        f"model: {tiny_folder}\ntask: exact\ntune: {{steps: 1}}\n"
+        "data: {train: sums.jsonl, clean: [{name: contamination, benchmarks: [benchmark.jsonl]}]}\n"
+    )
+    run = open_run(recipe, load(recipe))
+    train_once(recipe)
+    first = adapter_digest(run)
+    benchmark.write_text("\n".join(rows[:9]))
+    train_once(recipe)
+    events = list(run.events())
+    assert [event["step"] for event in events if event["type"] == "started"] == [0, 0]
+    told = [event["message"] for event in events if event["type"] == "warned" and event["code"] == "skipped_checkpoint"]
+    assert [message.partition(" is ")[0] for message in told] == ["step-000001"]
+    assert adapter_digest(run) != first
 
 
 def test_micro_batches_do_not_change_the_mathematics(tmp_path: Path) -> None:

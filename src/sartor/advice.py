@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sartor.backends import estimate
 from sartor.backends.estimate import Job
-from sartor.sizing import Room, choose, smallest
+from sartor.sizing import Room, sharded, smallest, spread
 
 FEW, PLENTY = 50, 20_000  # examples: below, a prompt holds them all; above, full tuning can learn what adapters cannot
 GIB = 2**30
@@ -36,7 +36,8 @@ def quantised(job: Job) -> Job:
 def full(job: Job) -> Job:
     """The same work with every weight trained."""
     every = job.shape.num_parameters
-    return replace(job, full=True, num_trainable=every, low_rank=0, depth=0, kept_tokens=0, layers="hand-written")
+    bare = replace(job, low_rank=0, reads=0, dropout=False, depth=0, kept_tokens=0)
+    return replace(bare, full=True, num_trainable=every, layers="hand-written")
 
 
 def _by_data(num_train: int, mean_length: float, context: int) -> str:
@@ -62,9 +63,8 @@ def _by_data(num_train: int, mean_length: float, context: int) -> str:
 
 
 def _by_memory(method: str, job: Job, room: Room, most: int) -> str:
-    sharded = replace(job, shards=job.devices)
-    fitting = choose(job, room, most=most) or choose(sharded, room, most=most)
-    needed = estimate.peak(estimate.memory(fitting or smallest(sharded), room.calibration)) / GIB
+    fitting = spread(job, room, most=most)
+    needed = estimate.peak(estimate.memory(fitting or smallest(sharded(job)), room.calibration)) / GIB
     word = {"lora": "LoRA", "qlora": "QLoRA (4-bit base)", "full": "Full tuning"}[method]
     device = " a device" if job.devices > 1 else ""
     can = f"{room.num_bytes / GIB:.1f} GiB{device} can be used"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from sartor.adapters import preset_of
 from sartor.adapters.method import Server
+from sartor.asked import DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.chat import Speech, preview
 from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
 from sartor.errors import Where
+from sartor.hub import Shape
 from sartor.metrics.load import load as load_metric
+from sartor.names import resolve
 from sartor.readiness import Finding, covering, readiness
 from sartor.recipe import Recipe
 from sartor.texts import labels_of
@@ -80,6 +84,31 @@ class Check(Frozen):
     def doubtful(self) -> bool:
         """Whether anything is less than well: a problem of any severity, or a poor grade."""
         return bool(self.problems) or any(finding.grade == "poor" for finding in self.readiness)
+
+
+def refuse_unfit(recipe: Recipe, folder: Path, shape: Shape, form: Form) -> None:
+    """What the plan would refuse for the recipe's own sake, refused before any row is read.
+
+    Args:
+        folder, shape: of the base. `form`: how it is used.
+
+    Raises:
+        RecipeError: arms, metric, objective, method or the length of training do not fit together or to this base.
+    """
+    from sartor.planner import Reasons, course_of, settled_method  # torch, which judging data does not need
+    from sartor.planner_padded import settled_padded
+    from sartor.quantisation import quantize_of
+
+    tune = recipe.tune
+    arms_of(DEFAULT_ARMS[form] if recipe.prove.arms is None else recipe.prove.arms, form)
+    metric_of(recipe, (), form)
+    settled(resolve("objectives", tune.objective.name), tune.objective, {}, "tune.objective")
+    quantize_of(recipe, folder, shape.kind)
+    if form == "decoder":
+        settled_method(tune.adapter, shape)
+    else:
+        settled_padded(tune.adapter, shape)
+    course_of(tune, shape, FEWEST_EXAMPLES, Reasons())
 
 
 def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int, form: Form = "decoder") -> Check:

@@ -14,20 +14,33 @@ from pydantic import Field
 from sartor import hub, timing
 from sartor.accelerators import DEVICES_A_HOST, MOST_DEVICES, Machine, machine
 from sartor.advice import advise
+from sartor.asked import num_virtual
 from sartor.backends import estimate
 from sartor.backends.estimate import CUDA, Calibration, Job
 from sartor.catalogue import CATALOGUE, card
 from sartor.chat import open_renderer
+from sartor.data.folder import is_data_folder
 from sartor.data.prepare import Prepared, prepare
 from sartor.errors import Refused, UserError
 from sartor.hub import EMBEDDED, Shape
 from sartor.plan import Memory, ProofPlan, Recompute
 from sartor.planner import Method, Reasons, course_of, job_of, plan_proof, settled_method, way_of, with_lora
-from sartor.quantisation import by_recipe
-from sartor.recipe import ModelSpec, Recipe, load
-from sartor.sizing import USABLE, Room, choose, most_tokens, nearest, shape_of, shortage, smallest
+from sartor.quantisation import by_recipe, quantize_of
+from sartor.recipe import ModelSpec, Recipe
+from sartor.sizing import (
+    USABLE,
+    Room,
+    most_tokens,
+    nearest,
+    packing,
+    shape_of,
+    sharded,
+    shortage,
+    smallest,
+    spread,
+)
 from sartor.timing import Work, work_of
-from sartor.types import Frozen
+from sartor.types import Embed, Frozen
 
 READABLE = 0.7  # of a memory's datasheet bandwidth: what reading weights reaches
 NETWORK = 5e10  # bytes a second and device between hosts: a 400 Gbit/s port for each, as in a DGX H100
@@ -66,35 +79,44 @@ class Offer(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What is known of a base without its weights: sizes, the folder of a tokenizer, and whose tokenizer that is."""
+    """What is known of a base without its weights: sizes, the folder of a tokenizer, and whose tokenizer that is.
+
+    `folder` is its own, None where there is none here.
+    """
 
     shape: Shape
     tokenizer: Path
     note: str
+    folder: Path | None = None
 
 
-def offer_of(recipe: Path, sets: Sequence[str], machine_name: str, *, price: float) -> Offer:
-    """`plan_on` for a recipe's file and an accelerator's name.
+def offer_of(recipe: Recipe, root: Path, machine_name: str, *, price: float, embed: Embed | None = None) -> Offer:
+    """`plan_on` for an accelerator's name.
 
     Raises:
         UserError: a price, but no accelerator.
     """
     if not machine_name:
         raise UserError(f"a price of {price:g}, but for no device", hint="name it: `sartor plan --on h100 --price 2`")
-    return plan_on(load(recipe, sets), recipe.parent, machine(machine_name), price=price)
+    return plan_on(recipe, root, machine(machine_name), price=price, embed=embed)
 
 
-def plan_on(recipe: Recipe, root: Path, machine: Machine, *, price: float = 0.0) -> Offer:
+def plan_on(recipe: Recipe, root: Path, machine: Machine, *, price: float = 0.0, embed: Embed | None = None) -> Offer:
     """The run of a recipe on another machine; data paths are relative to `root`, `price` is per device and hour.
+
+    Its `data.train` names what its `data.make` makes (`workshop.resolved`). `embed` is for cleaners.
 
     Raises:
         Refused: it does not fit there; the hint says what would.
-        UserError: the model's sizes are not known here.
+        UserError: the model's sizes are not known here, or its data is not made yet.
     """
+    if recipe.data.make and not is_data_folder(root / (recipe.data.train or "")):
+        raise UserError("`data.make` has not made its examples yet", hint="`sartor check` makes them; then plan")
     base = _base(recipe.model, root)
     renderer = open_renderer(base.tokenizer, template_kwargs=recipe.model.template.items())
-    prepared = prepare(recipe, root, renderer, context=base.shape.context)
-    return offer(recipe, base.shape, prepared, machine, price=price, notes=(base.note,))
+    context = base.shape.context - num_virtual(recipe.tune.adapter)
+    prepared = prepare(recipe, root, renderer, context=context, embed=embed)
+    return offer(recipe, base.shape, prepared, machine, folder=base.folder, price=price, notes=(base.note,))
 
 
 def offer(
@@ -103,10 +125,11 @@ def offer(
     prepared: Prepared,
     machine: Machine,
     *,
+    folder: Path | None = None,
     price: float = 0.0,
     notes: tuple[str, ...] = (),
 ) -> Offer:
-    """The same from a model's sizes and prepared examples.
+    """The same from a model's sizes, its folder if it is here, and prepared examples.
 
     Raises:
         Refused: it does not fit there; the hint says what would.
@@ -119,16 +142,20 @@ def offer(
     )
     item_bytes = 2 if machine.accelerator.dtype == "bfloat16" else 4
     job = job_of(method, shape, item_bytes=item_bytes, work=work, train=prepared.train, proof=proof)
-    quantize, _ = by_recipe(recipe, shape.kind)
+    quantize, _ = quantize_of(recipe, folder, shape.kind) if folder else by_recipe(recipe, shape.kind)
     moments = estimate.MOMENTS[course["optimizer"]]
-    job = replace(job, devices=machine.count, moment_bytes=moments, quantize=quantize)
+    job = replace(job, devices=machine.count, moment_bytes=moments, quantize=quantize, kernels=item_bytes == 2)
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
     most = most_tokens(job.longest, work.step_tokens / machine.count)
-    sized = _sized(job, room, most)
+    sized = spread(job, room, most=most)
     if sized is None:
         raise _refusal(job, room, machine, method, prepared)
+    if sized.devices == 1:  # each of several has its own part of a step, in which little is alike
+        examples = [item.segments for item in prepared.train]
+        packed = packing(examples, sized, work.batch_size, steps=work.steps, seed=recipe.tune.seed)
+        work = replace(work, computed=packed.computed)
     advice = advise(
-        with_lora(sized, shape),
+        with_lora(job),
         room,
         num_train=len(prepared.train),
         most=most,
@@ -155,7 +182,6 @@ def _offer(
     flops, calibration = machine.accelerator.flops, room.calibration
     seconds = timing.training_seconds(work, job, calibration, flops)
     stages = timing.stages(work, job, proof, calibration, flops=flops, save_every=max(1, work.steps // 10))
-    per_token = estimate.training_flops(job, supervised_share=work.supervised_share, mean_length=work.mean_length)
     phases = estimate.memory(job, calibration)
     return Offer(
         machine=machine.name,
@@ -175,7 +201,7 @@ def _offer(
         tokens=work.trained_tokens,
         training_seconds=round(seconds, 1),
         stages=stages,
-        utilisation=work.trained_tokens * per_token / (seconds * flops * machine.count),
+        utilisation=work.computed_tokens * timing.flops_per_token(work, job) / (seconds * flops * machine.count),
         price=round(price * machine.count * sum(stages.values()) / 3600, 4),
         notes=notes,
         advice=advice,
@@ -188,7 +214,8 @@ def _base(spec: ModelSpec, root: Path) -> _Base:
     own = "tokens are counted with the model's own tokenizer"
     known = card(spec.name)
     if known is not None and known.kind == "decoder" and known.name in EMBEDDED:
-        return _Base(shape_of(known), hub.find(spec).folder, own)
+        found = hub.find(spec).folder
+        return _Base(shape_of(known), found, own, found)
     folder = root / spec.name
     if (known.kind if known else "decoder") != "decoder" or (folder.is_dir() and hub.shape(folder).kind != "decoder"):
         raise UserError(
@@ -203,7 +230,7 @@ def _base(spec: ModelSpec, root: Path) -> _Base:
     if folder.is_dir():
         has_own = (folder / "tokenizer.json").is_file()
         tokenizer = folder if has_own else hub.find(ModelSpec(name=embedded)).folder
-        return _Base(hub.shape(folder), tokenizer, own if has_own else borrowed)
+        return _Base(hub.shape(folder), tokenizer, own if has_own else borrowed, folder)
     if known is None:
         raise UserError(
             f"the sizes of {spec.name!r} are not known here",
@@ -218,26 +245,18 @@ def _calibration(machine: Machine) -> Calibration:
     return CUDA.model_copy(update={"bandwidth": machine.accelerator.bandwidth * READABLE, "link": link})
 
 
-def _sized(job: Job, room: Room, most: int) -> Job | None:
-    """Whole on each device if that needs no recomputing, for then only the adapter travels; else sharded."""
-    whole = choose(job, room, most=most)
-    if job.devices == 1 or (whole is not None and whole.recompute == "none"):
-        return whole
-    return choose(replace(job, shards=job.devices), room, most=most) or whole
-
-
 def _refusal(job: Job, room: Room, machine: Machine, method: Method, prepared: Prepared) -> Refused:
-    sharded = replace(job, shards=job.devices)
-    ways = [*_more_devices(job, room, machine), *nearest(sharded, room, way_of(sharded, method, prepared.train))]
+    shared = sharded(job)
+    ways = [*_more_devices(job, room, machine), *nearest(shared, room, way_of(shared, method, prepared.train))]
     device = f"each device of {machine.name}" if machine.count > 1 else machine.name
-    message, hint = shortage(sharded, room, ways, device=device, num_bytes=machine.accelerator.memory_bytes)
+    message, hint = shortage(shared, room, ways, device=device, num_bytes=machine.accelerator.memory_bytes)
     return Refused(message, hint=hint)
 
 
 def _more_devices(job: Job, room: Room, machine: Machine) -> Sequence[str]:
     count = machine.count * 2
     while count <= MOST_DEVICES:
-        if room.holds(smallest(replace(job, devices=count, shards=count))):
+        if room.holds(smallest(sharded(replace(job, devices=count)))):
             return [f"take {machine.accelerator.name}x{count}"]
         count *= 2
     return []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sartor.errors import UserError
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from sartor.backends.estimate import Job
     from sartor.elsewhere import Offer
     from sartor.hub import Shape
+    from sartor.types import Form
 
 MIB, GIB = 2**20, 2**30
+_WORDS = {2: "bf16", 4: "fp32"}
 _MOMENTS = {8: "Adam: two in fp32", 2: "Adam: two in 8 bits", 0: "none"}
 
 
@@ -47,7 +50,7 @@ def plan_document(plan: Plan, shape: Shape, *, arithmetic: bool) -> tuple[Json, 
     """A plan as one JSON document, and what stands below its table: times, advice and, if asked, the arithmetic."""
     document = plan.model_dump(mode="json", by_alias=True)
     phases = plan.estimate.memory
-    lines = _arithmetic(_job_of(plan, shape), phases["train"]) if arithmetic and phases else []
+    lines = _arithmetic(_job_of(plan, shape), phases["train"], plan.model.form) if arithmetic and phases else []
     if arithmetic:
         document = {"plan": document, "arithmetic": [line.model_dump(mode="json") for line in lines]}
     text = [*_memory_lines(lines, phases), *_time_lines(plan.estimate.stages), *plan.advice]
@@ -57,7 +60,7 @@ def plan_document(plan: Plan, shape: Shape, *, arithmetic: bool) -> tuple[Json, 
 def offer_document(offer: Offer, *, arithmetic: bool) -> tuple[Json, str]:
     """The same for a machine that is not this one."""
     document: Json = {**offer.model_dump(mode="json"), "run_seconds": round(offer.run_seconds, 1)}
-    lines = _arithmetic(offer.job, offer.memory["train"]) if arithmetic else []
+    lines = _arithmetic(offer.job, offer.memory["train"], "decoder") if arithmetic else []
     if arithmetic:
         document["arithmetic"] = [line.model_dump(mode="json") for line in lines]
     return document, "\n".join([*_offer_lines(offer), *_memory_lines(lines, offer.memory), *_closing_lines(offer)])
@@ -68,66 +71,107 @@ def _job_of(plan: Plan, shape: Shape) -> Job:
     from sartor.backends.estimate import MOMENTS, Job
     from sartor.planner import settled_method
 
-    method = settled_method(Named(name=plan.adapter.name, settings=plan.adapter.settings), shape)
-    return Job(
+    job = Job(
         shape=shape,
         item_bytes=2 if plan.model.dtype == "bfloat16" else 4,
         num_trainable=plan.num_trainable,
         micro_tokens=plan.estimate.fullest or plan.micro_tokens,
         longest=plan.max_length,
-        low_rank=method.rank * method.num_adapted,
         recompute=plan.recompute,
         tile=plan.estimate.supervised or plan.tile,
-        full=method.full,
-        depth=method.depth,
         moment_bytes=MOMENTS[plan.optimizer],
         quantize=plan.model.quantize,
+        layers=plan.estimate.layers,
     )
+    if plan.model.form != "decoder":  # whose layers have other names, and are counted on the model itself
+        return job
+    method = settled_method(Named(name=plan.adapter.name, settings=plan.adapter.settings), shape)
+    return replace(method.given(job), layers=plan.estimate.layers)
 
 
-def _arithmetic(job: Job, memory: Memory) -> list[Line]:
+def _arithmetic(job: Job, memory: Memory, form: Form) -> list[Line]:
     """Each item of training's memory with its numbers put in; on one device, of all that share the weights."""
-    from sartor.backends import estimate
-
-    over = f" ÷ {job.shards} devices" if job.shards > 1 else ""
-    trained = f"{job.num_trainable / 1e6:,.2f} M trained"
-    saved = estimate.saved_per_token(job)
-    tile_bytes = job.tile * job.shape.vocab * job.item_bytes
-    word = {2: "bf16", 4: "fp32"}[job.item_bytes]
-    formulas = {
-        "runtime": "measured",
-        "weights": f"{_weights(job, word)}{over}",
-        "masters": f"{trained} × {estimate.MASTER} bytes (fp32){over}",
-        "gradients": f"{trained} × {estimate.GRADIENT} bytes (fp32){over}",
-        "moments": f"{trained} × {job.moment_bytes} bytes ({_MOMENTS[job.moment_bytes]}){over}",
-        "working": f"{trained} × {job.item_bytes} bytes ({word}), as A and beside the weights{over}",
-        "activations": f"{job.micro_tokens:,} tokens × {job.num_layers} layers × {saved:,} bytes",
-        "attention": f"{job.micro_tokens:,} tokens: gradients of q, k and v in fp32, scores of a short segment",
-        "logits": f"{job.tile} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes"
-        + (f" × {memory.logits / tile_bytes:g}" if memory.logits != tile_bytes else ""),
-        "layer": f"{job.micro_tokens:,} tokens × {estimate.scratch_per_token(job):,} bytes, of one layer at a time",
-        "products": "those that oneDNN keeps",
-        "kept": f"what enters the lowest trained layer, in fp32; {estimate.KEPT_SHARE:.0%} of the memory at most",
-    }
+    if form == "decoder":
+        formulas, parts = _held(job) | _computed(job, memory), _parts(job)
+    else:
+        formulas, parts = _held(job) | _computed_padded(job, form), []
     words = {name: info.description or name for name, info in Memory.model_fields.items()}
-    lines = [Line(item=words[name], arithmetic=formulas[name], num_bytes=size) for name, size in memory.items().items()]
-    for number, line in enumerate(lines):
-        if line.item == words["activations"]:
-            parts = estimate.saved_parts(job).items()
-            within = [
-                Line(item=f"  of a token and layer: {part}", arithmetic="", num_bytes=size) for part, size in parts
-            ]
-            return [*lines[: number + 1], *within, *lines[number + 1 :]]
+    lines: list[Line] = []
+    for name, size in memory.items().items():
+        lines.append(Line(item=words[name], arithmetic=formulas[name], num_bytes=size))
+        lines += parts if name == "activations" else []
     return lines
 
 
-def _weights(job: Job, word: str) -> str:
-    """The base's parameters by how they are held."""
+def _held(job: Job) -> dict[str, str]:
+    """What stays from step to step."""
+    from sartor.backends.estimate import GRADIENT, MASTER
+
+    trained = _trained(job) + (f" ÷ {job.shards} devices" if job.full and job.shards > 1 else "")
+    return {
+        "runtime": "measured",
+        "weights": _weights(job),
+        "masters": f"{trained} × {MASTER} bytes (fp32)",
+        "gradients": f"{trained} × {GRADIENT} bytes (fp32)",
+        "moments": f"{trained} × {job.moment_bytes} bytes ({_MOMENTS[job.moment_bytes]})",
+    }
+
+
+def _computed(job: Job, memory: Memory) -> dict[str, str]:
+    """What a decoder's layers take, and what is laid out for them."""
+    from sartor.backends import estimate
+
+    tokens, scratch = f"{job.micro_tokens:,} tokens", estimate.scratch_per_token(job)
+    copies = memory.working / (job.num_trainable * job.item_bytes)
+    tiles = memory.logits / (job.tile * job.shape.vocab * job.item_bytes)
+    made = memory.layer - job.micro_tokens * scratch
+    stream = job.shape.hidden * estimate.STREAM
+    return {
+        "working": f"{_trained(job)} × {job.item_bytes} bytes ({_WORDS[job.item_bytes]}) × {copies:g} copies",
+        "activations": f"{tokens} × {job.num_layers} layers × {estimate.saved_per_token(job):,} bytes",
+        "attention": f"{tokens} × {estimate.attention_per_token(job):,} bytes: gradients of keys and values in fp32",
+        "logits": f"{job.tile:,} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes"
+        + (f" × {tiles:g}" if tiles != 1 else ""),
+        "layer": f"{tokens} × {scratch:,} bytes"
+        + (f" + {made:,} bytes of weights" if made else "")
+        + ", of one layer at a time",
+        "products": f"{estimate.CPU.num_products} that oneDNN keeps × {estimate.CPU.product_bytes:,} bytes",
+        "kept": f"{memory.kept // stream:,} tokens × {stream:,} bytes: what enters the lowest trained layer, in fp32",
+    }
+
+
+def _computed_padded(job: Job, form: Form) -> dict[str, str]:
+    """What the layers of other bases take."""
+    from sartor.planner_padded import LOGITS, PADDED, kept_per_token
+
+    tokens, kept = f"{job.micro_tokens:,} tokens × {PADDED:g} with padding", kept_per_token(job, form)
+    return {
+        "activations": f"{tokens} × {job.shape.num_layers} layers × {kept:,} bytes, a rough guess",
+        "logits": f"{tokens} × {job.shape.vocab:,} words × 4 bytes (fp32) × {LOGITS}",
+        "layer": f"{tokens} × {kept:,} bytes, of one layer at a time",
+    }
+
+
+def _parts(job: Job) -> list[Line]:
+    """What a layer keeps of a token."""
+    from sartor.backends.estimate import saved_parts
+
+    parts = saved_parts(job).items()
+    return [Line(item=f"  of a token and layer: {part}", arithmetic="", num_bytes=size) for part, size in parts]
+
+
+def _trained(job: Job) -> str:
+    return f"{job.num_trainable / 1e6:,.2f} M trained"
+
+
+def _weights(job: Job) -> str:
+    """The base's parameters by how they are held. Packed ones are not cut."""
     from sartor.backends.estimate import weight_parts
 
     parts = weight_parts(job.shape, job.quantize, job.item_bytes).items()
-    last = f" ({word})" if job.quantize == "none" else ""
-    return " + ".join(f"{count / 1e6:,.1f} M {name} × {size:g} bytes" for name, (count, size) in parts) + last
+    last = f" ({_WORDS[job.item_bytes]})" if job.quantize == "none" else ""
+    over = f" ÷ {job.shards} devices" if job.quantize == "none" and job.shards > 1 else ""
+    return " + ".join(f"{count / 1e6:,.1f} M {name} × {size:g} bytes" for name, (count, size) in parts) + last + over
 
 
 def _memory_lines(lines: Sequence[Line], phases: dict[str, Memory]) -> Iterator[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import platform
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +25,16 @@ from sartor.types import Frozen
 #: held 2 GiB after 180 steps. 16 is fewer than one step has, and costs a fifth of the speed. It must be set before the
 #: first product of the process.
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
+
+SYSTEM = Path("/")  # the folder of /proc and /sys
+#: What Linux calls products of bf16: on x86 the first two, on ARM the last.
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+#: What bounds a container: hierarchy of control groups ("": version 2, "memory": version 1) -> the files of limit and
+#: use, and the line of `memory.stat` with the cached files that are given up when memory is short.
+MEMORY_GROUPS = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def prepare_environment() -> None:
@@ -77,15 +89,17 @@ class Hardware(Frozen):
 
 
 def look(folder: Path) -> Hardware:
-    """What can be read without computing, and without torch: so nothing of a GPU."""
-    flags = _cpu_info("flags").split()
+    """What can be read without computing, and without torch: so nothing of a GPU.
+
+    In a container, what it may use: its part of the machine's memory and cores.
+    """
     return Hardware(
         processor=_cpu_info("model name") or platform.processor() or platform.machine(),
-        num_cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        num_cores=_num_cores(),
         memory_bytes=memory_bytes(),
-        free_memory_bytes=_memory("MemAvailable"),
+        free_memory_bytes=max(0, min([_memory("MemAvailable"), *(left for _, left in _memory_limits())])),
         free_disk_bytes=shutil.disk_usage(folder).free,
-        has_bf16="avx512_bf16" in flags or "amx_bf16" in flags or platform.machine() == "arm64",
+        has_bf16=_has_bf16(),
     )
 
 
@@ -149,8 +163,8 @@ def measure_flops(
 
 
 def memory_bytes() -> int:
-    """Bytes of memory that this machine has."""
-    return _memory("MemTotal")
+    """Bytes of memory that this machine has, or that this container may use of it."""
+    return min([_memory("MemTotal"), *(limit for limit, _ in _memory_limits())])
 
 
 def peak_bytes() -> int:
@@ -196,11 +210,60 @@ def _cuda() -> Any:
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-def _cpu_info(key: str) -> str:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
+def _has_bf16() -> bool:
+    """Whether the processor multiplies bf16. Apple's do since the M2, Intel's in a Mac never."""
+    if sys.platform == "darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "hw.optional.arm.FEAT_BF16"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() == "1"
+    return not BF16_FLAGS.isdisjoint((_cpu_info("flags") or _cpu_info("Features")).split())
+
+
+def _num_cores() -> int:
+    """The cores that this process may run on, or the time of so many, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    version_1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    shares = [_text(folder / "cpu.max") for folder in _control_groups("")]
+    shares += ["".join(_text(folder / name) for name in version_1) for folder in _control_groups("cpu")]
+    pairs = [share.split() for share in shares if share]
+    # "max" and -1: no limit.
+    bounds = [math.ceil(int(quota) / int(period)) for quota, period in pairs if quota.isdigit()]
+    return max(1, min([cores, *bounds]))
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """For each control group of this process with a limit on memory: the limit, and how much of it is left."""
+    for hierarchy, (limit, use, cache) in MEMORY_GROUPS.items():
+        for folder in _control_groups(hierarchy):
+            most = _text(folder / limit).strip()
+            if most.isdigit():  # "max": no limit
+                used = int(_text(folder / use) or 0)
+                cached = dict(line.split() for line in _text(folder / "memory.stat").splitlines()).get(cache, 0)
+                yield int(most), int(most) - used + int(cached)
+
+
+def _control_groups(hierarchy: str) -> Iterator[Path]:
+    """The folders of this process's control groups in a hierarchy, its own first, up to the outermost that it sees.
+
+    In a container its own may have a name that only the host sees; then the outermost one is its own.
+    """
+    top = SYSTEM / "sys/fs/cgroup" / hierarchy
+    for line in _text(SYSTEM / "proc/self/cgroup").splitlines():
+        _, names, place = line.split(":", 2)
+        if hierarchy in names.split(","):
+            own = top / place.lstrip("/")
+            yield from (own, *own.parents[: len(own.parts) - len(top.parts)])
+
+
+def _text(path: Path) -> str:
+    """What a file of the system says; nothing where there is no such file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
         return ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+
+
+def _cpu_info(key: str) -> str:
+    for line in _text(SYSTEM / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
             return value.strip()
@@ -208,7 +271,7 @@ def _cpu_info(key: str) -> str:
 
 
 def _memory(key: str) -> int:
-    path = Path("/proc/meminfo")
+    path = SYSTEM / "proc/meminfo"
     if not path.is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for line in path.read_text(encoding="utf-8").splitlines():

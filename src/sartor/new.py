@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sartor.catalogue import card
+from sartor.catalogue import CATALOGUE, card
 from sartor.data.ledger import refuse_if_many
 from sartor.data.read import read
 from sartor.data.split import labels
-from sartor.errors import RecipeError
+from sartor.errors import ModelError, RecipeError
 from sartor.hub import kind_of, read_config
+from sartor.names import suggest
 from sartor.recipe import parse_yaml
 from sartor.types import Chat, Example, Kind
 
@@ -47,7 +48,9 @@ def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str
 
     Raises:
         DataError: the file cannot be read, or its format is not known.
+        ModelError: there is no such model.
     """
+    _refuse_unknown(model)
     found = read(file, format=None, fields={}, label=file.name)
     refuse_if_many(found.ledger)
     metric, why = propose_metric(found.examples)
@@ -67,6 +70,17 @@ def propose(file: Path, *, relative_to: Path, model: str = DEFAULT_MODEL) -> str
         metric=metric,
         why=why,
     ) + (_PAIRS if pairs else "")
+
+
+def _refuse_unknown(model: str) -> None:
+    """What the check would not find: no name of the catalogue, nothing here, and no hub id, which has a slash.
+
+    Raises:
+        ModelError: it is such a name.
+    """
+    if card(model) is None and "/" not in model and not (model and Path(model).exists()):
+        names = tuple(card.name for card in CATALOGUE)
+        raise ModelError(f"unknown model {model!r}", hint=suggest(model, names))
 
 
 def _kind(model: str, root: Path) -> Kind:

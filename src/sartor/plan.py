@@ -100,7 +100,8 @@ class Estimate(Frozen):
 
     `tokens` counts every token of every example once per epoch; `seconds` are training's, `stages` those of each stage
     of the whole run. `memory` is itemised by phase: load, train, evaluate, save, resume, generate; it was reckoned for
-    `fullest` tokens in a micro-batch and `supervised` positions in a tile of logits (0: those of the plan).
+    `fullest` tokens in a micro-batch and `supervised` positions in a tile of logits (0: those of the plan), in `layers`
+    that are ours or transformers' own.
     """
 
     peak_bytes: int
@@ -108,6 +109,7 @@ class Estimate(Frozen):
     tokens: int
     fullest: int = 0
     supervised: int = 0
+    layers: str = "hand-written"
     memory: dict[str, Memory] = Field(default_factory=dict)
     stages: dict[str, float] = Field(default_factory=dict)
 

@@ -15,16 +15,17 @@ from sartor.adapters.layers import top_layers
 from sartor.advice import advise
 from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
-from sartor.backends.estimate import CPU, CUDA, MOMENTS, Calibration, Job
+from sartor.backends.estimate import CPU, CUDA, MOMENTS, Job
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware, measure_flops
 from sartor.hub import Base, Shape
 from sartor.names import resolve
-from sartor.plan import Choice, Estimate, ModelChoice, Plan, ProofPlan, Quantized, steps_of
+from sartor.ops.fuse import without_kernels
+from sartor.plan import Choice, Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
 from sartor.quantisation import optimizer_words, quantize_of
 from sartor.recipe import Named, Recipe, TuneSpec
-from sartor.sizing import USABLE, Room, Way, choose, fullest, most_tokens, nearest, shortage
+from sartor.sizing import USABLE, Packing, Room, Way, choose, most_tokens, nearest, packing, shortage
 from sartor.timing import Work, work_of
 from sartor.types import Form
 
@@ -67,12 +68,7 @@ def plan_proof(
     reasons = Reasons() if reasons is None else reasons
     arms = arms_of(DEFAULT_ARMS[form] if recipe.prove.arms is None else recipe.prove.arms, form)
     reasons.because("proof.arms", arms, ASKED if recipe.prove.arms else f"the usual ones of a {form}")
-    items = reasons.decide(
-        "proof.items",
-        min(recipe.prove.items, len(test)) if recipe.prove.items else None,
-        min(ENOUGH_ITEMS, len(test)),
-        f"{len(test)} are held out; {ENOUGH_ITEMS} detect a difference of 10 points with 80 % power",
-    )
+    items = reasons.because("proof.items", *_items(recipe.prove.items, len(test)))
     longest = max((length for item in (*train, *test) for length in _answer_lengths(item)), default=64)
     max_new_tokens = reasons.decide(
         "proof.max_new_tokens",
@@ -126,14 +122,18 @@ def decide(
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
     room = room_of(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
-    job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kept_tokens=_kept_tokens(job, work, hardware))
-    job = replace(job, quantize=_quantize(recipe, base, shape, job, reasons))
+    job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kernels=not without_kernels(dtype, hardware.device))
+    quantize, kept_tokens = _quantize(recipe, base, shape, job, reasons), _kept_tokens(job, work, hardware)
+    job = replace(job, quantize=quantize, kept_tokens=kept_tokens)
     reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
     most = _most(job, work, hardware)
     sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
+    packed = packing([item.segments for item in train], sized, work.batch_size, steps=work.steps, seed=tune.seed)
+    work, filled = replace(work, computed=packed.computed), _filled(sized, packed, hardware)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
+    reasons["estimate"], phases = speed_words(sized, hardware), estimate.memory(filled, room.calibration)
     return Plan(
-        model=_model(recipe, base, shape, dtype, job.quantize),
+        model=model_of(recipe, base, shape, dtype, quantize=quantize),
         backend=reasons.because("backend", "torch", f"one process on {device_words(hardware)}"),
         objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
@@ -143,17 +143,32 @@ def decide(
         tile=reasons.because("tile", *_tile(sized)),
         max_length=reasons.because("max_length", job.longest, "the longest training example"),
         save_every=save_every,
-        seed=reasons.because("seed", tune.seed, RECIPE_SAYS),
-        num_threads=reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
-        environment=reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
         num_trainable=reasons.because("num_trainable", method.num_trainable, _share(method, shape)),
         proof=proof,
         data=data,
-        estimate=_estimate(work, sized, train, tune.seed, proof, hardware, save_every, reasons),
-        reasons=dict(reasons),
-        advice=_advice(job, shape, room, work, len(train), most),
+        estimate=estimate_of(work, sized, filled, phases, proof, hardware, save_every),
+        advice=_advice(job, room, work, len(train), most),
         **course,
+        **place_of(tune, hardware, reasons),
+        reasons=dict(reasons),
     )
+
+
+def _items(asked: int | None, held_out: int) -> tuple[int, str]:
+    """How many items are answered, and why."""
+    if asked is None:
+        words = f"{held_out} are held out; {ENOUGH_ITEMS} detect a difference of 10 points with 80 % power"
+        return min(ENOUGH_ITEMS, held_out), words
+    return (asked, ASKED) if asked <= held_out else (held_out, f"{asked} are {ASKED}; no more are held out")
+
+
+def place_of(tune: TuneSpec, hardware: Hardware, reasons: Reasons) -> dict[str, Any]:
+    """What makes this machine give the same numbers again: fields of the plan."""
+    return {
+        "seed": reasons.because("seed", tune.seed, RECIPE_SAYS),
+        "num_threads": reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
+        "environment": reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
+    }
 
 
 def _quantize(recipe: Recipe, base: Base, shape: Shape, job: Job, reasons: Reasons) -> Quantized:
@@ -163,12 +178,10 @@ def _quantize(recipe: Recipe, base: Base, shape: Shape, job: Job, reasons: Reaso
     return reasons.because("model.quantize", quantize, words)  # type: ignore[no-any-return]
 
 
-def _advice(job: Job, shape: Shape, room: Room, work: Work, num_train: int, most: int) -> tuple[str, ...]:
+def _advice(job: Job, room: Room, work: Work, num_train: int, most: int) -> tuple[str, ...]:
     """What the other methods would need and bring."""
-    mean_length = work.num_tokens / num_train
-    return advise(
-        with_lora(job, shape), room, num_train=num_train, most=most, mean_length=mean_length, context=shape.context
-    )
+    lora, mean_length = with_lora(job), work.num_tokens / num_train
+    return advise(lora, room, num_train=num_train, most=most, mean_length=mean_length, context=job.shape.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +192,29 @@ class Method:
     family: str
     num_trainable: int
     rank: int
-    num_adapted: int
+    low_rank: int
     full: bool
     depth: int
+    reads: int
+    dropout: bool
 
     def on(self, shape: Shape) -> int:
         """Parameters that it would train on another model."""
         family = resolve("adapters", self.family)
         return int(family.count(shape, family.Config(**self.adapter.settings)))
+
+    def given(self, job: Job) -> Job:
+        """The job of training by this method."""
+        return replace(
+            job,
+            num_trainable=self.num_trainable,
+            low_rank=self.low_rank,
+            reads=self.reads,
+            dropout=self.dropout,
+            full=self.full,
+            depth=self.depth,
+            layers=preset_of(self.adapter.name).layers,
+        )
 
 
 def settled_method(asked: Named, shape: Shape) -> Method:
@@ -199,14 +227,19 @@ def settled_method(asked: Named, shape: Shape) -> Method:
     refuse_disguise(asked.name, asked.settings)
     adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
     targets, chosen = adapter.settings.get("targets", []), adapter.settings.get("top_layers", 0)
+    sizes = shape.linear_sizes()
+    adapted = list(sizes) if targets == ["all-linear"] else targets
+    rank = adapter.settings.get("r", 0)
     return Method(
         adapter=adapter,
         family=family.__name__.rpartition(".")[2],
         num_trainable=family.count(shape, family.Config(**adapter.settings)),
-        rank=adapter.settings.get("r", 0),
-        num_adapted=len(shape.linear_sizes()) if targets == ["all-linear"] else len(targets),
+        rank=rank,
+        low_rank=rank * len(adapted),
         full=family.TRAINS == "model",
         depth=len(top_layers(chosen, shape.num_layers)) if chosen else 0,
+        reads=sum(sizes.get(name, (shape.hidden, 0))[0] for name in adapted),
+        dropout=adapter.settings.get("dropout", 0.0) > 0,
     )
 
 
@@ -217,31 +250,29 @@ def job_of(
     longest = max(item.length for item in train)
     shots = timing.SHOTS * work.num_tokens / work.num_examples if "few_shot" in proof.arms else 0.0
     answer = work.prompt_tokens + shots + proof.max_new_tokens
-    return Job(
+    job = Job(
         shape=shape,
         item_bytes=item_bytes,
         num_trainable=method.num_trainable,
         micro_tokens=longest,
         longest=longest,
-        low_rank=method.rank * method.num_adapted,
-        full=method.full,
-        depth=method.depth,
-        layers=preset_of(method.adapter.name).layers,
         answer_rows=proof.batch_size,
         answer_tokens=round(proof.batch_size * min(answer, shape.context)),
     )
+    return method.given(job)
 
 
-def _model(recipe: Recipe, base: Base, shape: Shape, dtype: Any, quantize: Quantized) -> ModelChoice:
+def model_of(recipe: Recipe, base: Base, shape: Shape, dtype: Any, **chosen: Any) -> ModelChoice:
+    """The base, with what was chosen for it."""
     return ModelChoice(
         name=base.name,
         path=base.path,
         revision=base.revision,
         digest=base.digest,
         dtype=dtype,
-        quantize=quantize,
         template=recipe.model.template,
         context=shape.context,
+        **chosen,
     )
 
 
@@ -317,10 +348,8 @@ def _learning_rate(shape: Shape, method: str) -> tuple[float, str]:
     rate = 5e-4 if millions < 500 else 3e-4 if millions < 3_000 else 2e-4
     multiple = preset_of(method).learning_rate
     words = "" if multiple == 1 else f"; {method} wants {multiple:g} times what lora does"
-    return (
-        rate * multiple,
-        f"adapters on a model of {millions:,.0f} M parameters: the smaller the base, the higher{words}",
-    )
+    what = {"adapter": "an adapter on", "model": "the weights of"}[family_of(method).TRAINS]
+    return rate * multiple, f"{what} a model of {millions:,.0f} M parameters: the smaller the base, the higher{words}"
 
 
 def device_words(hardware: Hardware) -> str:
@@ -344,8 +373,8 @@ def _most(job: Job, work: Work, hardware: Hardware) -> int:
 
 
 def _kept_tokens(job: Job, work: Work, hardware: Hardware) -> int:
-    """Tokens for which the frozen layers are computed once only. That is done on a CPU."""
-    if hardware.device == "cuda":
+    """Tokens for which the frozen layers are computed once only. That is done on a CPU, by our layers."""
+    if hardware.device == "cuda" or not job.shares:
         return 0
     num_tokens = min(work.num_tokens, work.trained_tokens)
     return estimate.kept_tokens(job.shape, job.depth, num_tokens=num_tokens, memory_bytes=hardware.memory_bytes)
@@ -386,68 +415,45 @@ def saves_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
     return max(1, min(work.steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
 
 
-def _filled(job: Job, train: Sequence[Tokenised], work: Work, hardware: Hardware, seed: int) -> Job:
+def _filled(job: Job, packed: Packing, hardware: Hardware) -> Job:
     """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full."""
     if hardware.device == "cuda":
         return job
-    tokens, supervised = fullest(
-        [item.segments for item in train],
-        batch_size=work.batch_size,
-        micro_tokens=job.micro_tokens,
-        steps=work.steps,
-        seed=seed,
-    )
-    return replace(job, micro_tokens=tokens, tile=min(job.tile, supervised))
+    return replace(job, micro_tokens=packed.tokens, tile=min(job.tile, packed.supervised))
 
 
-def _estimate(
-    work: Work,
-    job: Job,
-    train: Sequence[Tokenised],
-    seed: int,
-    proof: ProofPlan,
-    hardware: Hardware,
-    save_every: int,
-    reasons: Reasons,
+def estimate_of(
+    work: Work, job: Job, filled: Job, phases: dict[str, Memory], proof: ProofPlan, hardware: Hardware, save_every: int
 ) -> Estimate:
+    """Bytes, reckoned for the micro-batch as the data fills it, and seconds."""
     calibration = room_of(hardware).calibration
-    reasons["estimate"] = speed_words(hardware, calibration)
-    filled = _filled(job, train, work, hardware, seed)
-    phases = estimate.memory(filled, calibration)
     return Estimate(
         peak_bytes=estimate.peak(phases),
         seconds=round(timing.training_seconds(work, job, calibration, hardware.flops), 1),
         tokens=work.trained_tokens,
         fullest=filled.micro_tokens,
         supervised=filled.tile,
+        layers=job.computed_by,
         memory=phases,
         stages=timing.stages(work, job, proof, calibration, flops=hardware.flops, save_every=save_every),
     )
 
 
-def speed_words(hardware: Hardware, calibration: Calibration) -> str:
-    if hardware.device == "cpu":
-        return f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
-    return (
-        f"products at {calibration.efficiency:.0%} of the {hardware.flops / 1e12:.0f} TFLOP/s measured here: an "
-        "assumption, as all that is said of time on a GPU"
-    )
+def speed_words(job: Job, hardware: Hardware) -> str:
+    if hardware.device == "cuda":
+        return (
+            f"products at {CUDA.efficiency:.0%} of the {hardware.flops / 1e12:.0f} TFLOP/s measured here: an "
+            "assumption, as all that is said of time on a GPU"
+        )
+    words = f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"
+    return words if job.computed_by != "transformers" else f"{words}, of our own layers: transformers' run here"
 
 
-def with_lora(job: Job, shape: Shape) -> Job:
+def with_lora(job: Job) -> Job:
     """The same work with the default adapter, where another method was asked for."""
     if not job.full and job.low_rank and job.layers == "hand-written":
         return job
-    lora = settled_method(Named(name="lora"), shape)
-    return replace(
-        job,
-        full=False,
-        layers="hand-written",
-        depth=0,
-        kept_tokens=0,
-        num_trainable=lora.num_trainable,
-        low_rank=lora.rank * lora.num_adapted,
-    )
+    return settled_method(Named(name="lora"), job.shape).given(replace(job, kept_tokens=0))
 
 
 def way_of(job: Job, method: Method, train: Sequence[Tokenised]) -> Way:
@@ -456,7 +462,7 @@ def way_of(job: Job, method: Method, train: Sequence[Tokenised]) -> Way:
         rank=method.rank,
         lengths=[item.length for item in train],
         job_of=lambda shape: replace(job, shape=shape, num_trainable=method.on(shape)),
-        with_lora=with_lora(job, job.shape),
+        with_lora=with_lora(job),
         quantisable=not method.full and not preset_of(method.adapter.name).moves_base,
     )
 

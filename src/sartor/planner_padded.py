@@ -6,37 +6,40 @@ Trainable parameters are counted on the model itself, without its weights, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sartor import timing
-from sartor.adapters import family_of
+from sartor.adapters import family_of, refuse_disguise
 from sartor.asked import settled
 from sartor.backends import estimate
 from sartor.backends.estimate import GRADIENT, MASTER, MOMENTS, Job
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
-from sartor.hardware import ENVIRONMENT, Hardware
+from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.names import resolve
-from sartor.plan import Estimate, Memory, ModelChoice, Plan
+from sartor.plan import Choice, Memory, ModelChoice, Plan
 from sartor.planner import (
     MICRO_TOKENS,
     RECIPE_SAYS,
     Reasons,
     course_of,
     device_words,
+    estimate_of,
+    model_of,
     number_format,
+    place_of,
     plan_proof,
     room_of,
     saves_every,
     speed_words,
 )
 from sartor.quantisation import quantize_of
-from sartor.recipe import Recipe, TuneSpec
+from sartor.recipe import Named, Recipe, TuneSpec
 from sartor.sizing import Room, micro_sizes
 from sartor.texts import labels_of
-from sartor.timing import Work, work_of
+from sartor.timing import work_of
 from sartor.types import Form
 
 STEP_PAIRS = 32  # of an objective whose examples are each other's negatives: more of them teach more
@@ -45,6 +48,7 @@ FASTER = 4
 PADDED = 1.25  # times the tokens of a batch are computed at most: see `data.pad.LONGER`
 #: Vectors of the hidden and of the inner size that transformers' own layers keep of a token for the backward.
 KEPT_HIDDEN, KEPT_INNER = 10, 2
+ATTACHING = "full, top_layers, lora, bottleneck and ln_tuning attach to most"
 LOGITS = 3  # copies of an encoder-decoder's logits, in fp32: as they come, as log-probabilities, and their gradient
 ADVICE = (
     "A base as small as this one: `full` reaches most and costs little; an adapter is smaller on disk, forgets less, "
@@ -66,7 +70,7 @@ def decide_padded(
     """The whole plan.
 
     Raises:
-        RecipeError: a name or a setting is not known, or the method does not attach to this base.
+        RecipeError: a name or a setting is not known, or the method is another one, or does not attach to this base.
         MachineError: the plan does not fit this machine.
     """
     reasons, tune = Reasons(), recipe.tune
@@ -74,16 +78,16 @@ def decide_padded(
     reasons.because("model.quantize", *quantize_of(recipe, base.folder, shape.kind))
     dtype = reasons.because("model.dtype", *number_format(hardware))
     model = _model(recipe, base, shape, form, dtype, train, reasons)
-    family = family_of(tune.adapter.name)
-    adapter = settled(family, tune.adapter, family.PRESETS[tune.adapter.name].settings, "tune.adapter")
+    family, adapter = family_of(tune.adapter.name), settled_padded(tune.adapter, shape)
     num_trainable = _counted(model, family, adapter.settings)
     whole = "whole_steps" in objective.NEEDS
     course = _course(tune, shape, len(train), whole, reasons)
     proof = plan_proof(recipe, train, test, reasons, form)
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
     job = _job(model, shape, course, train, num_trainable, full=family.TRAINS == "model", whole=whole)
-    micro_tokens, memory = _sized(job, form, room_of(hardware), whole=whole)
-    save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, job, hardware))
+    sized = _sized(job, form, room_of(hardware), whole=whole)
+    phases = memory(sized, form, room_of(hardware))
+    save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     words = "a whole step in one batch: its pairs are each other's negatives" if whole else "of like length together"
     return Plan(
         model=model,
@@ -91,7 +95,7 @@ def decide_padded(
         objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=reasons.because("adapter", adapter, RECIPE_SAYS),
         family=reasons.because("family", family.__name__.rpartition(".")[2], f"the family of {tune.adapter.name}"),
-        micro_tokens=reasons.because("micro_tokens", micro_tokens, f"tokens before padding, {words}"),
+        micro_tokens=reasons.because("micro_tokens", sized.micro_tokens, f"tokens before padding, {words}"),
         max_length=reasons.because("max_length", job.longest, "the longest training example"),
         save_every=save_every,
         num_trainable=reasons.because(
@@ -99,10 +103,14 @@ def decide_padded(
         ),
         proof=proof,
         data=data,
-        estimate=_estimate(work, job, memory, proof, hardware, save_every, reasons),
+        estimate=reasons.because(
+            "estimate",
+            estimate_of(work, sized, sized, phases, proof, hardware, save_every),
+            f"{speed_words(sized, hardware)}; memory by counting what transformers' layers keep: a rough guess",
+        ),
         advice=ADVICE,
         **course,
-        **_place(tune, hardware, reasons),
+        **place_of(tune, hardware, reasons),
         reasons=dict(reasons),
     )
 
@@ -127,16 +135,8 @@ def _job(
         longest=longest,
         full=full,
         moment_bytes=MOMENTS[course["optimizer"]],
+        layers="transformers",
     )
-
-
-def _place(tune: TuneSpec, hardware: Hardware, reasons: Reasons) -> dict[str, Any]:
-    """What makes this machine give the same numbers again."""
-    return {
-        "seed": reasons.because("seed", tune.seed, RECIPE_SAYS),
-        "num_threads": reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
-        "environment": reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
-    }
 
 
 def _course(tune: TuneSpec, shape: Shape, num_train: int, whole: bool, reasons: Reasons) -> dict[str, Any]:
@@ -160,17 +160,25 @@ def _model(
     labels = labels_of(item.example for item in train) if form == "classifier" else ()
     reasons["model.form"] = f"a base that is an {shape.kind.replace('_', '-')}, with the objective of the recipe"
     reasons["model.labels"] = f"the {len(labels)} answers of the training split" if labels else "only a classifier has"
-    return ModelChoice(
-        name=base.name,
-        path=base.path,
-        revision=base.revision,
-        digest=base.digest,
-        dtype=dtype,
-        template=recipe.model.template,
-        context=shape.context,
-        form=form,
-        labels=labels,
-    )
+    return model_of(recipe, base, shape, dtype, form=form, labels=labels)
+
+
+def settled_padded(asked: Named, shape: Shape) -> Choice:
+    """A method with its settings, for a base of this kind.
+
+    Raises:
+        RecipeError: a name or a setting is not known, or makes another method of it; or PEFT does not put virtual
+            tokens before what an encoder reads.
+    """
+    family = family_of(asked.name)
+    refuse_disguise(asked.name, asked.settings)
+    adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
+    if shape.kind == "encoder" and family.HOOKS.num_virtual(family.Config(**adapter.settings)):
+        raise RecipeError(
+            f"`tune.adapter`: {asked.name} stands before a text that a model goes on with, and an encoder does not",
+            hint=ATTACHING,
+        )
+    return adapter
 
 
 def _counted(model: ModelChoice, family: Any, settings: dict[str, Any]) -> int:
@@ -187,35 +195,42 @@ def _counted(model: ModelChoice, family: Any, settings: dict[str, Any]) -> int:
         reason = str(error).partition(". ")[0]
         raise RecipeError(
             f"`tune.adapter`: the method does not attach to this base: {reason}",
-            hint="full, top_layers, lora, bottleneck and ln_tuning attach to most",
+            hint=ATTACHING,
         ) from error
     return sum(weight.numel() for weight in attached.parameters() if weight.requires_grad)
 
 
-def _sized(job: Job, form: Form, room: Room, *, whole: bool) -> tuple[int, dict[str, Memory]]:
-    """The largest micro-batch that fits, and the memory of each phase with it.
+def _sized(job: Job, form: Form, room: Room, *, whole: bool) -> Job:
+    """The largest micro-batch that fits.
 
     Raises:
         MachineError: not even the longest example fits.
     """
     sizes = (job.micro_tokens,) if whole else micro_sizes(max(MICRO_TOKENS, job.longest), job.longest)
     for micro_tokens in sizes:
-        found = memory(job, form, room, micro_tokens)
-        if estimate.peak(found) <= room.num_bytes:
-            return micro_tokens, found
+        sized = replace(job, micro_tokens=micro_tokens)
+        needed = estimate.peak(memory(sized, form, room))
+        if needed <= room.num_bytes:
+            return sized
     raise MachineError(
-        f"training needs {estimate.peak(found) / 2**30:.1f} GiB, of {room.num_bytes / 2**30:.1f} that can be used",
+        f"training needs {needed / 2**30:.1f} GiB, of {room.num_bytes / 2**30:.1f} that can be used",
         hint="choose an adapter, a smaller `tune.batch_size`, a smaller `data.max_length`, or a smaller base",
     )
 
 
-def memory(job: Job, form: Form, room: Room, micro_tokens: int) -> dict[str, Memory]:
-    """Bytes of each phase, itemised: what transformers' layers keep is taken from their code, not measured."""
-    shape, calibration = job.shape, room.calibration
-    tokens = PADDED * micro_tokens
+def kept_per_token(job: Job, form: Form) -> int:
+    """Bytes that a layer of transformers' keeps of a token for the backward: taken from its code, not measured."""
+    shape = job.shape
     kept = job.item_bytes * (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.inner)
     if form == "seq2seq":  # attention with a position bias keeps its scores, twice
         kept += 2 * job.item_bytes * shape.num_heads * job.longest
+    return kept
+
+
+def memory(job: Job, form: Form, room: Room) -> dict[str, Memory]:
+    """Bytes of each phase, itemised."""
+    shape, calibration, kept = job.shape, room.calibration, kept_per_token(job, form)
+    tokens = PADDED * job.micro_tokens
     held = Memory(
         runtime=calibration.runtime_bytes,
         weights=int(shape.num_parameters * job.item_bytes),
@@ -234,25 +249,3 @@ def memory(job: Job, form: Form, room: Room, micro_tokens: int) -> dict[str, Mem
         "resume": held.model_copy(update={"disk": disk}),
         "generate": held.model_copy(update={"masters": 0, "moments": 0, **computing}),
     }
-
-
-def _estimate(
-    work: Work,
-    job: Job,
-    phases: dict[str, Memory],
-    proof: Any,
-    hardware: Hardware,
-    save_every: int,
-    reasons: Reasons,
-) -> Estimate:
-    calibration = room_of(hardware).calibration
-    reasons["estimate"] = (
-        f"{speed_words(hardware, calibration)}; memory by counting what transformers' layers keep: a rough guess"
-    )
-    return Estimate(
-        peak_bytes=estimate.peak(phases),
-        seconds=round(timing.training_seconds(work, job, calibration, hardware.flops), 1),
-        tokens=work.trained_tokens,
-        memory=phases,
-        stages=timing.stages(work, job, proof, calibration, flops=hardware.flops, save_every=save_every),
-    )

@@ -146,8 +146,8 @@ class TaskSpec(Frozen):
 
     metric: Named = _field(
         ...,
-        "How an answer is scored: exact, choice, contains, f1, perplexity, or module:function for your own.",
-        when="Exact for structured output, choice for labels, f1 for free text with a reference.",
+        "How an answer is scored: exact, choice, contains, f1, perplexity, retrieval, or module:function for your own.",
+        when="Exact for structured output, choice for labels, f1 for free text, retrieval for embeddings.",
     )
     goal: float | None = _field(
         None,
@@ -161,7 +161,11 @@ class TaskSpec(Frozen):
 class TuneSpec(Frozen):
     """How the weights are changed."""
 
-    objective: Named = _field(Named(name="sft"), "What is optimised.", when="sft learns to give the answers shown.")
+    objective: Named = _field(
+        Named(name="sft"),
+        "What is learned: sft, to give the answers shown; contrastive, to embed a question nearest to its own answer.",
+        when="contrastive for an encoder whose questions and answers belong together in pairs; sft for all else.",
+    )
     adapter: Named = _field(
         Named(name="lora"),
         "The tuning method, a word or a mapping with settings: {name: lora, r: 16}.",
@@ -458,7 +462,8 @@ def _located(error: ValidationError, tree: CommentedMap, path: Path) -> RecipeEr
         return RecipeError(
             f"`{dotted}` is missing", hint=f"add it; `sartor explain {dotted}` says what it is", where=where
         )
-    expected = "input should be a word or a mapping" if first["type"].startswith("model_") else first["msg"].lower()
+    expected = first["msg"].lower().replace("valid tuple", "list")
+    expected = "input should be a word or a mapping" if first["type"].startswith("model_") else expected
     named = ".".join(part for part in location if isinstance(part, str))
     message = f"`{dotted}` is {first['input']!r}: {expected}"
     return RecipeError(message, hint=f"`sartor explain {named}` says what it takes", where=where)
@@ -492,4 +497,4 @@ def _is_union(annotation: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    return "empty" if value is None else f"a {type(value).__name__}"
+    return "empty" if value is None else "a list" if isinstance(value, CommentedSeq) else f"the one value {value}"

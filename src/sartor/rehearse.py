@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sartor import durable
 from sartor.backends.protocol import Backend
+from sartor.data.fold import fold
 from sartor.data.pack import Steps
 from sartor.errors import MachineError
 from sartor.evaluate import dev_loss
@@ -24,7 +26,7 @@ from sartor.plan import Plan
 from sartor.store import Restorable, Run
 from sartor.types import Batch
 
-SCANNED_STEPS = 2_000  # packing so many costs a few seconds; no micro-batch is larger than `plan.micro_tokens` anyway
+SCANNED_STEPS = 2_000  # packing so many costs a few seconds; no micro-batch computes more than `micro_tokens` anyway
 TOLERATED = 0.10
 
 
@@ -47,7 +49,7 @@ def rehearse(plan: Plan, run: Run, backend: Backend, steps: Steps, dev: Sequence
         before = _kept(parts, name)
         _advance(plan, backend, _worst(plan, steps, objective), objective, config)
         if dev:
-            dev_loss(backend, objective, config, [max(dev, key=lambda batch: batch.num_tokens)])
+            dev_loss(backend, objective, config, [max(dev, key=partial(_computed, share=steps.share))])
         for part in parts:
             part.save(checkpoint)
         for part in parts:
@@ -57,26 +59,28 @@ def rehearse(plan: Plan, run: Run, backend: Backend, steps: Steps, dev: Sequence
 
 
 def _worst(plan: Plan, steps: Steps, objective: Any) -> list[Batch]:
-    """The micro-batch with the most tokens and the one with the longest segment: often the same one.
+    """The micro-batch that computes the most tokens and the one with the longest segment: often the same one.
 
     Looked for in the first epochs as they will be packed. Moves on the steps, which the caller puts back.
     """
     most: Batch | None = None
     longest: Batch | None = None
+    fullest = 0
     for batch in (batch for step in islice(steps, min(plan.steps, SCANNED_STEPS)) for batch in step):
         if objective.weight(batch) == 0:
             continue
-        if most is None or batch.num_tokens > most.num_tokens:
-            most = batch
-        if longest is None or _longest_segment(batch) > _longest_segment(longest):
+        if batch.num_tokens > fullest and (computed := _computed(batch, steps.share)) > fullest:
+            most, fullest = batch, computed
+        if longest is None or batch.longest_segment > longest.longest_segment:
             longest = batch
     if most is None or longest is None:
         return []
-    return [most] if _longest_segment(most) == _longest_segment(longest) else [most, longest]
+    return [most] if most.longest_segment == longest.longest_segment else [most, longest]
 
 
-def _longest_segment(batch: Batch) -> int:
-    return int((batch.offsets_S1[1:] - batch.offsets_S1[:-1]).max())
+def _computed(batch: Batch, share: bool) -> int:
+    """Tokens that are computed of a batch: equal beginnings once, if its steps share them."""
+    return fold(batch).num_tokens if share else batch.num_tokens
 
 
 def _advance(plan: Plan, backend: Backend, batches: Sequence[Batch], objective: Any, config: Any) -> None:

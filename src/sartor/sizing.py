@@ -9,9 +9,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from sartor.backends import estimate
 from sartor.backends.estimate import Calibration, Job
+from sartor.backends.ranks import cut
 from sartor.catalogue import CATALOGUE, Card
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, Steps
@@ -25,6 +27,7 @@ MOST_TOKENS = 65_536  # a forward: more does not fill a GPU better
 USABLE = 0.95  # of a GPU's memory: its allocator cannot use the last pieces
 SHORTEST = 64  # tokens: examples cut to less than this are no way out
 RECOMPUTES: tuple[Recompute, ...] = ("none", "mlp", "layer")
+WHOLE_LAYERS: tuple[Recompute, ...] = ("none", "layer")  # transformers knows no part of a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,15 @@ class Way:
     quantisable: bool = False
 
 
+class Packing(NamedTuple):
+    """What micro-batches come to: the most `tokens` that one computes, the most `supervised` ones of any, and the share
+    of all tokens that is `computed`."""
+
+    tokens: int
+    supervised: int
+    computed: float
+
+
 def shape_of(card: Card) -> Shape:
     """The sizes of a catalogue model, without its weights."""
     return Shape(**card.sizes.model_dump(), context=card.context)
@@ -61,6 +73,22 @@ def choose(job: Job, room: Room, *, most: int) -> Job | None:
     """The first of all ways that fits: micro-batches from `most` tokens down, then recomputing; None if none does."""
     ways = _ways(job, most, (room.calibration.tile, *TILES))
     return next((candidate for candidate in ways if room.holds(candidate)), None)
+
+
+def spread(job: Job, room: Room, *, most: int) -> Job | None:
+    """`choose` for all of a job's devices, which share a base that is trained (`backends/fsdp.py`).
+
+    Another base is whole on each if that needs no recomputing, for then only the adapter travels; else it is sharded.
+    """
+    whole = None if job.full and job.devices > 1 else choose(job, room, most=most)
+    if job.devices == 1 or (whole is not None and whole.recompute == "none"):
+        return whole
+    return choose(sharded(job), room, most=most) or whole
+
+
+def sharded(job: Job) -> Job:
+    """A job whose devices hold the base together."""
+    return replace(job, shards=job.devices)
 
 
 def most_tokens(longest: int, step_tokens: float) -> int:
@@ -100,23 +128,25 @@ def shortage(job: Job, room: Room, ways: Sequence[str], *, device: str, num_byte
     return message, "; or ".join(ways) or "no smaller rank, length or catalogue model fits: more memory is needed"
 
 
-def fullest(
-    examples: Sequence[Sequence[Segment]], *, batch_size: int, micro_tokens: int, steps: int, seed: int
-) -> tuple[int, int]:
-    """Tokens that the fullest micro-batch computes, equal beginnings once, and the most supervised ones of any.
+def packing(examples: Sequence[Sequence[Segment]], job: Job, batch_size: int, *, steps: int, seed: int) -> Packing:
+    """Micro-batches as training will pack them; of a long run the first steps, which differ little from the rest.
 
-    Packed as training will pack them; of a long run the first steps, which differ little from the rest.
+    Where equal beginnings are not computed once, batches are cut to size again, as `backends/torch.py` does.
     """
-    tokens, supervised = 1, 1
-    packed = Steps(examples, batch_size=batch_size, micro_tokens=micro_tokens, seed=seed, share=True)
+    sizes, supervised, total = [1], 1, 1
+    packed = Steps(examples, batch_size=batch_size, micro_tokens=job.micro_tokens, seed=seed, share=True)
     for step in islice(packed, min(steps, SCANNED_STEPS)):
         for batch in step:
-            tokens, supervised = max(tokens, fold(batch).num_tokens), max(supervised, batch.num_supervised)
-    return tokens, supervised
+            total += batch.num_tokens
+            for piece in [batch] if job.shares else cut(batch, -(-batch.num_tokens // job.micro_tokens)):
+                sizes.append(fold(piece).num_tokens if job.shares else piece.num_tokens)
+                supervised = max(supervised, piece.num_supervised)
+    return Packing(max(sizes), supervised, sum(sizes) / total)
 
 
 def _ways(job: Job, most: int, tiles: Sequence[int] = TILES) -> Iterator[Job]:
-    for number, recompute in enumerate(RECOMPUTES):
+    again = WHOLE_LAYERS if job.computed_by == "transformers" else RECOMPUTES
+    for number, recompute in enumerate(again):
         for tile in dict.fromkeys(tiles) if number == 0 else tiles[-1:]:
             for micro_tokens in micro_sizes(most, job.longest):
                 yield replace(job, recompute=recompute, tile=tile, micro_tokens=micro_tokens)

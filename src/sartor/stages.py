@@ -257,8 +257,14 @@ def _train(bench: Bench) -> Events:
         share=share,
     )
     held_out = [segment for item in bench.tokenised("dev") for segment in item.segments]
-    whole = "whole_steps" in resolve("objectives", plan.objective.name).NEEDS  # then dev is one batch as well
-    dev = pack(held_out, micro_tokens=max(plan.micro_tokens, whole * sys.maxsize), share=share)
+    # Where the pairs of a batch are compared with each other, dev is batches of as many pairs as a step has.
+    whole = "whole_steps" in resolve("objectives", plan.objective.name).NEEDS
+    dev = pack(
+        held_out,
+        micro_tokens=max(plan.micro_tokens, whole * sys.maxsize),
+        max_segments=whole * plan.batch_size,
+        share=share,
+    )
     yield from train(plan, bench.run, steps, dev, finishing=_finishing(bench))
 
 

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,33 +130,41 @@ class Run:
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
-    def save(self, step: int, parts: Sequence[Restorable]) -> Path:
+    def save(self, step: int, parts: Sequence[Restorable], decided: str) -> Path:
         """Write a whole checkpoint of `step`, then remove all but the newest ones.
+
+        `decided` is the digest of what decided its weights.
 
         Raises:
             MachineError: the disk is full; the previous checkpoint is whole.
         """
         target = self.path("checkpoints") / f"step-{step:06d}"
         with durable.atomic_dir(target) as staging:
-            durable.write_json(staging / "state.json", {"schema": 1, "step": step})
+            durable.write_json(staging / "state.json", {"schema": 1, "step": step, "decided": decided})
             for part in parts:
                 part.save(staging)
         for old in self.checkpoints()[KEPT_CHECKPOINTS:]:
             durable.remove_dir(old)
         return target
 
-    def restore(self, parts: Sequence[Restorable]) -> int:
-        """Load the newest checkpoint that verifies; its step, or 0. Damaged ones are set aside and named."""
+    def restore(self, parts: Sequence[Restorable], decided: str) -> int:
+        """Load the newest checkpoint that verifies and whose weights the same decided; its step, or 0.
+
+        Others are removed and named. Those of another plan are of no use again, and their steps would pass for newer.
+        """
         durable.clear_staging(self.path("checkpoints"))
         for folder in self.checkpoints():
             problem = durable.verify(folder)
+            state = {} if problem else read_json(folder / "state.json")
+            if not problem and state.get("decided") != decided:
+                problem = f"{folder.name} is of another plan: data, base or method are no longer those it was made with"
             if problem:
                 self.skipped_checkpoints.append(problem)
-                shutil.rmtree(folder, ignore_errors=True)
+                durable.remove_dir(folder)
                 continue
             for part in parts:
                 part.load(folder)
-            return int(read_json(folder / "state.json")["step"])
+            return int(state["step"])
         return 0
 
     def export(self, *writers: Callable[[Path], None]) -> Path:

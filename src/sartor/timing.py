@@ -20,7 +20,10 @@ GENERAL_TOKENS = 4_500  # of the passages that measure forgetting, each read wit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """How much there is to do: sums over the training examples, means over the held-out ones."""
+    """How much there is to do: sums over the training examples, means over the held-out ones.
+
+    `computed` is the share of the training tokens that is computed: equal beginnings once (`sizing.packing`).
+    """
 
     num_rows: int
     num_examples: int
@@ -32,6 +35,7 @@ class Work:
     steps: int
     batch_size: int
     evaluate_every: int
+    computed: float = 1.0
 
     @property
     def passes(self) -> float:
@@ -42,13 +46,22 @@ class Work:
         return round(self.num_tokens * self.passes)
 
     @property
+    def computed_tokens(self) -> int:
+        return round(self.trained_tokens * self.computed)
+
+    @property
     def supervised_share(self) -> float:
-        return self.num_supervised / max(1, self.num_tokens)
+        return self.num_supervised / max(1, self.num_tokens) / self.computed
 
     @property
     def mean_length(self) -> float:
         """Of the segment in which a token stands: long ones count for more."""
         return self.sum_squares / max(1, self.num_tokens)
+
+    @property
+    def mean_seen(self) -> float:
+        """The same for attention, in which a token counts by what it sees: what is left out stands at the beginning."""
+        return self.mean_length * (2 - self.computed)
 
     @property
     def step_tokens(self) -> float:
@@ -84,7 +97,7 @@ def training_seconds(work: Work, job: Job, calibration: Calibration, flops: floa
 
     An example is not cut over devices: with few of them in a step, some devices wait for the longest.
     """
-    per_device = work.step_tokens / job.devices
+    per_device = work.computed_tokens / work.steps / job.devices
     if job.devices > 1:
         per_device = max(per_device, work.mean_length)
     num_micro = work.steps * math.ceil(per_device / job.micro_tokens)
@@ -95,13 +108,16 @@ def training_seconds(work: Work, job: Job, calibration: Calibration, flops: floa
         num_tokens=round(per_device * work.steps),
         num_micro=num_micro,
         steps=work.steps,
-        flops_per_token=estimate.training_flops(
-            job, supervised_share=work.supervised_share, mean_length=work.mean_length, below=below
-        ),
+        flops_per_token=flops_per_token(work, job, below),
         flops=flops,
         below=below,
     )
     return max(computing, estimate.travel_seconds(job, calibration, num_micro=num_micro, steps=work.steps))
+
+
+def flops_per_token(work: Work, job: Job, below: float = 1.0) -> float:
+    """FLOPs of each token that is computed; `below` as for `estimate.training_flops`."""
+    return estimate.training_flops(job, supervised_share=work.supervised_share, mean_length=work.mean_seen, below=below)
 
 
 def stages(
@@ -111,10 +127,11 @@ def stages(
     training = training_seconds(work, job, calibration, flops)
     evaluations = math.ceil(work.steps / work.evaluate_every)
     saves = math.ceil(work.steps / save_every) + 3  # the rehearsal's two, and the adapter itself
+    dev_tokens = work.dev_tokens * work.computed
     train = (
         calibration.start_seconds
         + training * (1 + 1 / work.steps)  # the rehearsal is about one step
-        + evaluations * estimate.forward_seconds(job, calibration, num_tokens=work.dev_tokens, flops=flops)
+        + evaluations * estimate.forward_seconds(job, calibration, num_tokens=dev_tokens, flops=flops)
         + saves * estimate.save_seconds(job, calibration)
     )
     untuned = sum(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sartor.backends import open_backend
 from sartor.backends.protocol import Backend
@@ -19,13 +20,21 @@ from sartor.names import resolve
 from sartor.plan import Plan
 from sartor.rehearse import rehearse
 from sartor.store import Run
-from sartor.types import Batch
+from sartor.types import Batch, digest_of
+
+#: Of a plan what no weight depends on, or only in the last bits of its sums, as on the number of ranks. A plan that is
+#: made anew has measured the machine anew: where it differs in nothing else, it goes on from the old one's checkpoints.
+UNDECIDING: dict[str, Any] = {
+    "model": {"name", "path", "revision"},  # its digest says what it is
+    **dict.fromkeys(("estimate", "reasons", "advice", "proof", "save_every"), True),
+    **dict.fromkeys(("micro_tokens", "recompute", "tile", "num_threads", "environment"), True),
+}
 
 
 def train(
     plan: Plan, run: Run, steps: Steps, dev: Sequence[Batch], finishing: Callable[[Path], None] = lambda folder: None
 ) -> Iterator[Event]:
-    """Train one policy, from the newest checkpoint that verifies. Ends with the adapter exported into the run.
+    """Train one policy, from the newest checkpoint of its plan that verifies. Ends with the export into the run.
 
     `finishing` adds to the export's folder what the backend does not know of, before it is sealed.
     """
@@ -34,7 +43,8 @@ def train(
     backend = open_backend(plan, _first(plan, steps))
     place = here()
     files = keeper(run, place, backend.sum)  # of several ranks, only the first writes
-    start = files.restore([backend, steps])
+    decided = decided_by(plan)
+    start = files.restore([backend, steps], decided)
     yield from _opening(plan, run, backend, start)
     if start == 0 and place.size == 1:  # a rehearsal saves and loads in one process, and of ranks only the first saves
         yield from rehearse(plan, run, backend, steps, dev)
@@ -65,13 +75,18 @@ def train(
             loss, num_supervised = dev_loss(backend, objective, config, dev)
             yield Evaluated(step=step + 1, loss=loss, num_supervised=num_supervised)
         if plan.saves(step) or stopping:
-            yield Saved(step=step + 1, path=files.save(step + 1, [backend, steps]).name)
+            yield Saved(step=step + 1, path=files.save(step + 1, [backend, steps], decided).name)
         if stopping and step + 1 < plan.steps:
             run.stopping = True  # whichever rank was asked
             yield Stopped(step=step + 1)
             return
     files.export(backend.export, finishing)
     yield Finished(step=plan.steps)
+
+
+def decided_by(plan: Plan) -> str:
+    """The digest of what decides the weights after each step: data and base by content, method, course and seed."""
+    return digest_of(plan.model_dump(mode="json", by_alias=True, exclude=UNDECIDING))
 
 
 def _first(plan: Plan, steps: Steps) -> list[Batch]:
@@ -84,8 +99,9 @@ def _first(plan: Plan, steps: Steps) -> list[Batch]:
 
 def _opening(plan: Plan, run: Run, backend: Backend, start: int) -> Iterator[Event]:
     """Where training begins, and what was found on the way there."""
+    onward = f"training goes on from step {start}" if start else "training begins anew"
     for problem in run.skipped_checkpoints:
-        yield Warned(code="damaged_checkpoint", message=problem, hint="an older checkpoint is used")
+        yield Warned(code="skipped_checkpoint", message=problem, hint=onward)
     for message in backend.warnings:
         yield Warned(code="slow_path", message=message)
     yield Started(run=run.id, plan=plan.digest, step=start, steps=plan.steps)

@@ -242,6 +242,11 @@ class Batch:
     def num_supervised(self) -> int:
         return int((self.weights_T != 0).sum())
 
+    @property
+    def longest_segment(self) -> int:
+        """Tokens of the longest segment."""
+        return int((self.offsets_S1[1:] - self.offsets_S1[:-1]).max())
+
 
 @dataclass(frozen=True, slots=True)
 class TokenStats:

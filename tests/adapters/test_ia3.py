@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from transformers import AutoConfig, AutoModelForCausalLM, Phi3Config
 
 from sartor.adapters import family_of
 from sartor.adapters.changes import Scale
-from sartor.errors import Unsupported
+from sartor.errors import RecipeError, Unsupported
 
 from ..adapting import (  # noqa: TID252 - the tests are no package that could be imported by name
     IDS,
@@ -40,6 +41,18 @@ def test_a_layer_is_scaled_once() -> None:
     for wrong in ({"targets": ("down_proj",)}, {"targets": (), "feedforward": ()}):
         with pytest.raises(ValidationError, match="at least one is named"):
             config_of("ia3", **wrong)
+    for wrong in ({"targets": ("all-linear",)}, {"feedforward": ("all-linear",)}):
+        with pytest.raises(ValidationError, match="takes names, not all-linear"):
+            config_of("ia3", **wrong)
+
+
+def test_a_base_without_keys_of_their_own_is_refused_until_layers_are_named(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, Phi3Config, pad_token_id=0)
+    base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    with pytest.raises(RecipeError, match="asks for k_proj, v_proj, and no layer of Phi3") as caught:
+        family_of("ia3").attach(base, config_of("ia3"))
+    assert "down_proj, gate_up_proj, lm_head, o_proj, qkv_proj" in caught.value.hint
+    check_count(folder, "ia3", targets=("qkv_proj",))
 
 
 def test_gradients(tiny_folder: Path, tmp_path: Path, make_plan) -> None:
@@ -64,5 +77,5 @@ def test_a_mixed_batch_is_refused(tiny_folder: Path) -> None:
     """PEFT ignores `adapter_names` here: a row of the plain base would be answered by the adapter."""
     model = family_of("ia3").attach(load(tiny_folder), config_of("ia3"))
     model(input_ids=IDS)
-    with pytest.raises(Unsupported, match="type IA3 in one batch"):
+    with pytest.raises(Unsupported, match="the active adapter, of type IA3"):
         model(input_ids=IDS, adapter_names=["__base__"])

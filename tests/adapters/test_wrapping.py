@@ -167,6 +167,24 @@ def test_rows_of_a_mixed_batch_have_their_own_adapters(method: str) -> None:
         model.train()(input_ids=IDS, adapter_names=["default", "default", "default"])
 
 
+@pytest.mark.parametrize(("kind", "family"), [("opt", "bottleneck"), ("bert", "bitfit")])
+def test_rows_of_a_mixed_batch_may_be_tokens_or_texts(kind: str, family: str) -> None:
+    """OPT puts all tokens of a batch one below the other; BERT's pooler has one row a text."""
+    torch.manual_seed(5)
+    base = AutoModel.from_config(OTHERS[kind]).eval()
+    with torch.no_grad():
+        untuned = base(input_ids=IDS)
+        model = wake(attached(family, base)).eval()
+        tuned, mixed = (
+            model(input_ids=IDS, adapter_names=names) for names in (None, ["default", "__base__", "default"])
+        )
+    for name, found in mixed.items():
+        if isinstance(found, torch.Tensor):
+            wanted = torch.stack([tuned[name][0], untuned[name][1], tuned[name][2]])
+            assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+            assert not torch.allclose(tuned[name], untuned[name], rtol=1e-2, atol=1e-2)
+
+
 def test_an_export_loads_under_any_name_and_without_memory_for_what_was_drawn(method: str, tmp_path: Path) -> None:
     model = trained(method)
     wanted = logits(model)

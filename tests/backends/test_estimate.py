@@ -138,12 +138,45 @@ def test_full_tuning_by_the_arithmetic_people_know() -> None:
         assert found.weights + found.masters + found.gradients + found.moments + found.working == each * parameters
 
 
-def test_shards_divide_what_is_kept_and_gather_a_layer() -> None:
-    alone, shared = (estimate.memory(replace(JOB, devices=8, shards=shards), CUDA)["train"] for shards in (1, 8))
-    for name in ("weights", "masters", "gradients", "moments", "working"):
-        assert getattr(shared, name) == getattr(alone, name) // 8
-    assert shared.activations == alone.activations
+FULL = replace(JOB, full=True, num_trainable=SMOLLM2.num_parameters, low_rank=0)
+TRAINED = {"masters", "gradients", "moments", "working"}
+
+
+@pytest.mark.parametrize(("job", "cut"), [(JOB, {"weights"}), (FULL, {"weights", *TRAINED})])
+def test_shards_divide_the_base_and_gather_a_layer(job: Job, cut: set[str]) -> None:
+    """`backends/fsdp.py` never cuts adapters, and what is cut goes through transformers' layers."""
+    alone, shared = (estimate.memory(replace(job, devices=8, shards=shards), CUDA)["train"] for shards in (1, 8))
+    for name in {"weights", *TRAINED}:
+        assert getattr(shared, name) == getattr(alone, name) // (8 if name in cut else 1)
+    own = estimate.memory(replace(job, layers="transformers"), CUDA)["train"]
+    assert shared.activations == own.activations > alone.activations
     assert shared.layer > alone.layer
+
+
+def test_layers_without_kernels_are_those_of_transformers() -> None:
+    plain = replace(JOB, kernels=False)
+    assert (plain.computed_by, plain.shares) == ("transformers", False)
+    assert estimate.saved_parts(plain) == estimate.saved_parts(replace(JOB, layers="transformers"))
+    beside = replace(JOB, layers="without backward", kernels=False)
+    assert beside.computed_by == "without backward", "nothing is kept, whoever computes them"
+
+
+def test_what_peft_s_own_adapters_read_is_kept_in_fp32() -> None:
+    """Under dropout three times over, as measured; sharded once; in layers of ours, which read what is there, never."""
+    reads = 5 * 576 + 576 + 1536
+    job = replace(JOB, reads=reads)
+    plain = estimate.saved_per_token(replace(job, layers="transformers"))
+    assert estimate.saved_per_token(job) == 14_084
+    assert estimate.saved_per_token(replace(job, dropout=True)) == plain + 3 * 4 * reads
+    assert estimate.saved_per_token(replace(job, shards=8)) == plain + 4 * reads
+    assert estimate.saved_per_token(replace(job, dropout=True, recompute="layer")) == 2 * 4 * 576
+
+
+def test_a_checkpoint_is_put_together_in_the_host_s_memory() -> None:
+    phases = estimate.memory(FULL, CUDA)
+    assert phases["save"].disk == phases["resume"].disk == 0
+    assert estimate.peak(phases) == phases["train"].total
+    assert of(FULL, "save").disk == 12 * SMOLLM2.num_parameters
 
 
 def test_what_is_kept_of_the_frozen_layers_is_a_tenth_of_the_memory_at_most() -> None:
@@ -200,6 +233,8 @@ def test_seconds_follow_the_machine() -> None:
     assert seconds(speed=2e11) < seconds() < seconds(speed=5e10)
     assert seconds(micro=20) - seconds() == pytest.approx(10 * 30 * CPU.layer_seconds)
     assert seconds(steps=6) - seconds() == pytest.approx(TRAINABLE * CPU.step_seconds)
+    cut = replace(JOB, devices=8, shards=8)
+    assert seconds(cut, steps=6) - seconds(cut) == pytest.approx(TRAINABLE * CPU.step_seconds), "an adapter is not cut"
 
 
 def test_one_more_token_reads_all_weights_once() -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from sartor.backends.frozen import Cache, Forward, Frozen, find_fault, key, num_frozen, split
+from sartor.backends.estimate import KEPT_SHARE
+from sartor.backends.frozen import Cache, Forward, Frozen, find_fault, keep_below, key, num_frozen, split
+from sartor.backends.torch import TorchBackend
 from sartor.data.pack import Steps, pack, segment
 from sartor.errors import MachineError, Unsupported
+from sartor.hardware import memory_bytes
 from sartor.types import Batch
+
+from .conftest import MakePlan
 
 VOCAB = 96
 LOWEST = 2
@@ -227,6 +235,25 @@ def test_the_key_tells_tokens_and_positions_apart() -> None:
     }
     assert len(keys) == 4
     assert key(tokens.clone(), positions) in keys
+
+
+@pytest.mark.parametrize("local_size", [1, 2])
+def test_the_ranks_of_a_machine_share_what_one_process_keeps(
+    tiny_folder: Path, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, local_size: int
+) -> None:
+    places = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(local_size)}
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", **places}.items():
+        monkeypatch.setenv(name, value)
+    top = {"name": "lora", "settings": {"r": 4, "top_layers": 1}}
+    frozen = TorchBackend(make_plan(tiny_folder, adapter=top))._frozen
+    assert frozen is not None
+    assert frozen._cache._memory_bytes == int(KEPT_SHARE * memory_bytes()) // local_size
+
+
+def test_on_a_gpu_nothing_is_kept() -> None:
+    policy: Any = SimpleNamespace(device=torch.device("cuda"), upper=None)
+    assert keep_below(policy, nn.Identity()) == (None, "")
+    assert policy.upper is None
 
 
 # ---- the two halves --------------------------------------------------------------------------------------------------

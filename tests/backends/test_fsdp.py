@@ -56,22 +56,23 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_plan
     plans: dict[str, Plan] = {}
     cases: list[dict[str, Any]] = []
 
-    def add(name: str, held: str, optimizer: str, **more: str) -> None:
+    def add(name: str, held: str, optimizer: str, *, into: str = "", dropout: float = 0.0, **more: str) -> None:
         method, shard = HELD[held]
+        folder = root / (into or name)
         plans[name] = make_plan(
             tiny_folder,
             optimizer=optimizer,
             learning_rate=RATES[optimizer],
-            adapter={"name": method, "settings": {"r": 4} if method == "lora" else {}},
+            adapter={"name": method, "settings": {"r": 4, "dropout": dropout} if method == "lora" else {}},
             family=method,
             steps=6,
             save_every=3,
             evaluate_every=6,
             micro_tokens=40,
         )
-        (root / name).mkdir(exist_ok=True)
-        durable.write_json(root / name / "plan.json", plans[name].model_dump(mode="json", by_alias=True))
-        case = {"name": name, "folder": str(root / name), "plan": plans[name].model_dump(mode="json", by_alias=True)}
+        folder.mkdir(exist_ok=True)
+        durable.write_json(folder / "plan.json", plans[name].model_dump(mode="json", by_alias=True))
+        case = {"name": name, "folder": str(folder), "plan": plans[name].model_dump(mode="json", by_alias=True)}
         cases.append({**case, "shard": shard, "stop_on": "", "poison": "", **more})
 
     for held in HELD:
@@ -79,6 +80,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_plan
             add(f"{held}-{optimizer}", held, optimizer)
     add("poisoned", "replicated", "sgd", poison="row 3")
     add("stopped", "sharded", "sgd", stop_on="1:2")
+    add("dropout", "replicated", "sgd", dropout=0.3)
+    add("dropout-stopped", "replicated", "sgd", dropout=0.3, stop_on="0:3")
+    add("dropout-onward", "replicated", "sgd", dropout=0.3, into="dropout-stopped")
     add("onward", "full", "adamw")
     work(plans["onward"], root / "onward")
     shutil.rmtree(root / "onward/checkpoints/step-000006")  # as if one rank had been killed after step 3
@@ -121,6 +125,7 @@ def test_two_ranks_give_the_trajectory_of_one(ranks: Ranks, tmp_path: Path, name
     found, wanted = state(ranks.folder(name), 6), state(tmp_path, 6)
     assert furthest(weights(found), weights(wanted)) < 1e-6
     assert furthest(weights(wanted), weights(state(tmp_path, 3))) > 1e-4
+    assert [len(each.pop("random")) for each in (found, wanted)] == [2, 1], "only that is not of one rank alone"
     assert {key: (item.shape, item.dtype) for key, item in found.items()} == {
         key: (item.shape, item.dtype) for key, item in wanted.items()
     }
@@ -141,6 +146,17 @@ def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks: Ranks) -> None:
     assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
     straight = ranks.folder("full-adamw")
     assert furthest(weights(state(ranks.folder("onward"), 6)), weights(state(straight, 6))) < 1e-6
+
+
+def test_two_ranks_that_drop_out_go_on_bit_by_bit(ranks: Ranks) -> None:
+    """Each with its own random numbers: the two ranks have not drawn the same, for they have other tokens."""
+    onward = [ranks.events("dropout-onward", rank) for rank in (0, 1)]
+    assert [event["step"] for event in onward[0] if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
+    for rank in (0, 1):
+        assert losses(onward[rank]) == losses(ranks.events("dropout", rank))[-4:]
+    found, wanted = (state(ranks.folder(name), 6) for name in ("dropout-stopped", "dropout"))
+    assert furthest(found, wanted) == 0.0
+    assert not torch.equal(*found["random"])
 
 
 @pytest.mark.parametrize("name", CASES)

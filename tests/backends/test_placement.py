@@ -55,7 +55,7 @@ def test_a_filled_batch_keeps_what_is_in_it() -> None:
     assert placement.filled(batch, 20, segment_step=64).offsets_S1.tolist() == [0, 9, 14] + [20] * 61
     assert placement.filled(batch, 14) is batch
     assert placement.filled(batch, 10) is batch
-    assert placement.longest_segment(filled) == 9
+    assert filled.longest_segment == 9
 
 
 def test_a_filled_batch_has_the_loss_and_the_gradients_of_the_plain_one(tiny_folder: Path, make_plan: MakePlan) -> None:
@@ -109,8 +109,12 @@ def test_a_cpu_is_left_as_it_is() -> None:
     state = placement.random_state(cpu)
     assert set(state) == {"random"}
     first = torch.rand(3)
-    placement.set_random_state(state)
-    assert torch.equal(torch.rand(3), first)
+    second = placement.random_state(cpu)
+    then = torch.rand(3)
+    of_ranks = {"random": torch.stack([state["random"], second["random"]])}
+    for rank, drawn in enumerate((first, then, first, then)):  # four ranks go on where two have saved
+        placement.set_random_state(of_ranks, rank)
+        assert torch.equal(torch.rand(3), drawn)
     with placement.made_on(cpu):
         assert torch.empty(1).device == cpu
 

@@ -107,14 +107,14 @@ def test_only_rank_0_leaves_files_and_all_load_the_same(tmp_path: Path) -> None:
     first, second = Notes(), Notes()
     leader = SharedRun(Run(tmp_path), Place(0, 2), lambda value: value)
     follower = SharedRun(Run(tmp_path), Place(1, 2), lambda value: 7.0)  # what rank 0 found
-    assert leader.restore([first]) == 0
-    follower.save(7, [second])
+    assert leader.restore([first], "d") == 0
+    follower.save(7, [second], "d")
     follower.export(second.save)
     assert list(tmp_path.iterdir()) == []
     assert len(second.saved) == 2
     assert not any(folder.exists() for folder in second.saved)
-    leader.save(7, [first])
-    assert leader.restore([first]) == follower.restore([second]) == 7
+    leader.save(7, [first], "d")
+    assert leader.restore([first], "d") == follower.restore([second], "d") == 7
     assert first.loaded == second.loaded == [tmp_path / "checkpoints/step-000007"]
 
 
@@ -129,6 +129,7 @@ def test_alone_there_is_nothing_to_share() -> None:
 
     alone, tensor = Alone(), torch.ones(3)
     assert (alone.sum(2.5), alone.join(["a"])) == (2.5, ["a"])
+    assert alone.gather(tensor) == [tensor]
     assert alone.whole(tensor) is tensor
     assert alone.part(tensor, torch.zeros(3)) is tensor
     alone.reduce([tensor])

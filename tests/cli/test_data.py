@@ -61,6 +61,31 @@ def test_documents_become_examples_by_a_model_behind_an_endpoint(shell: Shell) -
     assert shell.json("data", "build", "manual", "--to", "text", "--with", "text")["kept"] == 1
 
 
+@pytest.mark.parametrize("named", ["exact_duplicates", "{name: exact_duplicates}", "[exact_duplicates]"])
+def test_one_cleaner_needs_no_list(shell: Shell, named: str) -> None:
+    wrote(shell.folder, "rows.jsonl", [*ROWS, ROWS[3]])
+    assert shell.json("data", "clean", "rows.jsonl", "--to", "clean", "--with", named)["kept"] == 30
+
+
+def test_a_place_that_cannot_be_written_is_the_users_mistake(shell: Shell) -> None:
+    wrote(shell.folder, "rows.jsonl", ROWS)
+    wrote(shell.folder, "note.txt", ["mine"])
+    for place in ("/proc/zz", "/proc/zz/yy", "note.txt/zz"):
+        for verb in (
+            ("clean", "rows.jsonl", "--with", "[pii]"),
+            ("convert", "rows.jsonl", "--format", "openai"),
+            ("collect", "note.txt"),
+            ("augment", "rows.jsonl"),
+        ):
+            code, _, talk = shell("data", *verb, "--to", place)
+            words = " ".join(talk.split())
+            assert (code, f"{Path(place).absolute()} cannot be written" in words, "--to" in words) == (2, True, True), (
+                talk
+            )
+    code, _, talk = shell("data", "inspect", "rows.jsonl", "--html", "/proc/zz.html")
+    assert (code, "/proc/zz.html cannot be written" in " ".join(talk.split())) == (2, True), talk
+
+
 def test_nothing_made_is_no_success_and_says_where_the_reasons_are(shell: Shell) -> None:
     wrote(
         shell.folder,
@@ -162,7 +187,10 @@ def test_rows_are_written_in_another_format(shell: Shell) -> None:
 def test_columns_of_other_names_are_read_everywhere(shell: Shell) -> None:
     wrote(shell.folder, "rows.jsonl", [{"ask": row["prompt"], "reply": row["completion"]} for row in (*ROWS, ROWS[0])])
     named = "{prompt: ask, completion: reply}"
-    asked = ("--with", "[exact_duplicates]", "--set", f"fields={named}")
+    for asked in (("--set", f"fields={named}"), ("--fields", named)):
+        made = shell.json("data", "clean", "rows.jsonl", "--to", "clean", "--with", "[pii]", "--force", *asked)
+        assert made["kept"] == 31
+    asked = ("--with", "[exact_duplicates]", "--fields", named, "--force")
     assert shell.json("data", "clean", "rows.jsonl", "--to", "clean", *asked)["kept"] == 30
     assert shell.json("data", "inspect", "rows.jsonl", "--fields", named)["rows"] == 31
     assert len(shell.json("data", "diff", "rows.jsonl", "clean", "--fields", named)["differences"]) == 1
@@ -174,6 +202,8 @@ def test_columns_of_other_names_are_read_everywhere(shell: Shell) -> None:
     )
     code, _, talk = shell("data", "inspect", "rows.jsonl", "--fields", "5")
     assert (code, "write --fields" in talk) == (2, True)
+    code, _, talk = shell("data", "inspect", "rows.jsonl", "--fields", "{prompt: question}")
+    assert (code, "such a row has the keys ask, reply" in " ".join(talk.split())) == (2, True), talk
 
 
 def test_a_data_set_is_looked_at(shell: Shell) -> None:
@@ -214,7 +244,7 @@ def test_a_recipe_makes_its_data_and_is_checked(shell: Shell, tiny_folder: Path)
         (("review", "docs"), 2, "holds no augmentation"),
         (("diff", "rows.jsonl", "docs"), 2, "docs is no data folder"),
         (("restore", "rows.jsonl", "docs", "rows.jsonl:1", "--to", "x"), 2, "docs is no data folder"),
-        (("convert", "rows.jsonl", "--to", "x", "--format", "opanai"), 2, "opanai"),
+        (("convert", "rows.jsonl", "--to", "x", "--format", "opanai"), 2, "did you mean 'openai'"),
         (("inspect", "none.jsonl"), 2, "there is no file none.jsonl"),
         (("inspect", "rows.jsonl", "--model", "smolm2-135m-instruct"), 2, "smollm2-135m-instruct"),
         (("failures", "--to", "x"), 2, "no runs here yet"),

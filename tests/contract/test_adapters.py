@@ -256,6 +256,15 @@ def test_full_tuning_of_the_top_leaves_tied_embeddings_alone(tmp_path: Path) -> 
     assert names_of[False] - names_of[True] == {"lm_head.weight"}
 
 
+@pytest.mark.parametrize(
+    "method", [name for name in FAMILIES if "targets" in names.resolve("adapters", name).Config.model_fields]
+)
+def test_a_layer_that_the_model_lacks_is_refused_not_passed_over(method: str, tiny_folder: Path) -> None:
+    with pytest.raises(RecipeError, match="qkv_proj") as caught:
+        family_of(method).attach(tiny_model(tiny_folder), config_of(method, targets=("q_proj", "qkv_proj")))
+    assert "_proj" in caught.value.hint
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_more_top_layers_than_there_are_is_refused(tmp_path: Path, method: str) -> None:
     folder = save_config(tmp_path, LlamaConfig, tie_word_embeddings=True)

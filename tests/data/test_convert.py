@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sartor import durable, formats, names
+from sartor.cli.data import FORMATS
 from sartor.data.convert import ALIASES, all_converted, convert, converted
 from sartor.data.folder import making
 from sartor.errors import DataError, RecipeError
@@ -182,6 +184,15 @@ def test_formats_that_are_not_written_are_refused(tmp_path: Path, to: str):
     assert caught.value.hint
     with pytest.raises(RecipeError):
         all_converted((), to)
+
+
+def test_an_unknown_format_is_answered_with_those_that_are_written(tmp_path: Path):
+    with pytest.raises(RecipeError) as caught:
+        convert(tmp_path / "none", tmp_path / "out", to="opnai", label="none")
+    assert caught.value.hint.startswith("did you mean 'openai'? Known: ")
+    told = caught.value.hint.partition("Known: ")[2].split(", ")
+    assert set(told) == {*WRITERS, *ALIASES}
+    assert set(re.findall(r"[a-z]+", FORMATS)) - {"or"} == set(told), "the option's help says the same"
 
 
 def test_other_names_lead_to_formats_that_are_written():

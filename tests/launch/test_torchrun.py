@@ -16,10 +16,14 @@ import pytest
 
 from sartor import durable
 from sartor.errors import MachineError, Refused, UserError
+from sartor.hardware import Hardware
 from sartor.launch import torchrun
-from sartor.launch.torchrun import STOPPED, _pass_on, launch, told
+from sartor.launch.torchrun import STOPPED, _pass_on, held_by, launch, refuse_if_too_many, told
+from sartor.plan import Estimate, Memory, Plan
 from sartor.stages import Bench
 from sartor.store import Run, all_runs
+
+from ..plans import plan  # noqa: TID252 - the tests are no package that could be imported by name
 
 MANY = ("--set", "tune.steps=100000")
 
@@ -125,6 +129,62 @@ def test_a_run_that_ends_meanwhile_is_not_signalled(tmp_path: Path, monkeypatch:
     assert killed == [4711]
 
 
+GIB = 2**30
+
+
+def planned(weights: int, *, moments: int = 8, family: str = "lora", quantize: str = "none") -> Plan:
+    """A plan whose phases take so many GiB: 1 and weights; in training also moments, and 1 kept."""
+    held = Memory(runtime=GIB, weights=weights * GIB)
+    load = held.model_copy(update={"mapped": weights * GIB})
+    train = held.model_copy(update={"moments": moments * GIB, "kept": GIB})
+    memory = {"load": load, "train": train, "evaluate": held, "save": held, "resume": held}
+    model = plan().model.model_copy(update={"quantize": quantize})
+    return plan(
+        family=family,
+        model=model,
+        estimate=Estimate(peak_bytes=max(load.total, train.total), seconds=1, tokens=1, memory=memory),
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        (planned(2), 3 * (1 + 2 + 8) + 1),  # what is kept is one part of the machine's memory for all
+        (planned(20, moments=80), 3 * (1 + 80) + 20 + 1),  # too large a base for each: they shard it, but no adapter
+        (planned(20, quantize="nf4"), 3 * (1 + 20 + 8) + 1),  # packed weights stay whole
+        (planned(2, family="full"), 3 * 1 + 2 + 8 + 1),
+        (planned(2, moments=0, family="full"), 3 * (1 + 2) + 2),  # loading: all of it in each, of one file
+    ],
+)
+def test_what_ranks_hold_together(made: Plan, wanted: int) -> None:
+    assert held_by(made, 3, 64 * GIB) / GIB == wanted
+    assert held_by(made, 1, 64 * GIB) == made.estimate.peak_bytes
+
+
+def machine_of(num_bytes: int) -> Hardware:
+    sizes = {"memory_bytes": num_bytes, "free_memory_bytes": num_bytes, "free_disk_bytes": 0}
+    return Hardware(processor="p", num_cores=4, has_bf16=False, **sizes)
+
+
+def test_more_ranks_than_the_memory_holds_are_refused_with_the_way_out() -> None:
+    made, machine = planned(2), machine_of(40 * GIB)
+    refuse_if_too_many(made, 3, machine)
+    with pytest.raises(MachineError, match=r"8 ranks need 89.0 GiB together; this machine has 40.0 GiB") as caught:
+        refuse_if_too_many(made, 8, machine)
+    assert caught.value.message.endswith("of which 36.0 can be used")
+    assert caught.value.hint.startswith("give --ranks 3;")
+
+
+def test_they_are_refused_before_any_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
+    durable.write_json(tmp_path / "plan.json", planned(2).model_dump(mode="json", by_alias=True))
+    with pytest.raises(MachineError, match="9000 ranks need"):
+        launch(Bench(Run(tmp_path)), 9000)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_exit_code_is_that_of_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -139,4 +199,5 @@ def test_the_exit_code_is_that_of_the_signal(
     monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
     monkeypatch.setattr(torchrun, "_pass_on", lambda run: None)
     monkeypatch.setattr(ranks, "run", stopped)
+    durable.write_json(tmp_path / "plan.json", planned(0).model_dump(mode="json", by_alias=True))
     assert launch(Bench(Run(tmp_path)), 1) == 128 + number

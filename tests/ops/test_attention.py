@@ -137,6 +137,16 @@ def test_gradient_check() -> None:
     )
 
 
+@pytest.mark.parametrize("sizes", [(32, 16), (16, 32)])
+def test_values_of_another_size_than_keys_take_torchs_own(sizes: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(6)
+    parts = [torch.randn(1, 4, 11, size, generator=draw) for size in (sizes[0], *sizes)]
+    found, _ = flat_attention(nn.Module(), *parts, None, scaling=0.3, cu_seq_lens_q=OFFSETS)
+    assert found.shape == (1, 11, 4, sizes[1])
+    wanted = attention.by_segment(*(part[0] for part in parts), (), OFFSETS.tolist(), 0.3)
+    assert torch.equal(found[0], wanted)
+
+
 def test_heads_of_a_size_without_a_kernel_take_torchs_own() -> None:
     parts = [heads(count, seed=count)[..., :8] for count in (4, 2, 2)]
     found, _ = flat_attention(nn.Module(), *parts, None, scaling=0.3, cu_seq_lens_q=OFFSETS)

@@ -42,6 +42,12 @@ def test_values_and_gradients_equal_the_plain_twin(
     assert trained or ours[1].grad is None
 
 
+def test_of_a_model_in_fp64_no_digit_is_lost() -> None:
+    found, wanted = (logprobs(*inputs(torch.float64)) for logprobs in (supervised_logprobs, plain_logprobs))
+    assert found.dtype == wanted.dtype == torch.float64
+    assert torch.allclose(found, wanted, rtol=1e-13)
+
+
 @pytest.mark.parametrize("tile", [2, 512])
 @pytest.mark.parametrize("trained", [False, True])
 def test_gradients_equal_differences_in_fp64(trained: bool, tile: int) -> None:

@@ -113,6 +113,12 @@ def test_native_gives_what_the_twin_gives(
         torch.testing.assert_close(fast, plain, rtol=1e-5 if exact else 0.02, atol=1e-5 if exact else 0.01)
 
 
+@pytest.mark.usefixtures("plainer_processor")
+def test_native_gives_what_the_twin_gives_on_plainer_processors() -> None:
+    for sizes, window in (((4, 2, 16), NEVER), ((9, 3, 64), 20), ((8, 1, 80), NEVER)):
+        test_native_gives_what_the_twin_gives(torch.float32, sizes, window, 0.0)
+
+
 def test_what_a_page_held_before_does_not_matter() -> None:
     """Slots behind the last token have a weight of zero; not-a-number times zero must not get through."""
     for pages in (PlainPages(40), open_pages(40, torch.float32, 16)):
@@ -145,6 +151,7 @@ def test_the_best_is_the_first_largest(dtype: torch.dtype) -> None:
         ({"s_aux": torch.zeros(1)}, "sinks"),
         ({"query_1HTD": torch.zeros(2, 2, 1, 16)}, "2 rows"),
         ({"paged": None}, "without a layout"),
+        ({"value_1GTD": torch.zeros(1, 2, 1, 32)}, "keys of 16 beside values of 32"),
     ],
 )
 def test_what_is_not_implemented_is_refused(changes: dict[str, object], what: str) -> None:
@@ -152,9 +159,10 @@ def test_what_is_not_implemented_is_refused(changes: dict[str, object], what: st
     part = torch.zeros(1, 2, 1, 16)
     asked: dict[str, object] = {
         "query_1HTD": part,
+        "value_1GTD": part,
         "attention_mask": None,
         "paged": Paged(PlainPages(1), Flat.of([Span(1, 0, [0])])),
         **changes,
     }
     with pytest.raises(Unsupported, match=what):
-        paged_attention(module, key_1GTD=part, value_1GTD=part, **asked)  # type: ignore[arg-type]
+        paged_attention(module, key_1GTD=part, **asked)  # type: ignore[arg-type]

@@ -210,6 +210,18 @@ def test_shared_keys_gather_the_gradients_of_all_who_see_them() -> None:
     assert relative(gradient_TC, summed_TC) < 1e-6
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("window", [0, 5])
+def test_the_twin_runs_on_a_gpu(window: int) -> None:
+    """There it stands in for heads and types without a kernel."""
+    heads, forest = replace(HEADS, window=window), FORESTS[1]
+    inputs = [item.double() for item in rows(heads, forest, torch.float32)]
+    there = Forest(forest.offsets_P1.cuda(), forest.parents_P.cuda())
+    found = run(Plain(), heads, there, *(item.cuda() for item in inputs))
+    for ours, wanted in zip(found, run(Plain(), heads, forest, *inputs), strict=True):
+        torch.testing.assert_close(ours.cpu(), wanted)
+
+
 # ---- forests, and which one is taken ---------------------------------------------------------------------------------
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
 from sartor.adapters import lora
-from sartor.ops import attention, fuse
+from sartor.ops import attention, fuse, product
 from sartor.ops.forest_attention import Native, Plain, separate
 from sartor.ops.fuse import RECOMPUTE, Fusion
 from sartor.ops.joint_linear import JointLinear
@@ -26,138 +26,24 @@ from sartor.ops.lora_linear import AugmentedLoraLinear
 from sartor.ops.stream_norm import StreamNorm
 
 from .conftest import relative
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 200,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-#: Family -> what it has beyond Llama. Windows are shorter than the longest segment.
-FAMILIES: dict[str, dict[str, Any]] = {
-    "Llama": {},
-    "Qwen2": {"tie_word_embeddings": True},
-    "Qwen3": {},
-    "Mistral": {"sliding_window": 24},
-    "Phi3": {},
-    "Gemma": {},
-    "Gemma3": {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-}
-LENGTHS = (20, 45, 5)
-OFFSETS = torch.tensor([0, 20, 65, 70], dtype=torch.int32)
-POSITIONS_T = torch.cat([torch.arange(length) for length in LENGTHS])
-TOKENS_T = torch.randint(5, 200, (70,), generator=torch.Generator().manual_seed(1))
-SLOPES_TD = torch.randn(70, 64, generator=torch.Generator().manual_seed(2))
-PROBE = (7, 5, 9)
-Result = tuple[torch.Tensor, dict[str, torch.Tensor]]
-
-
-def model_of(family: str, *, rounded: bool = False, attend: str = "eager", scale: float = 3.0, **changes: Any) -> Any:
-    """A tiny random model in fp32; `rounded`: of weights that bf16 can hold."""
-    import transformers
-
-    kind: Any = operator.attrgetter("Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")(transformers)
-    torch.manual_seed(0)
-    config = kind(**{**SIZES, **FAMILIES.get(family, {}), **changes})
-    attention.register()
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attend)
-    for name, weight in model.named_parameters():
-        if "norm" in name:
-            weight.data += torch.randn_like(weight) * 0.2
-        elif weight.dim() > 1:
-            weight.data *= scale  # random weights of 0.02 let all heads look everywhere alike
-        else:
-            weight.data = torch.randn_like(weight) * 0.3  # biases are made as zeros
-        if rounded:
-            weight.data = weight.data.bfloat16().float()
-    return model
-
-
-def wake(model: Any) -> Any:
-    """Adapters that were trained for a while: at B = 0 half of the gradients vanish."""
-    generator = torch.Generator().manual_seed(3)
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
-            weight.data = weight.data + torch.randn(weight.shape, generator=generator) * 0.05
-    return model
-
-
-def ours(family: str, dtype: torch.dtype = torch.float32, *, r: int = 4, **changes: Any) -> Any:
-    model = model_of(family, rounded=dtype == torch.bfloat16, attend=attention.NAME, **changes).to(dtype)
-    for module in model.model.modules():
-        if type(module).__name__.endswith("RMSNorm"):  # as the backend does: rounded once, where products read it
-            module.register_forward_hook(lambda norm, inputs, output: output.to(dtype))
-    return wake(lora.attach(model, lora.Config(r=r)))
-
-
-def stock(family: str, *, rounded: bool = False, r: int = 4, **changes: Any) -> Any:
-    """PEFT's own layers in fp32."""
-    config = LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear", task_type="CAUSAL_LM")
-    return wake(get_peft_model(model_of(family, rounded=rounded, **changes), config))
-
-
-def base_of(model: Any) -> Any:
-    """The causal language model, with its adapters in place if it has some."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def gradients_of(model: Any) -> dict[str, torch.Tensor]:
-    found = {name: item.grad.clone() for name, item in model.named_parameters() if item.grad is not None}
-    model.zero_grad()
-    return found
-
-
-def plain(model: Any) -> Result:
-    """Each segment by itself through transformers' own forward."""
-    decoder, outputs = base_of(model).model, []
-    for start, end in pairwise(OFFSETS.tolist()):
-        hidden_TD = decoder(input_ids=TOKENS_T[None, start:end]).last_hidden_state[0]
-        (hidden_TD * SLOPES_TD[start:end]).sum().backward()
-        outputs.append(hidden_TD.detach())
-    return torch.cat(outputs), gradients_of(model)
-
-
-def decode(model: Any, tokens_T: torch.Tensor, positions_T: torch.Tensor, **segments: Any) -> torch.Tensor:
-    """Last hidden states (T, D) of a packed batch, with an fp32 stream."""
-    base = base_of(model)
-    embedded_1TD = base.get_input_embeddings()(tokens_T)[None].float()
-    hidden_1TD: torch.Tensor = base.base_model(
-        inputs_embeds=embedded_1TD, position_ids=positions_T[None], attention_mask=None, use_cache=False, **segments
-    ).last_hidden_state
-    return hidden_1TD[0]
-
-
-def fused(model: Any, *, dtype: torch.dtype = torch.float32, **settings: Any) -> Fusion:
-
-    @torch.no_grad()
-    def probe() -> torch.Tensor:
-        offsets = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
-        positions_T = torch.cat([torch.arange(length) for length in PROBE])
-        return decode(model, TOKENS_T[:21], positions_T, cu_seq_lens_q=offsets, forest=separate(offsets))
-
-    return fuse.fuse(base_of(model).base_model, probe, dtype=dtype, **settings)
-
-
-def run(model: Any, **more: Any) -> Result:
-    """The packed batch through fused layers."""
-    hidden_TD = decode(model, TOKENS_T, POSITIONS_T, forest=separate(OFFSETS), **more)
-    (hidden_TD.float() * SLOPES_TD[more.get("rows", slice(None))]).sum().backward()
-    return hidden_TD.detach(), gradients_of(model)
-
-
-def joined(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
-
-
-def same_bits(found: Result, wanted: Result) -> bool:
-    return torch.equal(found[0], wanted[0]) and torch.equal(joined(found[1]), joined(wanted[1]))
+from .families import (
+    FAMILIES,
+    OFFSETS,
+    POSITIONS_T,
+    SIZES,
+    SLOPES_TD,
+    TOKENS_T,
+    decode,
+    fused,
+    gradients_of,
+    joined,
+    model_of,
+    ours,
+    plain,
+    run,
+    same_bits,
+    stock,
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -193,6 +79,13 @@ def test_a_base_that_is_trained_whole_has_transformers_gradients(family: str) ->
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
         assert relative(found[name], gradient) < 1e-5, name
+
+
+@pytest.mark.usefixtures("amd")
+@pytest.mark.parametrize("family", ["Llama", "Gemma3"])
+def test_by_our_own_products_it_has_them_too(family: str) -> None:
+    assert isinstance(product.products(torch.float32), product.Native)
+    test_a_base_that_is_trained_whole_has_transformers_gradients(family)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -433,13 +326,11 @@ def test_a_model_of_another_build_is_left_alone_not_broken(family: str, dtype: t
     assert fused(model, dtype=dtype).problem != ""
 
 
-def test_a_window_that_the_probe_does_not_fit_in_is_no_obstacle() -> None:
+def test_a_window_that_the_probe_does_not_fit_in_is_refused() -> None:
+    """The plain path, which the probe takes, has no windows within a segment."""
     model = ours("Mistral", sliding_window=4)
-    fusion = fused(model)
-    if fusion.problem:
-        assert "window" in fusion.problem
-        return
-    assert relative(run(model)[0], plain(stock("Mistral", sliding_window=4))[0]) < 1e-5
+    assert "a sliding window of 4" in fused(model).problem
+    assert not any(isinstance(part, fuse.FusedLayer) for part in model.modules())
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -480,6 +371,16 @@ def test_a_fault_in_the_up_projection_is_seen_though_new_ones_are_zero(
     assert not any(item.any() for name, item in model.named_parameters() if "lora_B" in name)
     joints = [part for block in fusion._blocks for part in block.parts if isinstance(part, JointLinear)]
     assert fault or not any(joint._joint_NKR[:, joint.num_inputs :].any() for joint in joints)
+
+
+def test_a_new_adapter_that_is_not_trained_changes_nothing() -> None:
+    """The copies of its up-projections must not keep what they held while the layers were compared."""
+    model = lora.attach(model_of("Llama", attend=attention.NAME), lora.Config(r=4)).requires_grad_(False)
+    assert fused(model).problem == ""
+    with torch.no_grad():
+        found_TD = decode(model, TOKENS_T, POSITIONS_T, forest=separate(OFFSETS))
+        alone = [model_of("Llama").model(input_ids=TOKENS_T[None, a:b]) for a, b in pairwise(OFFSETS.tolist())]
+    assert relative(found_TD, torch.cat([output.last_hidden_state[0] for output in alone])) < 1e-5
 
 
 def test_what_another_process_cannot_this_one_does_not() -> None:

@@ -90,6 +90,16 @@ def test_dropout_takes_pefts_own_forward() -> None:
     torch.testing.assert_close(quiet, plain)
 
 
+def test_no_tokens_are_no_work() -> None:
+    model = tuned(torch.float32, ours=True)
+    x = torch.empty(0, 5, 24, requires_grad=True)
+    output = model(x)
+    assert output.shape == (0, 5, 16)
+    output.sum().backward()
+    assert x.grad is not None
+    assert not any(item.grad.any() for name, item in model.named_parameters() if "lora_" in name)
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_the_saved_adapter_has_pefts_names(ours: bool, tmp_path: object) -> None:
     from peft import get_peft_model_state_dict

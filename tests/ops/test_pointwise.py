@@ -116,6 +116,13 @@ def test_a_kernel_gives_its_twins_numbers_in_strided_rows(
     assert twin.untouched
 
 
+@pytest.mark.usefixtures("plainer_processor")
+def test_a_kernel_gives_its_twins_numbers_on_plainer_processors() -> None:
+    for case in CASES:
+        for element in ELEMENTS:
+            test_a_kernel_gives_its_twins_numbers_in_strided_rows(case, 17, element)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 @pytest.mark.parametrize("element", ELEMENTS)
 def test_the_twin_in_the_models_own_type_is_near_the_exact_one(
@@ -169,6 +176,14 @@ def test_logits_of_any_size_have_a_loss(element: torch.dtype) -> None:
         assert slope_NV[0].abs().max() == 0
         assert float(slope_NV[1, 3]) == 1.0
         assert slope_NV[2].tolist() == [-1 / 32] * 3 + [31 / 32] + [-1 / 32] * 28
+
+
+@pytest.mark.parametrize("target", [-1, 32, 1 << 40])
+def test_a_target_outside_of_the_vocabulary_is_refused(target: int) -> None:
+    logits_NV = torch.zeros(2, 32)
+    with pytest.raises(IndexError, match=f"index {target} is out of range: there are 32"):
+        kernels_of(torch.float32).loss_tile(logits_NV, torch.tensor([3, target]), torch.empty(2))
+    assert not logits_NV.any()
 
 
 @pytest.mark.parametrize("element", ELEMENTS)

@@ -133,6 +133,15 @@ def test_numbers_of_rows_may_lie_in_memory_in_any_way(kind: Kind, rows: torch.Te
     assert torch.equal(packed.pick(rows, torch.float32), packed.plain(rows.long()))
 
 
+@pytest.mark.parametrize("row", [-1, 12, 1 << 40])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_there_is_not_is_refused(kind: Kind, row: int) -> None:
+    packed = pack(torch.randn(12, 70), kind)
+    with pytest.raises(IndexError, match=f"index {row} is out of range: there are 12"):
+        packed.pick(torch.tensor([3, row]), torch.float32)
+    assert packed.pick(torch.tensor([], dtype=torch.int64), torch.float32).shape == (0, 70)
+
+
 @pytest.mark.usefixtures("plainer_processor")
 def test_kernels_are_their_twins_on_plainer_processors() -> None:
     for kind in KINDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
 from typing import Any
 
@@ -117,6 +116,7 @@ def test_queries_that_rotation_left_in_fp32_are_rounded_once() -> None:
         ({"value_1GTD": heads(4, 2)}, "float32 on a GPU"),
         ({"query_1HTD": heads(4, 0).expand(2, 4, 18, 16)}, "2 rows"),
         ({"query_1HTD": torch.zeros(1, 4, 18, 320)}, "heads of 320"),
+        ({"value_1GTD": torch.zeros(1, 4, 18, 32, dtype=torch.bfloat16)}, "keys of 16 beside values of 32"),
     ],
 )
 def test_what_the_kernel_cannot_do_is_refused(changed: dict[str, Any], named: str) -> None:
@@ -133,9 +133,13 @@ def test_what_the_kernel_cannot_do_is_refused(changed: dict[str, Any], named: st
         varlen.prepared(**{**usual, **changed})
 
 
-def test_flash_attention_3_is_used_only_where_it_is_installed() -> None:
-    if importlib.util.find_spec("flash_attn_interface") is None:
-        assert varlen.use_flash_attention_3() is False
+@pytest.mark.parametrize("error", [ImportError, RuntimeError])
+def test_without_flash_attention_3_torchs_own_stays(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def missing(name: str) -> None:
+        raise error(name)
+
+    monkeypatch.setattr(varlen, "activate_flash_attention_impl", missing)
+    assert varlen.use_flash_attention_3() is False
 
 
 @needs_gpu

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -14,8 +14,8 @@ import openai
 import pytest
 import uvicorn
 
-from sartor.errors import DataError, MachineError
-from sartor.generate.protocol import Adapters, Failed, Sampling, Token, stream
+from sartor.errors import DataError, MachineError, SartorError
+from sartor.generate.protocol import Adapters, Failed, Sampling, Token, room_for_answer, stream
 from sartor.serve.app import create_app
 from sartor.serve.chat_log import ChatLog
 from sartor.serve.desk import Desk
@@ -57,7 +57,8 @@ class ScriptedEngine:
     adapters: tuple[str, ...] = ("tickets",)
     gate: threading.Semaphore | None = None
     fails_at: int | None = None
-    refuses: set[int] = field(default_factory=set)  # handles of requests that fail alone
+    refuses: set[int] = field(default_factory=set)  # handles of requests that fail alone, of `refusal`
+    refusal: SartorError = field(default_factory=lambda: MachineError("this one cannot be answered", hint="ask again"))
     drops: set[int] = field(default_factory=set)  # handles of requests that it forgets
     asked: list[tuple[tuple[int, ...], Sampling, str | None]] = field(default_factory=list)
     computed: list[int] = field(default_factory=list)
@@ -81,9 +82,10 @@ class ScriptedEngine:
         return self.rows.keys()
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
+        left = room_for_answer(prompt, sampling, self.context)
         handle = len(self.asked)
         self.asked.append((tuple(prompt), sampling, adapter))
-        self.rows[handle] = self._answer(handle, sampling, adapter)
+        self.rows[handle] = self._answer(handle, replace(sampling, max_new_tokens=left), adapter)
         return handle
 
     def advance(self) -> list[Token]:
@@ -97,7 +99,7 @@ class ScriptedEngine:
             self.threads.add(threading.get_ident())
             for handle in self.refuses & self.rows.keys():
                 del self.rows[handle]
-                raise Failed(handle, MachineError("this one cannot be answered", hint="ask otherwise"))
+                raise Failed(handle, self.refusal)
             for handle in self.drops & self.rows.keys():
                 del self.rows[handle]
             self.most_at_once = max(self.most_at_once, len(self.rows))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sartor.errors import UserError
-from sartor.generate.protocol import Sampling
+from sartor.generate.protocol import NoRoom, Sampling
 from sartor.serve.answer import Piece, Question, answer
 from sartor.serve.errors import ApiError
 
@@ -48,13 +48,20 @@ def test_a_stop_string_ends_the_answer(scripted: Any, byte_renderer: Any) -> Non
     assert pieces(scripted(script="abc"), byte_renderer(), "bc", limit=3)[-1] == Piece("", "stop")
 
 
-def test_what_the_engine_cannot_hold_is_a_bad_request(scripted: Any, byte_renderer: Any) -> None:
+def test_too_little_room_is_told_apart_from_other_refusals(scripted: Any, byte_renderer: Any) -> None:
     engine = scripted()
 
-    def refuse(*_: Any) -> int:
-        raise UserError("it does not fit into the cache", hint="ask for less")
+    def join(error: UserError) -> int:
+        def refuse(*_: Any) -> int:
+            raise error
 
-    engine.submit = refuse
-    with pytest.raises(ApiError, match="ask for less") as refused:
-        answer(engine, byte_renderer(), Question((104,), Sampling(9, STOP_IDS), None)).join()
+        engine.submit = refuse
+        return answer(engine, byte_renderer(), Question((104,), Sampling(9, STOP_IDS), None)).join()
+
+    with pytest.raises(ApiError, match=r"it does not fit into the cache\. ask for less") as refused:
+        join(NoRoom("it does not fit into the cache", hint="ask for less"))
     assert refused.value.status == 400
+    assert refused.value.body["error"]["code"] == "context_length_exceeded"
+    assert refused.value.body["error"]["param"] == "messages"
+    with pytest.raises(UserError, match="no answers"):
+        join(UserError("this model gives embeddings, no answers", hint="ask for them"))

@@ -9,6 +9,8 @@ from typing import Any
 import openai
 import pytest
 
+from sartor.errors import UserError
+
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -99,11 +101,13 @@ def test_an_answer_has_what_is_left_of_the_context_and_no_more(start: Any, scrip
         assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == ("Hello", "length")
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("size", [7, 8, 5000])
-def test_a_prompt_without_room_for_an_answer_is_refused(start: Any, scripted: Any, size: int) -> None:
+def test_a_prompt_without_room_for_an_answer_is_refused(start: Any, scripted: Any, size: int, stream: bool) -> None:
     server = start(scripted(context=7))
+    messages: Any = [{"role": "user", "content": "x" * size}]
     with pytest.raises(openai.BadRequestError) as refused:
-        server.client().chat.completions.create(model="base", messages=[{"role": "user", "content": "x" * size}])
+        server.client().chat.completions.create(model="base", messages=messages, stream=stream)
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
     assert server.engine.asked == []
 
@@ -188,13 +192,31 @@ def test_what_the_template_refuses_is_a_bad_request(server: Any) -> None:
     assert "refuses this conversation. send other messages" in refused.value.message
 
 
-@pytest.mark.parametrize(("text", "fails_at"), [("break me", None), ("hi", 0), ("hi", 3)])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_refuses_is_a_bad_request(start: Any, scripted: Any, stream: bool) -> None:
+    class Encoder(scripted):  # type: ignore[misc]
+        def submit(self, *_: Any) -> int:
+            raise UserError("this model gives embeddings, no answers", hint="ask for them: POST /v1/embeddings")
+
+    server = start(Encoder())
+    with pytest.raises(openai.BadRequestError, match=r"no answers\. ask for them") as refused:
+        server.client().chat.completions.create(model="base", messages=ASK, stream=stream)
+    assert (refused.value.type, refused.value.code, refused.value.param) == ("invalid_request_error", None, None)
+    assert server.desk.find("base").turns._num_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "fails_at", "stream"),
+    [("break me", None, False), ("hi", 0, False), ("hi", 3, False), ("break me", None, True), ("hi", 0, True)],
+)
 def test_what_breaks_on_our_side_tells_a_number_and_nothing_else(
-    start: Any, scripted: Any, caplog: pytest.LogCaptureFixture, text: str, fails_at: int | None
+    start: Any, scripted: Any, caplog: pytest.LogCaptureFixture, text: str, fails_at: int | None, stream: bool
 ) -> None:
     server = start(scripted(fails_at=fails_at))
+    messages: Any = [{"role": "user", "content": text}]
     with pytest.raises(openai.InternalServerError) as broken:
-        server.client().chat.completions.create(model="base", messages=[{"role": "user", "content": text}])
+        server.client().chat.completions.create(model="base", messages=messages, stream=stream)
+    assert broken.value.status_code == 500 and broken.value.response.headers["x-should-retry"] == "false"
     assert "secret" not in broken.value.message and broken.value.code == "internal_error"
     assert broken.value.request_id in broken.value.message and broken.value.request_id in caplog.text
     assert "ZeroDivisionError" in caplog.text
@@ -213,3 +235,54 @@ def test_a_stream_that_breaks_says_so(
     server.engine.fails_at = None
     again = server.client().chat.completions.create(model="base", messages=ASK)
     assert again.choices[0].message.content == "Hello, wörld 🙂!"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("ways", "logged"), [("refuses", "cannot be answered"), ("drops", "dropped request 0")])
+def test_what_the_machine_failed_at_may_be_asked_again(
+    start: Any, scripted: Any, caplog: pytest.LogCaptureFixture, ways: str, logged: str, stream: bool
+) -> None:
+    server = start(scripted(**{ways: {0, 1}}))
+    with pytest.raises(openai.InternalServerError) as failed:
+        server.client().chat.completions.create(model="base", messages=ASK, stream=stream)
+    assert (failed.value.status_code, failed.value.code) == (503, "unavailable")
+    assert failed.value.request_id in failed.value.message and logged not in failed.value.message
+    assert logged in caplog.text and failed.value.request_id in caplog.text
+    patient = server.client().with_options(max_retries=1)  # its second try is the third request
+    reply = patient.chat.completions.create(model="base", messages=ASK, stream=stream)
+    text = (
+        "".join(chunk.choices[0].delta.content or "" for chunk in reply) if stream else reply.choices[0].message.content
+    )
+    assert text == "Hello, wörld 🙂!"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_refuses_of_one_request_is_its_senders(
+    start: Any, scripted: Any, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    server = start(scripted(refuses={0}, refusal=UserError("it refuses the request", hint="shorten the prompt")))
+    with pytest.raises(openai.BadRequestError, match=r"it refuses the request\. shorten the prompt"):
+        server.client().chat.completions.create(model="base", messages=ASK, stream=stream)
+    assert caplog.text == ""
+
+
+def test_a_refusal_within_a_stream_is_no_incident(start: Any, scripted: Any, caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Semaphore(1)
+    server = start(scripted(gate=gate, refusal=UserError("it refuses the request", hint="shorten the prompt")))
+    stream = iter(server.client().chat.completions.create(model="base", messages=ASK, stream=True))
+    assert next(stream).choices[0].delta.content == "H"
+    server.engine.refuses.add(0)
+    gate.release(2)
+    with pytest.raises(openai.APIError, match="shorten the prompt") as refused:
+        list(stream)
+    assert refused.value.type == "invalid_request_error" and caplog.text == ""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_that_closes_asks_for_another_try(start: Any, scripted: Any, stream: bool) -> None:
+    server = start(scripted())
+    server.desk.close()
+    with pytest.raises(openai.InternalServerError, match="when it has started anew") as closed:
+        server.client().chat.completions.create(model="base", messages=ASK, stream=stream)
+    assert (closed.value.status_code, closed.value.code) == (503, "closing")
+    assert "x-should-retry" not in closed.value.response.headers

@@ -12,7 +12,7 @@ import pytest
 from sartor import durable, hub
 from sartor.errors import MachineError, ModelError, UserError
 from sartor.recipe import ModelSpec
-from sartor.serve.desk import Desk, desk_from, open_desk, read_lineages
+from sartor.serve.desk import Desk, check_files, desk_from, open_desk, read_lineages
 from sartor.serve.errors import ApiError
 
 
@@ -43,9 +43,9 @@ def opened(scripted: Any, byte_renderer: Any) -> Any:
         return scripted(adapters=tuple(adapters))
 
     def desk(*artifacts: Path, fingerprint: str = "fingerprint-1") -> tuple[Desk, Any]:
-        return desk_from(
-            read_lineages(artifacts), open_engine, lambda folder, template_kwargs=(): byte_renderer(fingerprint)
-        ), calls
+        lineages = read_lineages(artifacts)
+        check_files(lineages)
+        return desk_from(lineages, open_engine, lambda folder, template_kwargs=(): byte_renderer(fingerprint)), calls
 
     return desk
 
@@ -154,6 +154,22 @@ def test_an_engine_that_cannot_open_the_files_says_so_before_anything_is_read(
         open_desk([folder], "llamacpp")
     assert str(folder if holds == "model" else base.folder) in refused.value.message
     assert "leave `--engine` out" in refused.value.hint
+
+
+@pytest.mark.parametrize("form", ["decoder", "classifier"])
+def test_an_artifact_is_read_once(tmp_path: Path, base: hub.Base, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    read: list[Path] = []
+    verify = durable.verify
+
+    def counted(folder: Path) -> str:
+        read.append(folder)
+        return verify(folder)
+
+    monkeypatch.setattr(durable, "verify", counted)
+    folders = [package(tmp_path / name, name, base, form=form, labels=["a"]) for name in ("one", "two")]
+    with pytest.raises(UserError, match=r"holds no GGUF file|engine of decoders"):
+        open_desk(folders, "llamacpp")
+    assert read == folders
 
 
 def test_closing_closes_the_engine_once(tmp_path: Path, base: hub.Base, opened: Any) -> None:

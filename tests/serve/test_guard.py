@@ -100,7 +100,13 @@ def test_behind_a_proxy_any_host_name_is_fine(start: Any) -> None:
 
 @pytest.mark.parametrize(
     ("origin", "status"),
-    [("https://evil.example", 403), ("null", 403), ("http://localhost:1", 403), ("http://localhost:7000", 200)],
+    [
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("http://localhost:1", 403),
+        ("http://[", 403),
+        ("http://localhost:7000", 200),
+    ],
 )
 def test_pages_of_other_origins_may_not_post(server: Any, chat: Any, origin: str, status: int) -> None:
     with server.http(Origin=origin, Host="localhost:7000") as client:

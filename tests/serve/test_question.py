@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 
 from sartor.chat import Renderer, open_renderer
 from sartor.formats import chat
+from sartor.generate import padded
 from sartor.serve.desk import Served
 from sartor.serve.errors import ApiError
 from sartor.serve.question import ask
 from sartor.serve.turns import Turns
 from sartor.serve.wire import parse
+from sartor.texts import open_texts
 from sartor.types import Chat, Json, Source
+
+from ..padded_bases import write_t5  # noqa: TID252 - the tests are no package to import by name
 
 PLAIN: Json = {
     "messages": [
@@ -64,3 +69,15 @@ def test_tools_that_the_template_would_leave_out_are_refused(smollm2_folder: Pat
     with pytest.raises(ApiError) as refused:
         asked(open_renderer(smollm2_folder), scripted(), WITH_TOOLS)
     assert refused.value.status == 400 and "leaves out" in refused.value.body["error"]["message"]
+
+
+def test_an_answer_of_an_encoder_decoder_is_not_shortened_by_its_text(tmp_path: Path) -> None:
+    folder = write_t5(tmp_path)
+    engine = padded.open_engine(folder, {}, form="seq2seq", dtype="float32")
+    turns = Turns(engine)
+    text = "late " * (engine.context - 10)
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": 20})
+    question = ask(parse(body.encode()), Served("m", turns, open_texts(folder, folder, "seq2seq")))
+    endless = replace(question.sampling, stop_ids=frozenset({999}))
+    assert len(list(engine.stream([question.prompt], endless, None))) == 20
+    turns.close()

@@ -6,21 +6,24 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from sartor import durable
 from sartor.errors import UserError
-from sartor.serve.keys import Key
-from sartor.serve.run import serve
+from sartor.recipe import load
+from sartor.serve.run import bind
+from sartor.store import open_run
 
 SLOW_SERVER = """
 import time
 from sartor.generate.protocol import Token
 from sartor.serve.desk import Desk
 from sartor.serve.keys import Key
-from sartor.serve.run import serve
+from sartor.serve.run import bind, serve
 
 class Engine:
     adapters, context, number, requests = (), 100, 0, (0,)
@@ -40,26 +43,55 @@ class Renderer:
     def prompt(self, messages, tools=()): return (1,)
     def decode(self, ids): return bytes(ids).decode()
 
-serve(Desk.of(Engine(), "base", Renderer(), {}), key=Key("k", "test"), port=0, ready=lambda url: print(url, flush=True))
+desk = Desk.of(Engine(), "base", Renderer(), {})
+serve(desk, bind("127.0.0.1", 0), key=Key("k", "test"), ready=lambda url: print(url, flush=True))
 print("left in peace")
 """
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
-def test_a_host_open_to_others_needs_a_proxy(scripted: Any, host: str) -> None:
+def test_a_host_open_to_others_needs_a_proxy(host: str) -> None:
     with pytest.raises(UserError, match="other machines") as refused:
-        serve(desk := _desk(scripted), key=Key("k", "test"), host=host)
+        bind(host, 0)
     assert "--behind-proxy" in refused.value.hint
-    assert desk.find("base").turns.engine.num_closed == 1
 
 
-def test_a_taken_port_is_named(scripted: Any) -> None:
+def test_behind_a_proxy_any_host_of_ours_is_fine() -> None:
+    with bind("0.0.0.0", 0, behind_proxy=True) as bound:
+        assert bound.getsockname()[0] == "0.0.0.0"
+
+
+def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
-            serve(_desk(scripted), key=Key("k", "test"), port=port)
+            bind("127.0.0.1", port)
     with pytest.raises(UserError, match="cannot listen"):
-        serve(_desk(scripted), key=Key("k", "test"), port=70_000)
+        bind("127.0.0.1", 70_000)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        (("--host", "0.0.0.0"), "0.0.0.0 can be reached from other machines"),
+        (("--port", "TAKEN"), "cannot listen on 127.0.0.1"),
+        (("--port", "0"), "has no sartor.json"),
+    ],
+)
+def test_an_address_is_refused_before_anything_is_opened(
+    shell: Any, smollm2_folder: Path, where: tuple[str, str], says: str
+) -> None:
+    (shell.folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    recipe = shell.folder / "sartor.yaml"
+    recipe.write_text(f"model: {smollm2_folder}\ndata: rows.jsonl\ntask: exact\n")
+    run = open_run(recipe, load(recipe))
+    durable.write_json(run.path("artifact/manifest.json"), {})  # no artifact yet: to open it is an error of its own
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        option, value = where
+        value = str(taken.getsockname()[1]) if value == "TAKEN" else value
+        code, _, said = shell("serve", option, value, "--api-key", "sk-test", "--log-chats", "chats.jsonl")
+    assert code == 2 and says in " ".join(said.split())
+    assert (shell.folder / "chats.jsonl").exists() == ("sartor.json" in says), "the log begins when there is a server"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -77,9 +109,3 @@ def test_a_signal_lets_the_answer_finish(number: int, chat: Any) -> None:
         assert rest[-1] == "data: [DONE]" and '"finish_reason":"length"' in rest[-2]
         assert process.wait(20) == 0
         assert process.stdout.read() == "closed\nleft in peace\n"
-
-
-def _desk(scripted: Any) -> Any:
-    from sartor.serve.desk import Desk
-
-    return Desk.of(scripted(), "base", None, {})  # type: ignore[arg-type]

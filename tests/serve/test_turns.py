@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from sartor.errors import MachineError
@@ -133,20 +134,58 @@ def test_there_is_an_end_to_how_many_may_ask(scripted: Any, byte_renderer: Any) 
         question = Question((104,), Sampling(9, frozenset({256})), None)
 
         async def run() -> list[Piece]:
-            return [piece async for piece in turns.steps(lambda: answer(turns.engine, byte_renderer(), question))]
+            with turns.place():
+                return [piece async for piece in turns.steps(lambda: answer(turns.engine, byte_renderer(), question))]
 
         working = [asyncio.ensure_future(run()) for _ in range(2)]
-        turns.require_room()
+        with turns.place():
+            pass
         await asyncio.sleep(0)
-        with pytest.raises(ApiError) as full:
-            turns.require_room()
+        with pytest.raises(ApiError) as full, turns.place():
+            raise AssertionError
         assert full.value.status == 429 and "Retry-After" in full.value.headers
         gate.release(100)
         assert await asyncio.gather(*working) == [[Piece("a"), Piece("b"), Piece("", "stop")]] * 2
-        turns.require_room()
+        assert turns._num_requests == 0
         turns.close()
 
     asyncio.run(crowd())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_comes_without_a_place_is_told_at_once_and_costs_nothing(
+    start: Any, scripted: Any, chat: Any, eventually: Any, stream: bool
+) -> None:
+    gate = threading.Semaphore(0)
+    server = start(scripted(gate=gate))
+    server.desk.find("base").turns._max_requests = 1
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
+        eventually(lambda: server.engine.stepping)  # its thread is busy, so nothing can be rendered
+        with pytest.raises(openai.RateLimitError) as full:
+            server.client().chat.completions.create(model="base", messages=chat()["messages"], stream=stream)
+        assert (full.value.code, full.value.response.headers["retry-after"]) == ("queue_full", "1")
+        assert len(server.renderer.seen) == 1
+        gate.release(1000)
+        assert first.result().status_code == 200
+    assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
+
+
+def test_a_client_that_leaves_before_its_turn_is_not_even_rendered(
+    start: Any, scripted: Any, chat: Any, eventually: Any
+) -> None:
+    gate = threading.Semaphore(0)
+    server = start(scripted(gate=gate))
+    turns = server.desk.find("base").turns
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
+        eventually(lambda: server.engine.stepping)
+        with server.http() as client, pytest.raises(httpx2.ReadTimeout):
+            client.post("/v1/chat/completions", json=chat(), timeout=httpx2.Timeout(20, read=0.3))
+        eventually(lambda: turns._num_requests == 1)
+        gate.release(1000)
+        assert first.result().status_code == 200
+    assert len(server.renderer.seen) == 1
 
 
 @pytest.mark.parametrize(("ways", "says"), [("refuses", "cannot be answered"), ("drops", "dropped request 1")])
@@ -165,7 +204,7 @@ def test_one_request_that_fails_or_is_lost_harms_no_other(
         first, second, third = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
         assert (first, third) == ("ab", "ab")
         assert isinstance(second, MachineError) and says in second.message and second.hint
-        assert turns._num_requests == 0 and not engine.busy
+        assert not engine.busy
         turns.close()
 
     asyncio.run(run())
@@ -190,7 +229,7 @@ def test_closing_ends_the_thread_after_its_step_and_says_so(scripted: Any, byte_
         await asyncio.to_thread(turns.close)
         assert not engine.busy and engine.num_closed == 1
         computed = len(engine.computed)
-        with pytest.raises(MachineError, match="closing"):
+        with pytest.raises(ApiError, match="closing"):
             async for _ in pieces:
                 pass
         await asyncio.sleep(0.02)
@@ -206,10 +245,10 @@ def test_after_closing_nothing_is_taken_and_nothing_breaks(scripted: Any, byte_r
         engine = scripted()
         turns = Turns(engine)
         turns.close()
-        with pytest.raises(MachineError, match="closing"):
+        with pytest.raises(ApiError, match="closing"):
             await turns.call(lambda: 1)
-        with pytest.raises(MachineError, match="closing"):
+        with pytest.raises(ApiError, match="closing"):
             await anext(turns.steps(lambda: answer(engine, byte_renderer(), QUESTION)))
-        assert turns._num_requests == 0 and engine.asked == []
+        assert engine.asked == []
 
     asyncio.run(run())

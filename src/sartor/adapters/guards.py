@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sartor.errors import Unsupported
+from sartor.errors import RecipeError, Unsupported
 from sartor.hardware import environment_kept
 
 COMPILERS = ("CC", "CXX")
@@ -15,11 +15,15 @@ COMPILERS = ("CC", "CXX")
 def peft_model(model: Any, config: Any) -> Any:
     """The model as a PEFT model with a new adapter: adapter weights in fp32, the base frozen.
 
-    A call with `adapter_names` is refused. It asks for another adapter in each row, and of PEFT's methods all but LoRA
-    (and two beside it) ignore it without a word: rows of the plain base would be answered by the adapter.
+    A call with `adapter_names` is refused. It asks for another adapter in each row, and most of PEFT's methods ignore
+    that without a word, as our product for LoRA does: rows of the plain base would be answered by the adapter.
+
+    Raises:
+        RecipeError: a target is the name of no layer. PEFT would adapt the others alone.
     """
     from peft import get_peft_model
 
+    _refuse_missing(model, config.target_modules)
     config.task_type, config.modules_to_save = task_of(model), heads_of(model)
     with compilers_kept():
         made: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -67,9 +71,25 @@ def train_heads(model: Any) -> None:
         parts[name].requires_grad_(True)
 
 
+def _refuse_missing(model: Any, targets: Any) -> None:
+    """Names of layers are ends of their paths; a word for them or a pattern is no list."""
+    if isinstance(targets, str):
+        return
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    parts = dict(model.named_modules())
+    if missing := sorted(name for name in targets if not any(f".{path}".endswith(f".{name}") for path in parts)):
+        linear = {path.rpartition(".")[2] for path, part in parts.items() if isinstance(part, nn.Linear | Conv1D)}
+        raise RecipeError(
+            f"`tune.adapter` asks for {', '.join(missing)}, and no layer of {type(model).__name__} is called so",
+            hint=f"its linear layers are called {', '.join(sorted(linear))}",
+        )
+
+
 def _refuse_mixed_rows(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
     if kwargs.get("adapter_names") is not None:
         raise Unsupported(
-            f"PEFT cannot mix adapters of type {model.active_peft_config.peft_type.value} in one batch",
+            f"all rows of a batch get the active adapter, of type {model.active_peft_config.peft_type.value}",
             hint="leave out `adapter_names`; Sartor's engine answers with many adapters at once",
         )

@@ -31,7 +31,7 @@ def _zero(*arguments: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The first two arguments of each are the attached model and the family's `Config`.
+    """In each, `model` is the attached model, and `config` the family's `Config`.
 
     `num_batches` training batches go to `calibrate(model, config, batches)` once, before the first step and before
     weights are laid out for speed; a run that goes on calibrates on the same ones again, then loads its state.

@@ -1,7 +1,8 @@
 """(IA)³: keys, values and what enters the last feed-forward layer, each times a learned vector that starts at one.
 
 Liu et al. 2022, arXiv 2205.05638, §3.3. PEFT's method. For some models (Qwen, Gemma) its own choice of layers has the
-queries in place of the keys; ours is the paper's on all.
+queries in place of the keys; ours is the paper's on all that have layers of these names. Where queries, keys and values
+come from one layer (Phi), the paper's vectors are none of a whole layer: it is refused until layers are named.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Config(Frozen):
     def _differ(self) -> Config:
         if set(self.targets) & set(self.feedforward) or not self.targets + self.feedforward:
             raise ValueError("a layer is named in `targets` or in `feedforward`, and at least one is named")
+        if {*layers.ALL} & {*self.targets, *self.feedforward}:
+            raise ValueError(
+                "(IA)³ takes names, not all-linear: of some layers it scales the outputs, of others the inputs"
+            )
         return self
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Stands for every linear layer of the blocks.
 ALL = ("all-linear",)
+#: Layers that some models (Phi) have in place of several, one below the other.
+JOINT = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 def for_peft(targets: tuple[str, ...]) -> Any:
@@ -27,8 +29,13 @@ def sizes_of(targets: Iterable[str], shape: Shape, setting: str = "targets") -> 
         RecipeError: a name is of no linear layer of the model's blocks. `setting` is where it stands.
     """
     known = shape.linear_sizes()
+    joint = {
+        name: (shape.hidden, sum(known[part][1] for part in parts))
+        for name, parts in JOINT.items()
+        if shape.kind == "decoder"
+    }
     chosen = tuple(known) if tuple(targets) == ALL else tuple(targets)
     for name in chosen:
-        if name not in known:
+        if name not in known | joint:
             raise RecipeError(f"`tune.adapter.{setting}` names {name!r}", hint=suggest(name, (*ALL, *known)))
-    return [known[name] for name in chosen]
+    return [(known | joint)[name] for name in chosen]

@@ -25,6 +25,9 @@ MOMENTS: dict[str, int] = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "
 BITS: dict[str, float] = {"nf4": 4.127, "fp4": 4.127, "int8": 8.25, "gptq": 4.25, "awq": 4.25}
 OURS = ("nf4", "fp4", "int8")  # of these embedding and head are held in eight bits; the others leave them as they are
 STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
+#: Copies of an adapter's input under dropout: what is drawn, what is left, and as much that lies freed between them
+#: (SmolLM2-135M in fp32: 3.24 and 3.16 GiB measured with adapters on all linear layers, 3.12 foretold).
+DROPPED = 3
 KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 TRAINING = ("load", "train", "evaluate", "save", "resume")  # the phases of the stage `train`
 STORED = 2  # bytes a parameter of a checkpoint that is not quantised: bf16 or fp16, as nearly all are published
@@ -40,7 +43,7 @@ class Calibration(Frozen):
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
     tile: int = Field(description="Supervised positions whose logits are made at once at full speed.")
     logits_copies: float = Field(description="Copies of a tile of logits that live at once.")
-    disk_copies: float = Field(description="Copies of trained weights and moments while they are saved or loaded.")
+    disk_copies: float = Field(description="Copies of trained weights and moments on the device, in a save or a load.")
     prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
     prefix_share: float = Field(description="Share of a repeated prompt's beginning that is found in a cache.")
     efficiency: float = Field(description="Share of the given FLOP/s that training's products reach.")
@@ -97,7 +100,7 @@ CUDA = Calibration(
     working_copies=2.0,
     tile=4096,
     logits_copies=1.0,
-    disk_copies=1.0,
+    disk_copies=0.0,  # a checkpoint is put together in the host's memory, and read there
     prefill_tokens=8192,
     prefix_share=0.0,
     efficiency=0.45,
@@ -119,10 +122,11 @@ CUDA = Calibration(
 class Job:
     """What decides memory and time beside the calibration. Sizes are of the whole model, tokens of one device.
 
-    `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r). `depth` is how many
-    layers the backward passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch.
-    `quantize` is how the base's weights are held, `layers` who computes its layers (`adapters.method.Preset`),
-    `moment_bytes` what the optimizer keeps of a trained parameter.
+    `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r), `reads` that of all
+    inputs of its adapted matrices; `dropout`: some of these are dropped. `depth` is how many layers the backward
+    passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch.
+    `quantize` is how the base's weights are held, `layers` who is to compute its layers (`adapters.method.Preset`),
+    `kernels` whether the device has what ours need, `moment_bytes` what the optimizer keeps of a trained parameter.
     `devices` share the work; `shards` of them hold the weights together, 1: each holds all of them. `answer_tokens` is
     what generation holds in its cache at most.
     """
@@ -133,6 +137,8 @@ class Job:
     micro_tokens: int
     longest: int
     low_rank: int = 0
+    reads: int = 0
+    dropout: bool = False
     recompute: Recompute = "none"
     tile: int = 512
     full: bool = False
@@ -141,6 +147,7 @@ class Job:
     moment_bytes: int = MOMENTS["adamw"]
     quantize: Quantized = "none"
     layers: str = "hand-written"
+    kernels: bool = True
     devices: int = 1
     shards: int = 1
     answer_rows: int = 1
@@ -150,6 +157,22 @@ class Job:
     def num_layers(self) -> int:
         """Layers that the backward passes."""
         return self.depth or self.shape.num_layers
+
+    @property
+    def num_held(self) -> float:
+        """Trained parameters of one device: adapters are never cut."""
+        return self.num_trainable / (self.shards if self.full else 1)
+
+    @property
+    def computed_by(self) -> str:
+        """Who computes the layers, as `layers`: ours need their kernels and whole weights, and drop nothing."""
+        ours = self.kernels and self.shards == 1 and not self.dropout
+        return "transformers" if self.layers == "hand-written" and not ours else self.layers
+
+    @property
+    def shares(self) -> bool:
+        """Whether equal beginnings are computed once, and frozen layers once for all epochs: only ours do that."""
+        return self.computed_by == "hand-written"
 
 
 def weight_parts(shape: Shape, quantize: Quantized, item_bytes: int) -> dict[str, tuple[int, float]]:
@@ -193,14 +216,15 @@ def kept_tokens(shape: Shape, depth: int, *, num_tokens: int, memory_bytes: int)
 def saved_parts(job: Job) -> dict[str, int]:
     """What one layer keeps of one token for the backward, in bytes by what it is."""
     shape, item = job.shape, job.item_bytes
-    if job.layers == "without backward":
+    if job.computed_by == "without backward":
         return {"what leaves the layer": STREAM * shape.hidden}
     parts = {"residual stream, before attention and before the MLP": 2 * STREAM * shape.hidden}
-    if job.layers == "transformers" and job.recompute != "layer":
+    if job.computed_by == "transformers" and job.recompute != "layer":
         parts |= {
             "what the norms read and give": 4 * STREAM * shape.hidden,
             "activated gate, and what the MLP's last product reads": item * 2 * shape.inner,
             "what adapters read": item * 3 * shape.hidden,
+            "the same in fp32, by PEFT's own adapters": MASTER * _copies(job) * job.reads,
         }
     if job.recompute != "layer":
         parts |= {
@@ -211,9 +235,14 @@ def saved_parts(job: Job) -> dict[str, int]:
         }
     if job.recompute == "none":
         parts["gate and up"] = item * 2 * shape.inner
-    if job.layers == "hand-written":
+    if job.computed_by == "hand-written":
         parts |= _before_norms(job)
     return {name: size for name, size in parts.items() if size}
+
+
+def _copies(job: Job) -> int:
+    """Copies that PEFT's own LoRA keeps of what an adapted matrix reads: ours takes its place on whole weights."""
+    return DROPPED if job.dropout else int(job.shards > 1 and job.layers == "hand-written")
 
 
 def _before_norms(job: Job) -> dict[str, int]:
@@ -246,14 +275,18 @@ def scratch_per_token(job: Job) -> int:
     return inner + attention + 2 * STREAM * shape.hidden + item * shape.hidden + again
 
 
+def attention_per_token(job: Job) -> int:
+    """fp32 sums of the gradients of keys and values: one for each query head and each half of its queries."""
+    return 2 * 2 * STREAM * query_width(job.shape)
+
+
 def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     """Bytes of each phase on one device, itemised. Sharded (FSDP) over more than one, with a layer gathered at a time.
 
     Packed weights are not sharded: each device holds them all, and makes a layer at a time into numbers. With gradients
     dropped after each step, a save holds weights and moments but no gradients and no activations.
     """
-    shape, share = job.shape, 1.0 / job.shards
-    trained = job.num_trainable * share
+    shape, share, trained = job.shape, 1.0 / job.shards, job.num_held
     held = Memory(
         runtime=calibration.runtime_bytes,
         weights=int(base_bytes(shape, job.quantize, job.item_bytes) * (share if job.quantize == "none" else 1.0)),
@@ -264,7 +297,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
         kept=job.kept_tokens * shape.hidden * STREAM,
     )
     logits = int(job.tile * shape.vocab * job.item_bytes * calibration.logits_copies)
-    attention = _attention_scratch(job)
+    attention = job.micro_tokens * attention_per_token(job)
     gathered = _gathered(job) + _made(job)
     computing = {"attention": attention, "logits": logits}
     disk = int(trained * (MASTER + job.moment_bytes) * calibration.disk_copies)
@@ -362,7 +395,7 @@ def training_seconds(
     products = num_tokens * (flops_per_token + edges) / (flops * calibration.efficiency)
     pointwise = num_tokens * calibration.pointwise_seconds * layers * (shape.hidden + shape.inner)
     calls = num_micro * layers * calibration.layer_seconds
-    return products + pointwise + calls + steps * job.num_trainable / job.shards * calibration.step_seconds
+    return products + pointwise + calls + steps * job.num_held * calibration.step_seconds
 
 
 def travel_seconds(job: Job, calibration: Calibration, *, num_micro: int, steps: int) -> float:
@@ -408,11 +441,6 @@ def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
         before = joint[leader].columns if leader in joint else 0
         joint[leader] = Product(micro_tokens, inputs, before + outputs)
     return tuple(joint.values())
-
-
-def _attention_scratch(job: Job) -> int:
-    """fp32 sums of the gradients of keys and values: one for each query head and each half of its queries."""
-    return 2 * 2 * STREAM * job.micro_tokens * query_width(job.shape)
 
 
 def _gathered(job: Job) -> int:

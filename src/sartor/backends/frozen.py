@@ -21,6 +21,7 @@ from torch import nn
 from sartor.adapters.beside.tuner import Beside
 from sartor.backends.estimate import KEPT_SHARE
 from sartor.backends.placement import Policy, decode
+from sartor.backends.ranks import here
 from sartor.errors import MachineError, Unsupported
 from sartor.hardware import memory_bytes
 from sartor.ops.forest_attention import separate
@@ -117,8 +118,11 @@ class Frozen:
 def keep_below(policy: Policy, tuned: nn.Module) -> tuple[Frozen | None, str]:
     """What leaves the layers below the lowest trained one of a fused model; None where all are trained, or it is wrong.
 
-    The second is what went wrong. `policy.upper` becomes the layers above.
+    The second is what went wrong. `policy.upper` becomes the layers above. Only on a CPU, as the plan has no memory
+    for it elsewhere. The ranks of a machine share what one process may keep.
     """
+    if policy.device.type != "cpu":
+        return None, ""
     model = policy.model
     lowest = num_frozen(tuned, model.base_model, model.get_output_embeddings())
     if not lowest:
@@ -144,7 +148,8 @@ def keep_below(policy: Policy, tuned: nn.Module) -> tuple[Frozen | None, str]:
     problem = find_fault(whole, halves, model.config.get_text_config().vocab_size)
     if problem:
         return None, f"nothing is kept of the {lowest} frozen layers: {problem}. Right, but slower."
-    return Frozen(below, Cache(memory_bytes=int(KEPT_SHARE * memory_bytes()))), ""
+    room = int(KEPT_SHARE * memory_bytes()) // here().local_size
+    return Frozen(below, Cache(memory_bytes=room)), ""
 
 
 def key(tokens_L: torch.Tensor, positions_L: torch.Tensor) -> str:

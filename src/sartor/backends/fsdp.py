@@ -80,6 +80,12 @@ class Together:
             dist.all_gather_object(found, list(words))
         return [word for part in found for word in part]
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        found = [torch.empty_like(tensor) for _ in range(self.place.size)]
+        with _waiting():
+            dist.all_gather(found, tensor)
+        return found
+
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, DTensor):
             return tensor

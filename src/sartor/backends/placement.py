@@ -347,22 +347,24 @@ def filled(batch: Batch, num_tokens: int, *, segment_step: int = 1) -> Batch:
     )
 
 
-def longest_segment(batch: Batch) -> int:
-    """Tokens of the longest segment."""
-    return int(np.diff(batch.offsets_S1).max())
-
-
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of the random numbers, for a checkpoint."""
     state = {"random": torch.get_rng_state()}
     return state | ({"random_cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def set_random_state(tensors: Mapping[str, torch.Tensor]) -> None:
-    """The mirror of `random_state`; a checkpoint from a CPU leaves a GPU's as it is."""
-    torch.set_rng_state(tensors["random"])
+def set_random_state(tensors: Mapping[str, torch.Tensor], rank: int) -> None:
+    """The mirror of `random_state`, from those of all ranks below each other; one from a CPU leaves a GPU's as it is.
+
+    Where fewer ranks saved than are here, theirs serve again: all ranks begin with the same one anyway.
+    """
+
+    def own(states_R: torch.Tensor) -> torch.Tensor:
+        return states_R[rank % len(states_R)].clone()  # torch 2.13 crashes on a state that is part of a larger tensor
+
+    torch.set_rng_state(own(tensors["random"]))
     if "random_cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random_cuda"])
+        torch.cuda.set_rng_state(own(tensors["random_cuda"]))
 
 
 def on_one_rank(model: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

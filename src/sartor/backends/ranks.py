@@ -118,6 +118,10 @@ class Ranks(Protocol):
         """The words of all ranks, in the order of the ranks."""
         ...
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The CPU tensors of all ranks, all of one shape, in the order of the ranks."""
+        ...
+
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         """The whole of a tensor of which each rank may hold a part."""
         ...
@@ -147,6 +151,9 @@ class Alone:
     def join(self, words: Sequence[str]) -> list[str]:
         return list(words)
 
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        return [tensor]
+
     def whole(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
@@ -157,9 +164,9 @@ class Alone:
 class Keeper(Protocol):
     """What the loop asks of a run on disk."""
 
-    def restore(self, parts: Sequence[Restorable]) -> int: ...
+    def restore(self, parts: Sequence[Restorable], decided: str) -> int: ...
 
-    def save(self, step: int, parts: Sequence[Restorable]) -> Path: ...
+    def save(self, step: int, parts: Sequence[Restorable], decided: str) -> Path: ...
 
     def export(self, *writers: Callable[[Path], None]) -> Path: ...
 
@@ -183,18 +190,18 @@ class SharedRun:
     place: Place
     total: Callable[[float], float]
 
-    def restore(self, parts: Sequence[Restorable]) -> int:
-        """Rank 0 chooses, and sets damaged checkpoints aside; then the others load the same one."""
-        step = self.run.restore(parts) if self.place.rank == 0 else 0
+    def restore(self, parts: Sequence[Restorable], decided: str) -> int:
+        """Rank 0 chooses, and removes what cannot be used; then the others load the same one."""
+        step = self.run.restore(parts, decided) if self.place.rank == 0 else 0
         step = int(self.total(step))
         if self.place.rank and step:
             for part in parts:
                 part.load(self.run.checkpoints()[0])
         return step
 
-    def save(self, step: int, parts: Sequence[Restorable]) -> Path:
+    def save(self, step: int, parts: Sequence[Restorable], decided: str) -> Path:
         if self.place.rank == 0:
-            return self.run.save(step, parts)
+            return self.run.save(step, parts, decided)
         return _thrown_away([part.save for part in parts])
 
     def export(self, *writers: Callable[[Path], None]) -> Path:

@@ -29,8 +29,8 @@ from sartor.base import load_base
 from sartor.data.fold import fold
 from sartor.errors import ModelError, Unsupported
 from sartor.hardware import return_freed_memory
-from sartor.ops import attention, gpu, lora_linear, native
-from sartor.ops.fuse import Fusion, fuse
+from sartor.ops import attention, lora_linear, native
+from sartor.ops.fuse import Fusion, fuse, without_kernels
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
@@ -197,7 +197,7 @@ class TorchBackend:
             self._here(batch.tokens_T),
             self._here(batch.positions_T),
             self._here(batch.offsets_S1),
-            placement.longest_segment(batch),
+            batch.longest_segment,
             self._here(supervised_N),
             self._here(batch.targets_T[supervised_N]),
         )
@@ -291,9 +291,7 @@ def _no_kernels(element: native.Element, policy: placement.Policy) -> str:
     """Why the kernels cannot be had; "" when they are there."""
     if policy.has_prefix:
         return "they take no keys and values from outside"
-    if policy.device.type != "cpu":
-        return gpu.refusal(vars(torch)[element])
-    return native.refusal("pointwise", element) or native.refusal("attention", element)
+    return without_kernels(element, policy.device.type)
 
 
 def _stream_dtype(decoder: torch.nn.Module) -> torch.dtype:

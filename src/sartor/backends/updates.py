@@ -97,7 +97,7 @@ class Updates:
         optimizer.refresh(self._weights, self.masters)
 
     def save(self, folder: Path) -> None:
-        """The same file from any number of ranks: all gather, rank 0 writes."""
+        """The same file from any number of ranks, but for the random state of each: all gather, rank 0 writes."""
         tensors = {}
         for name, item in self.masters.items():
             tensors[f"weight.{name}"] = self.on_disk(item.detach())
@@ -105,7 +105,9 @@ class Updates:
                 tensors[f"{key}.{name}"] = self.on_disk(value)
         state = self._family.HOOKS.state(self._model, self._config)
         tensors |= {f"{METHOD}{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-        tensors |= {STEP: torch.tensor(self._step)} | placement.random_state(self._device)
+        tensors[STEP] = torch.tensor(self._step)
+        for name, own in placement.random_state(self._device).items():
+            tensors[name] = torch.stack(self._ranks.gather(own))
         if self._ranks.place.rank == 0:
             save_file(tensors, folder / STATE)
 
@@ -125,7 +127,7 @@ class Updates:
             parts = {key: self._ranks.part(value, item) for key, value in own.items()}
             optimizer.restore(self._optimizer, item, parts)
         self._step = int(tensors[STEP])
-        placement.set_random_state(tensors)
+        placement.set_random_state(tensors, self._ranks.place.rank)
 
     def on_disk(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor as it goes to disk: whole, on the CPU."""

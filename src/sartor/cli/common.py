@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
-from sartor.errors import Refused, UserError
+from sartor.errors import MachineError, Refused, UserError
 
 if TYPE_CHECKING:
     from sartor.events import Event
@@ -31,6 +33,8 @@ NumRanks = Annotated[int, typer.Option("--ranks", min=1, help="Processes that tr
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 DEFAULT = Path("sartor.yaml")
 EMBEDDED_MODEL = "smollm2-135m-instruct"
+#: The system's numbers for places where nothing can be written: another place helps, another disk does not.
+_NO_PLACE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def work(
@@ -42,7 +46,8 @@ def work(
     without: tuple[str, ...] = (),
     anyway: bool = False,
 ) -> Bench:
-    """Bring a run to a stage, telling what happens on the way."""
+    """Bring a run to a stage, telling what happens on the way. A recipe that no plan can follow is refused at once."""
+    from sartor.check import refuse_unfit
     from sartor.hardware import prepare_environment
     from sartor.launch.signals import requests
     from sartor.sinks.console import ConsoleSink
@@ -51,6 +56,7 @@ def work(
     prepare_environment()
     run = run_named(name) if name else open_recipe(recipe, sets)[0]
     bench = Bench(run, anyway=anyway)
+    refuse_unfit(bench.recipe, bench.base.folder, bench.shape, bench.form)
 
     def stop(number: int) -> None:
         run.stopping = True
@@ -97,6 +103,26 @@ def run_named(name: str) -> Run:
     from sartor.store import find_run
 
     return find_run(Path(), name)
+
+
+@contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Write to a place that the user named with an option.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        yield
+    except (MachineError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _NO_PLACE or cause.filename is None:
+            raise
+        if Path(cause.filename).absolute().parent not in path.absolute().parents:
+            raise
+        raise UserError(
+            f"{path.absolute()} cannot be written: {cause.strerror}", hint=f"name another place with {option}"
+        ) from error
 
 
 def newest_run() -> Run:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from sartor.cli.common import AsJson, put, talk
+from sartor.cli.common import AsJson, put, talk, writing
 from sartor.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(name="data", help="Collect, clean, build, augment, review and 
 Source = Annotated[Path, typer.Argument(help="A file of examples, or a data folder.")]
 To = Annotated[Path, typer.Option("--to", help="The data folder to write.")]
 Ask = Annotated[str, typer.Option("--ask", help="Who is asked: a base here, or {url: …, model: …, key: VARIABLE}.")]
+FORMATS = "openai (chat), alpaca, sharegpt, completion, text, preference (trl, dpo), unpaired (kto) or example."
 Fields = Annotated[str, typer.Option("--fields", help="Your columns under our names: {prompt: question}.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a folder that is there already.")]
 
@@ -50,14 +51,17 @@ def clean(
     source: Source,
     to: To,
     cleaners: Annotated[
-        str, typer.Option("--with", help="Cleaners as in a recipe: [exact_duplicates, {name: pii, action: mask}].")
+        str, typer.Option("--with", help="One or more, as in a recipe: [exact_duplicates, {name: pii, action: mask}].")
     ],
     sets: Annotated[list[str] | None, typer.Option("--set", help="Another setting: only_train=true.")] = None,
     force: Force = False,
+    fields: Fields = "",
     as_json: AsJson = False,
 ) -> None:
     """Drop, mend or mark examples; every one that is not used as it came is in the ledger, with its reason."""
-    settings = _settings([f"cleaners={cleaners}", *(sets or ())])
+    named = _settings([f"cleaners={cleaners}"])["cleaners"]
+    columns = {"fields": _columns(fields)} if fields else {}
+    settings = {"cleaners": named if isinstance(named, list) else [named], **columns, **_settings(sets)}
     _tell(_made("clean", source, to, settings, force=force), as_json)
 
 
@@ -97,12 +101,11 @@ def augment(
     from sartor.workshop import Job
     from sartor.workshop.growing import grown, rounds_beside
 
-    _refuse_existing(to, force)
     accept = ["accept=true"] if yes else []
     chosen = [f"recipe={way}"] if way else []
     config = validated(Config, _settings([f"wanted={wanted}", *accept, *chosen, *_who(ask), *(sets or ())]), "augment")
     seated = sys.stdin.isatty() and not yes
-    with _bar("augment") as progress:
+    with _writing(to, force), _bar("augment") as progress:
         work = grown(Job(to, Path(), seeds, progress=progress), config, rounds_beside(to))
     while seated and work.tally().waiting:
         before = work.tally().waiting
@@ -150,11 +153,10 @@ def failures(
     from sartor.recipe import validated
     from sartor.workshop.mining import mine
 
-    _refuse_existing(to, force)
     chosen = run_named(run) if run else newest_run()
     who = _settings(_who(ask)).get("who", {"model": chosen.recipe.model})
     who = validated(Who, who if isinstance(who, Mapping) else {"model": who}, "ask")
-    with contextlib.closing(open_asker(who)) as asker, _bar("failures") as progress:
+    with _writing(to, force), contextlib.closing(open_asker(who)) as asker, _bar("failures") as progress:
         folder = mine(chosen, asker, to, below=below, progress=progress)
     _tell(folder, as_json)
 
@@ -163,7 +165,7 @@ def failures(
 def convert(
     source: Source,
     to: To,
-    form: Annotated[str, typer.Option("--format", help="openai, alpaca, sharegpt, completion, preference, unpaired.")],
+    form: Annotated[str, typer.Option("--format", help=FORMATS)],
     force: Force = False,
     fields: Fields = "",
     as_json: AsJson = False,
@@ -173,8 +175,7 @@ def convert(
     from sartor.data.convert import convert as converted
     from sartor.data.folder import label_of
 
-    _refuse_existing(to, force)
-    with _bar("convert") as progress:
+    with _writing(to, force), _bar("convert") as progress:
         found = converted(source, to, to=form, label=label_of(source), fields=_columns(fields), progress=progress)
     counts = {f"{action}: {reason}": count for (action, reason), count in found.counts.most_common()}
     document = {"file": str(to / ROWS), "rows_in": found.rows_in, "rows_out": found.rows_out, "ledger": counts}
@@ -219,7 +220,8 @@ def inspect(
         language_of=language_of if languages else None,
     )
     if html:
-        durable.atomic_write(html, render_inspection(facts))
+        with writing(html, "--html"):
+            durable.atomic_write(html, render_inspection(facts))
         talk.print(f"wrote {html}", highlight=False)
     put(facts.model_dump(mode="json"), show_inspection(facts), as_json)
 
@@ -262,8 +264,9 @@ def restore(
     """Put rows back as they were before they were dropped or changed."""
     from sartor.data.diff import restore as put_back
 
-    _refuse_existing(to, force)
-    _tell(put_back(_examples(before, fields), _examples_folder(after), rows, to), as_json)
+    with _writing(to, force):
+        mended = put_back(_examples(before, fields), _examples_folder(after), rows, to)
+    _tell(mended, as_json)
 
 
 def _settings(sets: Sequence[str] | None) -> Json:
@@ -296,21 +299,24 @@ def _made(step: str, source: Path | None, to: Path, settings: Json, *, force: bo
     from sartor.workshop import Job, refuse_wrong_kind
     from sartor.workshop import step as member_of
 
-    _refuse_existing(to, force)
     member = member_of(step)
     refuse_wrong_kind(step, member, source)
     config = validated(member.Config, settings, step)
-    with _bar(step) as progress:
+    with _writing(to, force), _bar(step) as progress:
         member.run(Job(to, Path(), source, progress=progress), config)
     return DataFolder(to)
 
 
-def _refuse_existing(to: Path, force: bool) -> None:
+@contextmanager
+def _writing(to: Path, force: bool) -> Iterator[None]:
+    """Write a data folder, or rows; what is there already is replaced only if that is asked for, and ours."""
     from sartor.data.folder import require_ours
 
-    if to.exists() and not force:
-        raise UserError(f"{to} is there already", hint="name another folder with --to, or replace it with --force")
-    require_ours(to)
+    with writing(to, "--to"):
+        if to.exists() and not force:
+            raise UserError(f"{to} is there already", hint="name another folder with --to, or replace it with --force")
+        require_ours(to)
+        yield
 
 
 def _examples(path: Path, fields: str) -> Iterator[Example]:

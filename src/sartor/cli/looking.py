@@ -126,12 +126,27 @@ def explain(
     from sartor.recipe import load
     from sartor.store import open_run, read_json
 
+    _refuse_short(key)
     asked, decided = None, None
     if recipe.is_file():
         asked = load(recipe)
         plan_file = open_run(recipe, asked).path("plan.json")
         decided = Plan.model_validate(read_json(plan_file)) if plan_file.is_file() else None
     Console().print(escape(text_of(key, asked, decided)), highlight=False, soft_wrap=True)
+
+
+def _refuse_short(key: str) -> None:
+    """`tune.lr` is nearer to `tune.learning_rate` than letters tell: by the first ones of its words.
+
+    Raises:
+        UserError: the key is short for another.
+    """
+    from sartor.recipe import fields
+
+    for path, *_ in fields():
+        section, _, name = path.rpartition(".")
+        if "_" in name and key == f"{section}.{''.join(word[0] for word in name.split('_'))}":
+            raise UserError(f"no recipe key {key!r}", hint=f"did you mean {path!r}?")
 
 
 @app.command()

@@ -29,6 +29,7 @@ from sartor.cli.common import (
     told,
     train_on,
     work,
+    writing,
 )
 from sartor.errors import UserError
 
@@ -37,7 +38,7 @@ app = typer.Typer()
 
 @app.command()
 def new(
-    data: Annotated[Path, typer.Argument(help="Your examples: JSONL, a JSON array, or text.")],
+    data: Annotated[Path, typer.Argument(help="Your examples: JSONL, JSON, CSV, TSV, Parquet or text, gzip or not.")],
     recipe: Annotated[Path, typer.Option("--recipe", help="Where to write the recipe.")] = DEFAULT,
     model: Annotated[str, typer.Option(help="The base model.")] = EMBEDDED_MODEL,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
@@ -48,7 +49,8 @@ def new(
 
     if recipe.exists() and not force:
         raise UserError(f"{recipe} is there already", hint="edit it, or write it anew with --force")
-    durable.atomic_write(recipe, propose(data, relative_to=recipe.parent, model=model))
+    with writing(recipe, "--recipe"):
+        durable.atomic_write(recipe, propose(data, relative_to=recipe.parent, model=model))
     talk.print(f"wrote {recipe}; next: [bold]sartor check[/bold]", highlight=False)
 
 
@@ -75,7 +77,10 @@ def check(
 
 @app.command()
 def baseline(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
-    """Measure what the untuned model already reaches: zero-shot and few-shot, on the held-out items."""
+    """Measure what the untuned model already reaches: zero-shot and few-shot, on the held-out items.
+
+    The check is done first where it was not.
+    """
     bench = work("baseline", recipe, sets, run)
     tell_proof(bench, "baseline.json", as_json)
 
@@ -86,18 +91,29 @@ def plan(
     sets: Overrides = None,
     run: RunName = "",
     arithmetic: Annotated[bool, typer.Option("--explain", help="The arithmetic of memory, item by item.")] = False,
-    on: Annotated[str, typer.Option(help="For another machine: h200, h100x8, a100-80x4, l4, rtx4090 …")] = "",
+    on: Annotated[str | None, typer.Option(help="For another machine: h200, h100x8, a100-80x4, l4, rtx4090 …")] = None,
     price: Annotated[float, typer.Option(help="With --on: of a device and hour, for the price of the run.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Decide every number, each with its reason; estimate memory and time, here or on another machine."""
+    """Decide every number, each with its reason; estimate memory and time, here or on another machine.
+
+    The check is done first where it was not; the baseline is not needed.
+    """
     from sartor.explain import offer_document, plan_document
     from sartor.sinks.tables import show_plan
 
+    if on is not None and not on.strip():
+        raise UserError("--on names no machine", hint="for example --on h100x8; leave it out for this machine")
+    on = on or ""
     if on or price:
         from sartor.elsewhere import offer_of
+        from sartor.recipe import load
+        from sartor.workshop import resolved
+        from sartor.workshop.knowing import embed_by
 
-        offer = offer_of(run_named(run).path("recipe.yaml") if run else recipe, sets or (), on, price=price)
+        found = run_named(run) if run else None
+        path, root = (found.path("recipe.yaml"), found.root) if found else (recipe, recipe.parent)
+        offer = offer_of(resolved(load(path, sets or ()), root), root, on, price=price, embed=embed_by())
         document, text = offer_document(offer, arithmetic=arithmetic)
         return put(document, escape(text), as_json)
     bench = work("plan", recipe, sets, run, without=("baseline",))
@@ -114,7 +130,10 @@ def train(
     ranks: NumRanks = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapter; goes on from the newest good checkpoint."""
+    """Train the adapter; goes on from the newest good checkpoint.
+
+    Check and plan are done first where they were not; the baseline is not needed.
+    """
     train_on(ranks, recipe, sets, run, without=("baseline",))
     bench = work("train", recipe, sets, run, without=("baseline",))
     foretold(bench)
@@ -127,7 +146,10 @@ def train(
 
 @app.command()
 def prove(recipe: RecipePath = DEFAULT, sets: Overrides = None, run: RunName = "", as_json: AsJson = False) -> None:
-    """Compare tuned and untuned on the same held-out items; the verdict. Exit code 1 unless it is `ship`."""
+    """Compare tuned and untuned on the same held-out items; the verdict. Exit code 1 unless it is `ship`.
+
+    What is missing is done first: check, baseline, plan and training.
+    """
     bench = work("prove", recipe, sets, run)
     verdict = tell_proof(bench, "proof.json", as_json)
     if verdict != "ship":
@@ -142,7 +164,10 @@ def package(
     anyway: Annotated[bool, typer.Option("--anyway", help="Package whatever the verdict is.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put the proved adapter into a folder with tokenizer, template, stop tokens, card, proof and lineage."""
+    """Put the proved adapter into a folder with tokenizer, template, stop tokens, card, proof and lineage.
+
+    What is missing is done first: check, baseline, plan, training and proof.
+    """
     bench = work("package", recipe, sets, run, anyway=anyway)
     folder = bench.run.path("artifact")
     put({"run": bench.run.id, "artifact": str(folder)}, f"artifact: {folder}", as_json)
@@ -157,7 +182,10 @@ def convert(
     rank: Annotated[int, typer.Option("--rank", help="The highest rank of the LoRA.", min=1, max=512)] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Give the adapter a form that other servers know, and score it again: what it cost is said."""
+    """Give the adapter a form that other servers know, and score it again: what it cost is said.
+
+    What is missing is done first: check, baseline, plan, training and proof.
+    """
     from sartor.convert import convert as converted
 
     if to not in ("lora", "model"):
@@ -212,7 +240,7 @@ def serve(
         bool, typer.Option(help="A proxy with TLS stands in front: allow other addresses.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="What computes: sartor, llamacpp or vllm; `serve.engine` of the recipe if none.")
+        str, typer.Option(help="What computes: sartor, peft, llamacpp or vllm; `serve.engine` of the recipe if none.")
     ] = "",
     log_chats: Annotated[
         Path | None, typer.Option(help="Keep chats whose requests say `store: true` in this file, to learn from.")
@@ -223,6 +251,7 @@ def serve(
     from sartor.serve.chat_log import ChatLog
     from sartor.serve.desk import open_desk
     from sartor.serve.keys import find_key
+    from sartor.serve.run import bind
     from sartor.serve.run import serve as answer
 
     prepare_environment()
@@ -230,10 +259,6 @@ def serve(
     engine = engine or chosen[0].recipe.serve.engine or "sartor"
     folders = [servable(run, engine) for run in chosen]
     key = find_key(api_key, os.environ)
-    log = ChatLog(log_chats) if log_chats else None
-    desk = open_desk(folders, engine)
-    for message in desk.warnings:
-        talk.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
 
     def ready(url: str) -> None:
         names = ", ".join(model.name for model in desk.models)
@@ -242,4 +267,9 @@ def serve(
         if log_chats:
             talk.print(f"  chats that say `store: true` are kept in {log_chats}", highlight=False, soft_wrap=True)
 
-    answer(desk, key=key, host=host, port=port, behind_proxy=behind_proxy, log=log, ready=ready)
+    with bind(host, port, behind_proxy=behind_proxy) as bound:  # before the minutes that a large model takes to open
+        log = ChatLog(log_chats) if log_chats else None
+        desk = open_desk(folders, engine)
+        for message in desk.warnings:
+            talk.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
+        answer(desk, bound, key=key, host=host, log=log, ready=ready)

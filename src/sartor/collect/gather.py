@@ -62,6 +62,9 @@ def origin_of(place: str, given: Mapping[str, Any] | None = None, /, *, root: Pa
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         option = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            hint = f"{name} knows {known}"
+            raise RecipeError(f"{place}: there is no option `{option}` for such a place", hint=hint) from error
         raise RecipeError(f"{place}: the option {option}: {first['msg']}", hint=f"{name} knows {known}") from error
 
 

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sartor import durable, formats
+from sartor import durable, formats, names
 from sartor.data.clean import entry_of
 from sartor.data.folder import LEDGER
 from sartor.data.read import stream
-from sartor.errors import FieldError
+from sartor.errors import FieldError, RecipeError
 from sartor.formats.fields import shorten
 from sartor.types import Example, Json, LedgerEntry, Progress
 
@@ -66,7 +66,7 @@ def convert(
         DataError: the file cannot be read.
         RecipeError: a name is not known, or that format is not written.
     """
-    form = formats.writer(ALIASES.get(to, to))
+    form = _writer(to)
     found = stream(path, format=format, fields=fields or {}, label=label, progress=progress)
     counts: Counter[tuple[str, str]] = Counter()
     num_out = 0
@@ -88,8 +88,26 @@ def convert(
 
 def all_converted(examples: Iterable[Example], to: str) -> Iterator[Converted]:
     """Examples one by one in another format. Raises as `convert` for its name."""
-    form = formats.writer(ALIASES.get(to, to))
+    form = _writer(to)
     return (converted(example, form) for example in examples)
+
+
+def _writer(to: str) -> formats.Writer:
+    """The format of that name, or of that other name.
+
+    Raises:
+        RecipeError: it is not known, or not written; the hint names those that are.
+    """
+    name = ALIASES.get(to, to)
+    if name not in names.known("formats"):
+        raise RecipeError(f"unknown format {to!r}", hint=names.suggest(to, writable()))
+    return formats.writer(name)
+
+
+def writable() -> tuple[str, ...]:
+    """What a file can be written in, under all of its names."""
+    written = (name for name in names.known("formats") if formats.named(name).WRITES)
+    return tuple(sorted((*written, *ALIASES)))
 
 
 def converted(example: Example, form: formats.Writer) -> Converted:

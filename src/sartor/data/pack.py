@@ -135,7 +135,7 @@ class Steps:
         self._batch_size = batch_size
         self._micro_tokens = micro_tokens
         self._seed = seed
-        self._share = share
+        self.share = share
         self.position = 0
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -146,7 +146,7 @@ class Steps:
         chosen = [self._examples[self._index(place)] for place in range(first, first + self._batch_size)]
         self.position += 1
         segments = [item for members in chosen for item in members]
-        return pack(segments, micro_tokens=self._micro_tokens, share=self._share)
+        return pack(segments, micro_tokens=self._micro_tokens, share=self.share)
 
     def _index(self, place: int) -> int:
         epoch, within = divmod(place, len(self._examples))

@@ -202,20 +202,21 @@ class _Reader:
 def _sniffed(head: Iterator[Row | Bad | Example], among: tuple[str, ...], label: str) -> str:
     """The format that 1,000 readable rows at the front of a file vote for. Only their outlines are held."""
     voters: list[Json] = []
-    bad: list[LedgerEntry] = []
+    bad: list[Bad] = []
     for row in itertools.islice(head, _HEAD):
         if isinstance(row, Bad):
-            bad.append(_entry(row, label))
+            bad.append(row)
         elif isinstance(row, Row):
             voters.append(_outline(row.value))
         if len(voters) == _SNIFFED:
             break
     if not voters:
-        raise DataError(
-            f"none of {len(bad):,} rows can be read\n{ledger.listed(bad)}",
-            hint="each line must be one whole JSON object, as `jq -c . FILE` writes it; or give a JSON array",
-            where=Where(label),
-        )
+        unmapped = next((row for row in bad if row.reason == "field"), None)
+        hint = "each line must be one whole JSON object, as `jq -c . FILE` writes it; or give a JSON array"
+        if unmapped:
+            hint = f"correct `data.fields` (`--fields`): such a row has {unmapped.seen}"
+        listed = ledger.listed([_entry(row, label) for row in bad])
+        raise DataError(f"none of {len(bad):,} rows can be read\n{listed}", hint=hint, where=Where(label))
     return formats.sniff(voters, among=among, where=Where(label))
 
 

@@ -49,6 +49,7 @@ class PaddedEngine:
 
     def __init__(self, models: Mapping[str | None, Any], form: Form, *, context: int, max_rows: int) -> None:
         self._models, self._form, self._context, self._max_rows = models, form, context, max_rows
+        self._num_vocab = len(models[None].get_input_embeddings().weight)
         self._handles = count()
         self._waiting: dict[int, _Request] = {}
         self._answers: dict[int, list[Token]] = {}
@@ -109,14 +110,13 @@ class PaddedEngine:
         """A vector of length 1 for each text, (N, D).
 
         Raises:
-            UserError: the base is no encoder, or a text does not fit its context.
+            UserError: the base is no encoder, or a text does not fit its context, or has a token that it does not know.
         """
         require_adapter(adapter, self.adapters)
         if self._form == "seq2seq":
             raise UserError("this model gives answers, no embeddings", hint="choose an encoder")
-        longest = max(map(len, sequences), default=1)
-        if not longest or longest > self._context:
-            raise UserError(f"a text of {longest} tokens, the context is {self._context}", hint="shorten the text")
+        for ids in sequences:
+            self._check(ids)
         with torch.inference_mode():
             encoder = _encoder(self._models[adapter])
             vectors: np.ndarray = forms.embeddings(encoder, sequences, CPU, EMBEDDED_TOKENS).numpy()
@@ -125,6 +125,17 @@ class PaddedEngine:
     def close(self) -> None:
         """See `protocol.Engine.close`: memory goes with the engine itself."""
 
+    def _check(self, ids: Sequence[int]) -> None:
+        """Refuse a text that the base cannot embed."""
+        if not 1 <= len(ids) <= self._context:
+            raise UserError(f"a text of {len(ids)} tokens: it may have 1 to {self._context}", hint="send another text")
+        unknown = next((token for token in ids if not 0 <= token < self._num_vocab), None)
+        if unknown is not None:
+            raise UserError(
+                f"token {unknown} is not among the {self._num_vocab} of this model",
+                hint="send the ids of its own tokenizer, or the text itself",
+            )
+
     def _speaks(self, adapter: str | None) -> bool:
         """Whether there are answers: the bare base of a classifier has no head yet."""
         return self._form == "seq2seq" or (self._form == "classifier" and _is_classifier(self._models[adapter]))
@@ -132,7 +143,7 @@ class PaddedEngine:
     def _compute(self) -> None:
         """Answer the oldest request, with those that are asked in the same way. If it fails, all requests are gone."""
         first = next(iter(self._waiting.values()))
-        alike = [handle for handle, request in self._waiting.items() if _fit(request, first)][: self._max_rows]
+        alike = [handle for handle, request in self._waiting.items() if self._alike(request, first)][: self._max_rows]
         done = False
         try:
             with torch.inference_mode():
@@ -144,6 +155,19 @@ class PaddedEngine:
         for handle, ids in zip(alike, answers, strict=True):
             del self._waiting[handle]
             self._answers[handle] = _told(handle, ids, first.sampling)
+
+    def _alike(self, request: _Request, first: _Request) -> bool:
+        """Whether a request can be answered in one batch with the first. Sampled ones are alone: each has its own seed.
+
+        A label is the likeliest one, whatever is asked.
+        """
+        if request is first:
+            return True
+        ours, theirs = request.sampling, first.sampling
+        if (request.adapter, ours.stop_ids) != (first.adapter, theirs.stop_ids):
+            return False
+        greedy = not ours.temperature and not theirs.temperature
+        return self._form == "classifier" or (greedy and ours.max_new_tokens == theirs.max_new_tokens)
 
     def _answer(self, requests: Sequence[_Request], first: _Request) -> list[list[int]]:
         model = self._models[first.adapter]
@@ -199,13 +223,6 @@ def _encoder(model: Any) -> Any:
     if not isinstance(model, PeftModel):
         return model.base_model
     return model.get_base_model().base_model if _is_classifier(model) else model
-
-
-def _fit(request: _Request, first: _Request) -> bool:
-    """Whether a request can be answered in one batch with the first. Sampled ones are alone: each has its own seed."""
-    return request is first or (
-        request.adapter == first.adapter and request.sampling == first.sampling and not first.sampling.temperature
-    )
 
 
 def _told(handle: int, ids: Sequence[int], sampling: Sampling) -> list[Token]:

@@ -56,6 +56,10 @@ class Answer:
     seconds: float
 
 
+class NoRoom(UserError):
+    """A prompt leaves no room for an answer, in the context or in the cache."""
+
+
 class Failed(Exception):
     """One request failed, of `error`, and has left the batch; the others go on, and have lost nothing."""
 
@@ -75,7 +79,7 @@ class Engine(Protocol):
 
     @property
     def context(self) -> int:
-        """The longest sequence, prompt and answer together, in tokens."""
+        """The longest sequence, prompt and answer together, in tokens; of an encoder-decoder, of either."""
         ...
 
     @property
@@ -91,15 +95,19 @@ class Engine(Protocol):
     def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None) -> int:
         """Let a prompt join the batch; its handle, never used twice. Nothing is computed yet.
 
+        An answer ends at the latest where there is no more room for it.
+
         Raises:
-            UserError: the prompt leaves no room for an answer, in the context or in the cache.
+            NoRoom: there is none at all.
+            UserError: the prompt is empty, there is no such adapter, or the model gives no answers.
         """
         ...
 
     def advance(self) -> list[Token]:
         """One step of the batch: the tokens that it gave, at most one a request; a step that reads may give none.
 
-        It never waits long: whoever calls it has other work for its thread.
+        It does not wait long, as whoever calls it has other work for its thread. One engine does: `padded` computes
+        whole answers of an encoder-decoder in a step, and nobody joins or leaves meanwhile.
 
         Raises:
             Failed: one request cannot be answered. Any other error has broken all of them.
@@ -159,12 +167,13 @@ def room_for_answer(
     """Tokens that an answer may have in a context of so many.
 
     Raises:
-        UserError: the prompt is empty, or leaves no room.
+        NoRoom: the prompt is as long as the context.
+        UserError: it is empty.
     """
     if not prompt:
         raise UserError("the prompt is empty", hint="a prompt has at least one token")
     if len(prompt) >= context:
-        raise UserError(
+        raise NoRoom(
             f"a prompt of {len(prompt)} tokens leaves no room for an answer: the context is {context} tokens",
             hint=way_out,
         )

@@ -20,10 +20,14 @@ from pathlib import Path
 from rich.console import Console
 
 from sartor import durable
+from sartor.backends.estimate import TRAINING
 from sartor.backends.ranks import here
 from sartor.errors import MachineError, Refused, SartorError, UserError
-from sartor.hardware import environment_kept, look, prepare_environment
+from sartor.hardware import Hardware, environment_kept, look, prepare_environment
 from sartor.launch.signals import handled, requests
+from sartor.names import resolve
+from sartor.plan import Plan
+from sartor.planner import room_of
 from sartor.sinks.console import ConsoleSink
 from sartor.stages import Bench, follow, is_done, run_until
 from sartor.store import Run
@@ -32,6 +36,10 @@ from sartor.types import Json
 BEFORE = ("check", "baseline", "plan")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 STOPPED = 128 + signal.SIGTERM
+#: Items of the memory that ranks of a machine share: the pages of one file, and the tenth for kept activations.
+TOGETHER = frozenset({"mapped", "kept"})
+#: Items of which each rank holds a part where the model is sharded, by what is trained. Packed weights stay whole.
+CUT = {"adapter": frozenset({"weights"}), "model": frozenset({"weights", "masters", "gradients", "moments"})}
 #: torchrun would kill on these before a checkpoint is written; only a closed terminal is left to it.
 SIGNALS_OF_TORCHRUN = "SIGHUP"
 
@@ -41,6 +49,7 @@ def launch(bench: Bench, num_ranks: int) -> int:
 
     Raises:
         UserError: there are fewer GPUs than ranks.
+        MachineError: there is no GPU, and the ranks together need more memory than there is.
         SartorError: what a rank could not do, as that rank said it.
     """
     import torch
@@ -48,12 +57,15 @@ def launch(bench: Bench, num_ranks: int) -> int:
     run = bench.run
     if is_done(bench, "train"):
         return 0
-    if torch.cuda.is_available() and torch.cuda.device_count() < num_ranks:
+    machine = look(run.folder)
+    if not torch.cuda.is_available():
+        refuse_if_too_many(bench.plan, num_ranks, machine)
+    elif torch.cuda.device_count() < num_ranks:
         raise UserError(
             f"{num_ranks} ranks want a GPU each, and there are {torch.cuda.device_count()}",
             hint="give --ranks as many as there are GPUs",
         )
-    threads = str(max(1, look(run.folder).num_cores // num_ranks))
+    threads = str(max(1, machine.num_cores // num_ranks))
     with (
         _environment({"OMP_NUM_THREADS": threads, "LOGLEVEL": "CRITICAL"}),
         requests(lambda number: _pass_on(run), signal.SIGTERM, signal.SIGINT) as asked,
@@ -76,6 +88,44 @@ def launch(bench: Bench, num_ranks: int) -> int:
                 return 128 + asked[0]
             raise told(failures) from None
     return 0
+
+
+def refuse_if_too_many(plan: Plan, num_ranks: int, machine: Hardware) -> None:
+    """Stop before ranks on a CPU crowd each other out: the plan is for one process that has the machine for itself.
+
+    Raises:
+        MachineError: together they need more memory than there is.
+    """
+    room = room_of(machine).num_bytes
+    needed = {number: held_by(plan, number, machine.memory_bytes) for number in range(1, num_ranks + 1)}
+    if needed[num_ranks] <= room:
+        return
+    most = max((number for number, num_bytes in needed.items() if num_bytes <= room), default=1)
+    raise MachineError(
+        f"{num_ranks} ranks need {needed[num_ranks] / 2**30:.1f} GiB together; this machine has "
+        f"{machine.memory_bytes / 2**30:.1f} GiB, of which {room / 2**30:.1f} can be used",
+        hint=f"give --ranks {most}; one process uses all cores as well",
+    )
+
+
+def held_by(plan: Plan, num_ranks: int, memory_bytes: int) -> int:
+    """Bytes that the ranks of a machine without a GPU hold together at their fullest moment.
+
+    Each as much as one process, but once what they share (`TOGETHER`) and, after loading, what is cut where all shard.
+    """
+    from sartor.backends.fsdp import LARGEST_BASE
+
+    trains = resolve("adapters", plan.family).TRAINS
+    phases = {name: plan.estimate.memory[name] for name in TRAINING}
+    fits = plan.model.quantize != "none" or phases["train"].weights <= LARGEST_BASE * memory_bytes / num_ranks
+    cut = CUT[trains] if trains == "model" or not fits else frozenset()
+
+    def held(phase: str, item: str, size: int) -> int:
+        return size if item in TOGETHER or (item in cut and phase != "load") else num_ranks * size
+
+    return max(
+        sum(held(phase, item, size) for item, size in memory.items().items()) for phase, memory in phases.items()
+    )
 
 
 def told(failures: list[tuple[int, int, str, Json]]) -> SartorError:

@@ -97,6 +97,12 @@ def refuse_beyond(
             raise Unsupported(f"{attention} does not implement {what}", hint=hint)
 
 
+def unequal(key_1GTD: torch.Tensor, value_1GTD: torch.Tensor) -> dict[str, bool]:
+    """Of what `refuse_beyond` takes as `also`: values of another size than keys, as in DeepSeek and MiniCPM3."""
+    sizes = key_1GTD.shape[-1], value_1GTD.shape[-1]
+    return {f"keys of {sizes[0]} beside values of {sizes[1]}": sizes[0] != sizes[1]}
+
+
 def prefix_of(module: nn.Module, prefix: Prefix, like_1GTD: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The keys and values (G, P, D) of an attention module's own layer."""
     layer = int(vars(module)["layer_idx"])
@@ -113,7 +119,8 @@ def _attend(
 ) -> torch.Tensor:
     """(T, H, D). A prefix is a node of its own, whose queries nobody asks for, and the segments are its children."""
     kernel = forest_attention.attention(value_GTD.dtype, value_GTD.shape[-1])
-    if isinstance(kernel, Plain) or value_GTD.device.type != "cpu":
+    unequal_sizes = key_GTD.shape[-1] != value_GTD.shape[-1]  # the kernel takes one for all
+    if unequal_sizes or isinstance(kernel, Plain) or value_GTD.device.type != "cpu":
         return by_segment(query_HTD, key_GTD, value_GTD, earlier, offsets, scale)
     parents = [-1] * (len(offsets) - 1)
     if earlier:

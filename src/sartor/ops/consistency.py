@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from sartor.ops.cross_entropy import TILE, Head, back, logits
+from sartor.ops.pointwise import wide
 
 
 def divergence(first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: Head, tile: int = TILE) -> torch.Tensor:
@@ -26,7 +27,7 @@ def divergence(first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: Head, t
 
 def plain_divergence(first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
     """The plain twin: full logits, and autograd."""
-    return between(*(torch.log_softmax(_wide(F.linear(part, head_VD)), dim=1) for part in (first_ND, second_ND)))
+    return between(*(_logprobs(F.linear(part, head_VD)) for part in (first_ND, second_ND)))
 
 
 def between(first_NV: torch.Tensor, second_NV: torch.Tensor) -> torch.Tensor:
@@ -36,9 +37,8 @@ def between(first_NV: torch.Tensor, second_NV: torch.Tensor) -> torch.Tensor:
     return (forth_NV + back_NV).sum(dim=1) / 2
 
 
-def _wide(logits_NV: torch.Tensor) -> torch.Tensor:
-    """fp32, and fp64 for an fp64 model."""
-    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+def _logprobs(logits_NV: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits_NV, dim=1, dtype=wide(logits_NV.dtype))
 
 
 class _TiledDivergence(torch.autograd.Function):
@@ -46,7 +46,7 @@ class _TiledDivergence(torch.autograd.Function):
     def forward(ctx: Any, first_ND: torch.Tensor, second_ND: torch.Tensor, head_VD: Head, tile: int) -> torch.Tensor:
         slope_ND, values = torch.empty_like(first_ND), []
         for *parts, out in zip(*(torch.split(part, tile) for part in (first_ND, second_ND, slope_ND)), strict=True):
-            first_NV, second_NV = (torch.log_softmax(_wide(logits(part, head_VD)), dim=1) for part in parts)
+            first_NV, second_NV = (_logprobs(logits(part, head_VD)) for part in parts)
             half_NV = (first_NV.exp() - second_NV.exp()) / 2
             values.append((half_NV * (first_NV - second_NV)).sum(dim=1))
             back(half_NV.to(first_ND.dtype), head_VD, out)

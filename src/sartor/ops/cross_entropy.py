@@ -16,13 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sartor.ops.pointwise import pointwise
+from sartor.ops.pointwise import pointwise, wide
 from sartor.ops.product import multiply
 from sartor.ops.quantised_linear import QuantisedLinear
 from sartor.ops.workspace import Buffers
 
 Head = torch.Tensor | QuantisedLinear  # (V, D)
-TILE = 512  # rows: 512 × 49,152 bf16 logits are 48 MiB; smaller tiles lose product speed (docs/why/numerics.md)
+TILE = 512  # rows: 512 × 49,152 bf16 logits are 48 MiB; those of 128 multiply at 70 % of the speed
 
 
 def supervised_logprobs(
@@ -36,9 +36,9 @@ def supervised_logprobs(
 
 
 def plain_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """The plain twin: full logits, log-softmax in fp32. Differentiable in everything."""
-    logits_NV = F.linear(hidden_ND, head_VD).float()
-    return torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None])[:, 0]
+    """The plain twin: full logits, log-softmax in fp32 or more. Differentiable in everything."""
+    logits_NV = F.linear(hidden_ND, head_VD)
+    return torch.log_softmax(logits_NV, dim=-1, dtype=wide(logits_NV.dtype)).gather(1, targets_N[:, None])[:, 0]
 
 
 def logits(hidden_ND: torch.Tensor, head_VD: Head, room: Buffers | None = None) -> torch.Tensor:
@@ -78,7 +78,7 @@ class _TiledLogprobs(torch.autograd.Function):
     ) -> torch.Tensor:
         wanted = hidden_ND.requires_grad
         slope_ND = torch.empty_like(hidden_ND) if wanted else None
-        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=wide(hidden_ND.dtype))
         for rows in _tiles(hidden_ND, tile):
             tile_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows], room)
             if slope_ND is not None:
@@ -108,7 +108,7 @@ class _TiledTrainedHead(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(hidden_ND, head_VD, targets_N)
         ctx.tile, ctx.room = tile, room
-        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=wide(hidden_ND.dtype))
         for rows in _tiles(hidden_ND, tile):
             _slope(hidden_ND[rows], head_VD, targets_N[rows], logprobs_N[rows], room)
         return logprobs_N
@@ -117,7 +117,7 @@ class _TiledTrainedHead(torch.autograd.Function):
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_ND, head_VD, targets_N = ctx.saved_tensors
         of_hidden_ND, of_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
-        ignored_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
+        ignored_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=wide(hidden_ND.dtype))
         for rows in _tiles(hidden_ND, ctx.tile):
             slope_NV = _slope(hidden_ND[rows], head_VD, targets_N[rows], ignored_N[rows], ctx.room)
             slope_NV.mul_(upstream[0][rows, None].to(slope_NV.dtype))
@@ -143,7 +143,7 @@ class _TiledReplaced(torch.autograd.Function):
         room: Buffers | None,
     ) -> torch.Tensor:
         slope_ND, slope_NC = torch.empty_like(hidden_ND), hidden_ND.new_empty(len(hidden_ND), len(tokens_C))
-        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=_wide(hidden_ND))
+        logprobs_N = hidden_ND.new_empty(hidden_ND.shape[0], dtype=wide(hidden_ND.dtype))
         own_CD, own_C = rows_CD.to(hidden_ND.dtype), bias_C.to(hidden_ND.dtype)
         for rows in _tiles(hidden_ND, tile):
             logits_NV = logits(hidden_ND[rows], head_VD, room)
@@ -164,11 +164,6 @@ class _TiledReplaced(torch.autograd.Function):
         up_NC = slope_NC.to(ctx.dtype) * upstream[0][:, None].to(ctx.dtype)
         of_hidden_ND = slope_ND * upstream[0][:, None].to(slope_ND.dtype)
         return of_hidden_ND, None, None, up_NC.t() @ hidden_ND.to(ctx.dtype), up_NC.sum(dim=0), None, None, None
-
-
-def _wide(hidden_ND: torch.Tensor) -> torch.dtype:
-    """fp32, and fp64 for an fp64 model."""
-    return torch.promote_types(hidden_ND.dtype, torch.float32)
 
 
 def _tiles(hidden_ND: torch.Tensor, tile: int) -> Iterator[slice]:

@@ -27,10 +27,10 @@ from transformers import AttentionInterface
 
 from sartor.errors import Unsupported
 from sartor.ops import gpu, native
-from sartor.ops.attention import refuse_beyond
+from sartor.ops.attention import refuse_beyond, unequal
 
 NAME = "sartor_paged"
-PAGE = 16  # tokens: the lanes of a vector register, and little is lost at the end of a sequence
+PAGE = 16  # tokens: one register of AVX-512, two of AVX2; and little is lost at the end of a sequence
 NEVER = 1 << 30  # a position that no token reaches
 CPU = torch.device("cpu")
 
@@ -300,9 +300,11 @@ def paged_attention(
     """Write the new keys and values, and attend. Returns the output (1, T, H, D) and no attention weights.
 
     Raises:
-        Unsupported: no layout came through the model, a mask, several rows, dropout, or attention sinks.
+        Unsupported: no layout came through the model, a mask, several rows, dropout, attention sinks, or values of
+            another size than keys.
     """
-    refuse_beyond("paged attention", "sample with another engine", query_1HTD, attention_mask, **rest)
+    also = unequal(key_1GTD, value_1GTD)
+    refuse_beyond("paged attention", "sample with another engine", query_1HTD, attention_mask, also=also, **rest)
     if paged is None:
         raise Unsupported("paged attention without a layout", hint="pass paged")
     layer = module.layer_idx

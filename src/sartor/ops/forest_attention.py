@@ -19,7 +19,6 @@ from typing import Protocol
 import torch
 
 from sartor.ops import gpu, native
-from sartor.ops.pointwise import LANES
 
 Tensor = torch.Tensor
 
@@ -41,10 +40,12 @@ class Forest:
     def trees(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Each tree: its tokens, what token u sees as (U, U) bool, and its tokens' positions (U,)."""
         spans, parents = list(pairwise(self.offsets_P1.tolist())), self.parents_P.tolist()
+        device = self.offsets_P1.device
         roots = [node for node, parent in enumerate(parents) if parent < 0]
         for first, end in zip(roots, [*roots[1:], len(parents)], strict=True):
             start, size = spans[first][0], spans[end - 1][1] - spans[first][0]
-            sees_UU, positions_U = torch.zeros(size, size, dtype=torch.bool), torch.zeros(size, dtype=torch.long)
+            sees_UU = torch.zeros(size, size, dtype=torch.bool, device=device)
+            positions_U = torch.zeros(size, dtype=torch.long, device=device)
             for node in range(first, end):
                 own = slice(spans[node][0] - start, spans[node][1] - start)
                 count, parent = own.stop - own.start, parents[node]
@@ -52,8 +53,8 @@ class Forest:
                     last = spans[parent][1] - start - 1
                     sees_UU[own] = sees_UU[last]
                     positions_U[own] = positions_U[last] + 1
-                sees_UU[own, own] = torch.ones(count, count, dtype=torch.bool).tril()
-                positions_U[own] += torch.arange(count)
+                sees_UU[own, own] = torch.ones(count, count, dtype=torch.bool, device=device).tril()
+                positions_U[own] += torch.arange(count, device=device)
             yield slice(start, start + size), sees_UU, positions_U
 
 
@@ -212,7 +213,7 @@ def attention(dtype: torch.dtype, head_size: int, device: str = "cpu") -> Attent
         from sartor.ops.gpu import forest
 
         return forest.Trees() if forest.takes(head_size) else Plain()
-    library = None if head_size % LANES else native.load_for("attention", dtype)
+    library = None if head_size % native.LANES else native.load_for("attention", dtype)
     return Plain() if library is None else Native(library)
 
 

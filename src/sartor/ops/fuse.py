@@ -21,14 +21,14 @@ from torch import nn
 
 from sartor.errors import Unsupported
 from sartor.hardware import return_freed_memory
-from sartor.ops import attention, attention_block, forest_attention, gated_block
+from sartor.ops import attention, attention_block, forest_attention, gated_block, gpu, native
 from sartor.ops.attention_block import AttentionBlock
 from sartor.ops.block import Pass, Tools
 from sartor.ops.forest_attention import Heads
 from sartor.ops.gated_block import GatedBlock
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.lora_linear import AugmentedLoraLinear
-from sartor.ops.pointwise import Activation, pointwise
+from sartor.ops.pointwise import Activation, pointwise, wide
 from sartor.ops.stream_norm import StreamNorm
 from sartor.ops.workspace import Workspace
 
@@ -86,11 +86,11 @@ class Fusion:
         self._rotation: Tensor | None = None  # of which `_run` has the halves
         self._at = -1  # the layer that ran last: one that does not follow it begins a forward, as the first one does
 
-    def refresh(self) -> None:
-        """Copy the trained masters into the working copies: once after each update."""
+    def refresh(self, *, frozen: bool = False) -> None:
+        """Copy the trained masters into the working copies, once after each update; `frozen`: those that stay, too."""
         for block in self._blocks:
             for part in block.parts:
-                if part.masters:
+                if part.masters or frozen:
                     part.refresh()
 
     def add(self, attend: AttentionBlock, feed: GatedBlock) -> None:
@@ -115,6 +115,13 @@ class Fusion:
         self._rotation = cosine_1TC
         self._run = Pass(kwargs["forest"], cosine_TR, sine_TR, saved, self._recompute)
         return self._run
+
+
+def without_kernels(element: native.Element, device: str) -> str:
+    """Why a kind of device has no kernels for the layers; "" when they are there (a CPU's are compiled for that)."""
+    if device != "cpu":
+        return gpu.refusal(vars(torch)[element])
+    return native.refusal("pointwise", element) or native.refusal("attention", element)
 
 
 def alone(problem: str) -> str:
@@ -164,7 +171,7 @@ def fuse(
     fusion.problem = agree(problem)
     if fusion.problem or not isinstance(layers, nn.ModuleList):
         return fusion
-    fusion.refresh()
+    fusion.refresh(frozen=True)  # of up-projections that slept the copies still hold what `_awake` drew
     for index, layer in enumerate(fused):
         layers[index] = layer
     return fusion
@@ -250,7 +257,7 @@ def _parts(layer: nn.Module, dtype: torch.dtype) -> _Parts:
     ))  # fmt: skip
     if any(isinstance(part, nn.Dropout) and part.p for part in parts.values()):
         raise Unsupported("dropout on the residual stream", hint=PLAIN)
-    stream_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    stream_dtype = wide(dtype)
     norms = {name: StreamNorm(part, stream_dtype) for name, part in parts.items() if name.endswith("layernorm")}
     both_sides = "pre_feedforward_layernorm" in norms
     heads, qkv, out, head_norms = _attention_parts(parts["self_attn"], dtype, stream_dtype)

@@ -2,11 +2,9 @@
 
     [x, x Aᵀ] · [W, s B]ᵀ        W of q, k, v one below the other; A likewise; s B on the diagonal
 
-Adding a LoRA delta to an already rounded bf16 output loses small updates: at trained adapters the gradients then have
-cosine 0.97 with fp32. One product over the augmented inner size rounds once (docs/why/numerics.md). Masters are fp32
-parameters; the working copies in the model's type are refreshed once per optimizer step. Where the base itself is
-trained, W is the working copy of fp32 masters. Where it is quantised, [W, s B] is made anew for each product, in one
-buffer that all layers share.
+As in `ops/lora_linear.py`, whose reason holds here too: masters are fp32 parameters, and the working copies in the
+model's type are refreshed once per optimizer step. Where the base itself is trained, W is the working copy of fp32
+masters. Where it is quantised, [W, s B] is made anew for each product, in one buffer that all layers share.
 
 Shapes: T tokens · K inputs · N outputs of all members · R ranks of all members.
 """

@@ -1,8 +1,8 @@
 """LoRA as one matrix product: y = [x, x Aᵀ] [W, s B]ᵀ.
 
-Adding a LoRA delta to an already rounded bf16 output loses small updates: at trained adapters the gradients then have
-cosine 0.97 with fp32. One product over the augmented inner size rounds once, and gives 0.9999 (docs/why/numerics.md).
-Masters are fp32 parameters, as PEFT keeps them; the bf16 working copies are refreshed once per optimizer step.
+Adding a LoRA delta to an already rounded bf16 output loses small updates. One product over the augmented inner size
+rounds their sum once (docs/why/numerics.md). Masters are fp32 parameters, as PEFT keeps them; the bf16 working copies
+are refreshed once per optimizer step.
 
 Shapes: T tokens · K inputs · N outputs · R rank.
 """
@@ -98,7 +98,7 @@ class AugmentedLoraLinear(PeftLoraLinear):  # type: ignore[misc]
         )
         if self.base_layer.bias is not None:
             y_TN = y_TN + self.base_layer.bias
-        return y_TN.view(*x.shape[:-1], -1)  # type: ignore[no-any-return]
+        return y_TN.view(*x.shape[:-1], self.out_features)  # type: ignore[no-any-return]
 
 
 class _AugmentedProduct(torch.autograd.Function):

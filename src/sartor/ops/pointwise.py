@@ -21,8 +21,6 @@ from sartor.ops import gpu, native
 Activation = Literal["silu", "gelu_tanh"]
 Tensor = torch.Tensor
 
-LANES = 16  # of the widest vector: the native kernels take no other multiples, on any processor
-
 
 class Pointwise(Protocol):
     """Results go into tensors that the caller gives: nothing is allocated here."""
@@ -252,6 +250,7 @@ class Native:
         )
 
     def loss_tile(self, logits_NV: Tensor, targets_N: Tensor, logprobs_N: Tensor) -> None:
+        native.refuse_outside(targets_N, logits_NV.shape[1])
         self._loss_tile(logits_NV.data_ptr(), targets_N.data_ptr(), logprobs_N.data_ptr(), *logits_NV.shape)
 
 
@@ -260,8 +259,13 @@ def pointwise(dtype: torch.dtype, *widths: int, device: str = "cpu") -> Pointwis
     """The fastest on a kind of device for a model's type and widths."""
     if device != "cpu":
         return Plain() if gpu.refusal(dtype) else _by_triton()
-    library = None if any(width % LANES for width in widths) else native.load_for("pointwise", dtype)
+    library = None if any(width % native.LANES for width in widths) else native.load_for("pointwise", dtype)
     return Plain() if library is None else Native(library)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums and the stream are kept in, for a model's type: fp32, and fp64 for an fp64 model."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _by_triton() -> Pointwise:

@@ -18,7 +18,6 @@ from sartor.ops import native
 
 Tensor = torch.Tensor
 
-LANES = 16  # of the widest vector: columns beyond a multiple of it go to torch
 STRIPE = 64  # columns of the widest tile: of what is laid out there are a multiple
 FEWEST_ROWS = 32  # from which ours are no slower
 
@@ -49,7 +48,7 @@ class Native:
         if not num_inner:
             out_MN.zero_()
             return
-        whole = out_MN.shape[1] // LANES * LANES
+        whole = out_MN.shape[1] // native.LANES * native.LANES  # the rest goes to torch
         self._product(
             *(a_MK.data_ptr(), *a_MK.stride()),
             *(b_KN.data_ptr(), *b_KN.stride()),
@@ -88,7 +87,7 @@ class LaidOut:
 
 def lay_out(weight_NK: Tensor) -> LaidOut | None:
     """A weight of a layer for many products; `None` where ours are not the fastest, or have no such tiles."""
-    has_tiles = weight_NK.numel() > 0 and len(weight_NK) % LANES == 0
+    has_tiles = weight_NK.numel() > 0 and len(weight_NK) % native.LANES == 0
     return LaidOut(weight_NK) if has_tiles and _ours(weight_NK.dtype, weight_NK.device.type) else None
 
 

@@ -75,11 +75,16 @@ class Packed(nn.Module):
         return out_RK
 
     def pick(self, rows_R: Tensor, dtype: torch.dtype) -> Tensor:
-        """The rows with these numbers, of any integer type."""
+        """The rows with these numbers, of any integer type.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         rows_R = rows_R.long().contiguous()  # the kernels read them so
         kernels = _kernels(dtype) if rows_R.device.type == "cpu" else None
         if kernels is None:
             return self.plain(rows_R).to(dtype)
+        native.refuse_outside(rows_R, self.shape[0])
         out_RK = torch.empty(len(rows_R), self.shape[1], dtype=dtype)
         self._fill(kernels, out_RK, rows_R.data_ptr(), 0)
         return out_RK

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sartor.ops.pointwise import wide
 from sartor.ops.quantised import Packed
 from sartor.ops.workspace import Buffers
 
@@ -58,8 +59,7 @@ class QuantisedLinear(nn.Linear):
         """The gradient of the input. Parts are added up in fp32: in bf16 each sum would be rounded."""
         if self._tile >= self.out_features:
             return dy @ self._made(0, self.out_features)
-        wide = torch.promote_types(dy.dtype, torch.float32)
-        dx = torch.zeros(*dy.shape[:-1], self.in_features, dtype=wide, device=dy.device)
+        dx = torch.zeros(*dy.shape[:-1], self.in_features, dtype=wide(dy.dtype), device=dy.device)
         for start in range(0, self.out_features, self._tile):
             stop = min(start + self._tile, self.out_features)
             dx += dy[..., start:stop] @ self._made(start, stop)

@@ -45,7 +45,8 @@ def flat_attention(
     `max_length_q` is an upper bound of the segments' lengths; it keeps the GPU from being asked for them.
 
     Raises:
-        Unsupported: what `attention.flat_attention` refuses, fp32, or heads larger than 256.
+        Unsupported: what `attention.flat_attention` refuses, fp32, heads larger than 256, or keys and values of
+            unequal size.
     """
     inputs = (query_1HTD, key_1GTD, value_1GTD, attention_mask)
     if not query_1HTD.is_cuda:
@@ -82,6 +83,7 @@ def prepared(
     also = {
         f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
         f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
+        **attention.unequal(key_1GTD, value_1GTD),
     }
     attention.refuse_beyond(*attention.FLAT, query_1HTD, attention_mask, longest=longest, also=also, **rest)
     dtype = value_1GTD.dtype  # rotation may leave queries and keys in fp32

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sartor.errors import UserError
-from sartor.generate.protocol import Engine, FinishReason, Sampling, Token
-from sartor.serve.errors import bad_request
+from sartor.generate.protocol import Engine, FinishReason, NoRoom, Sampling, Token
+from sartor.serve.errors import refused
 from sartor.serve.text import IncrementalText, StopStrings
 from sartor.types import Json, Message
 
@@ -66,12 +65,13 @@ class Answering:
         """Ask the engine; the handle that its tokens will carry.
 
         Raises:
-            ApiError: 400, if the engine cannot hold the question and its answer.
+            ApiError: 400, if there is no room for an answer.
+            UserError: the engine refuses it for another reason.
         """
         try:
             return self._engine.submit(self._question.prompt, self._question.sampling, self._question.adapter)
-        except UserError as error:
-            raise bad_request(f"{error.message}. {error.hint}", param="messages", code="too_large") from error
+        except NoRoom as error:
+            raise refused(error, param="messages", code="context_length_exceeded") from error
 
     def push(self, token: Token) -> Piece:
         """Exactly one piece a token; the first that has a finish reason is the last, whatever the engine says."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,7 +18,7 @@ from sartor.serve.chat_log import ChatLog
 from sartor.serve.desk import Desk, Served
 from sartor.serve.question import ask
 from sartor.serve.replies import DONE, Completion, Delta, Envelope, event, usage
-from sartor.serve.streams import EventStream, unless_gone
+from sartor.serve.streams import EventStream, reply
 from sartor.serve.wire import ChatRequest, parse
 
 
@@ -30,14 +30,12 @@ async def complete(desk: Desk, http: Request, log: ChatLog | None = None) -> Res
     """
     request = parse(await http.body())
     model = desk.find(request.model)
-    question = await model.turns.call(partial(ask, request, model))
-    model.turns.require_room()
     envelope = Envelope(request.model, model.fingerprint, request.wants_usage)
     keeping = _Keeping(request, log)
-    if request.stream:
-        return EventStream(_events(model, question, envelope, keeping))
-    done = await unless_gone(http.receive, _whole(model, question, envelope, keeping))
-    return Response(status_code=204) if done is None else JSONResponse(done.result())  # nobody reads the first
+    if not request.stream:
+        return await reply(http.receive, _whole(model, envelope, keeping), JSONResponse)
+    events = _events(model, envelope, keeping)
+    return await reply(http.receive, anext(events), partial(EventStream, rest=events))
 
 
 @dataclass(slots=True)
@@ -54,14 +52,20 @@ class _Keeping:
             await asyncio.to_thread(self.log.keep, self.request, "".join(self.parts), finish)
 
 
-def _pieces(model: Served, question: Question) -> AsyncGenerator[Piece]:
-    return model.turns.steps(partial(answer, model.turns.engine, model.renderer, question))
+@asynccontextmanager
+async def _answered(request: ChatRequest, model: Served) -> AsyncGenerator[tuple[Question, AsyncGenerator[Piece]]]:
+    """A place, and in it the question and the pieces of its answer."""
+    turns = model.turns
+    with turns.place():
+        question = await turns.call(partial(ask, request, model))
+        async with aclosing(turns.steps(partial(answer, turns.engine, model.renderer, question))) as pieces:
+            yield question, pieces
 
 
-async def _whole(model: Served, question: Question, envelope: Envelope, keeping: _Keeping) -> Completion:
+async def _whole(model: Served, envelope: Envelope, keeping: _Keeping) -> Completion:
     parts = keeping.parts
     finish: FinishReason = "stop"
-    async with aclosing(_pieces(model, question)) as pieces:
+    async with _answered(keeping.request, model) as (question, pieces):
         async for piece in pieces:
             parts.append(piece.text)
             finish = piece.finish or finish
@@ -69,10 +73,10 @@ async def _whole(model: Served, question: Question, envelope: Envelope, keeping:
     return envelope.completion("".join(parts), finish, usage(len(question.prompt), len(parts)))
 
 
-async def _events(model: Served, question: Question, envelope: Envelope, keeping: _Keeping) -> AsyncGenerator[bytes]:
+async def _events(model: Served, envelope: Envelope, keeping: _Keeping) -> AsyncGenerator[bytes]:
     """The first chunk has the role; the last has the finish reason; usage and the end mark follow."""
     num_tokens = 0
-    async with aclosing(_pieces(model, question)) as pieces:
+    async with _answered(keeping.request, model) as (question, pieces):
         async for piece in pieces:
             num_tokens += 1
             keeping.parts.append(piece.text)

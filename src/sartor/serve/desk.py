@@ -126,10 +126,10 @@ def open_desk(artifacts: Sequence[Path], engine_name: str = "sartor") -> Desk:
         MachineError: an artifact is damaged.
     """
     engine = names.resolve("generate", engine_name)
-    form = _read_lineage(artifacts[0]).form if artifacts else "decoder"
-    if form != "decoder":
-        return _open_padded(artifacts, engine_name, form)
-    lineages = read_lineages(artifacts, engine.require_files)
+    lineages = read_lineages(artifacts)
+    if lineages[0].form != "decoder":
+        return _open_padded(lineages, engine_name)
+    check_files(lineages, engine.require_files)
     from sartor.chat import open_renderer  # after the cheap checks: tokenizers and torch take seconds to import
 
     return desk_from(lineages, _opening(lineages[0], engine.open_engine), open_renderer)
@@ -142,11 +142,12 @@ def _opening(base: Lineage, open_engine: Any) -> OpenEngine:
     return opening
 
 
-def _open_padded(artifacts: Sequence[Path], engine_name: str, form: Form) -> Desk:
+def _open_padded(lineages: Sequence[Lineage], engine_name: str) -> Desk:
     """The desk of encoders or encoder-decoders, which our own engine answers with."""
+    form = lineages[0].form
     if engine_name != "sartor":
         raise UserError(f"{engine_name} is an engine of decoders, and this is a {form}", hint="leave out --engine")
-    lineages = read_lineages(artifacts)
+    check_files(lineages)
     by_folder = {lineage.folder: lineage for lineage in lineages}
     from sartor.generate import padded
     from sartor.texts import open_texts
@@ -174,18 +175,21 @@ def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_rendere
     return Desk.of(engine, base.base_name, base_renderer, renderers)
 
 
-def read_lineages(
-    artifacts: Sequence[Path], require_files: RequireFiles = lambda base, adapters: None
-) -> list[Lineage]:
-    """What the artifacts say of themselves, all of one base, which is the right one. Raises as `open_desk` does."""
+def read_lineages(artifacts: Sequence[Path]) -> list[Lineage]:
+    """What the artifacts say of themselves: they are undamaged, and of one base. Raises as `open_desk` does."""
     lineages = [_read_lineage(folder) for folder in artifacts]
-    shared = _shared_base(lineages)
+    _require_one_base(lineages)
+    return lineages
+
+
+def check_files(lineages: Sequence[Lineage], require_files: RequireFiles = lambda base, adapters: None) -> None:
+    """Refuse what the engine cannot open, and a base that is not the right one. Raises as `open_desk` does."""
+    shared = lineages[0]
     if not shared.is_whole:
         _require_base(shared)
     require_files(*_files(lineages))
     if not shared.is_whole:
         _check_base(shared)  # last: reading all weights takes a minute on a large model
-    return lineages
 
 
 def _files(lineages: Sequence[Lineage]) -> tuple[Path, dict[str, Path]]:
@@ -228,8 +232,8 @@ def _read_lineage(folder: Path) -> Lineage:
         raise ModelError(f"{folder / LINEAGE} lacks {error}", hint="run `sartor package` again") from error
 
 
-def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
-    """One of the lineages, after checking that all have the same base and different names."""
+def _require_one_base(lineages: Sequence[Lineage]) -> None:
+    """Refuse lineages that have not the same base, or not different names."""
     if not lineages:
         raise UserError("there is nothing to serve", hint="name a run or an artifact folder; `sartor runs` lists them")
     first = lineages[0]
@@ -265,7 +269,6 @@ def _shared_base(lineages: Sequence[Lineage]) -> Lineage:
                 hint="serve one of them, or package one under another name",
             )
         seen[lineage.name] = lineage.folder
-    return first
 
 
 def _require_base(lineage: Lineage) -> None:

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from sartor.errors import UserError
 from sartor.generate.embedder import embedder
 from sartor.serve.desk import Desk, Served
-from sartor.serve.errors import bad_request, from_validation
+from sartor.serve.errors import from_validation, refused
+from sartor.serve.streams import reply
 from sartor.serve.wire import Wire, only
 from sartor.types import Json, Message
 
@@ -28,7 +29,7 @@ def _as_list(value: Any) -> Any:
     return [value] if one else value
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[int], Field(min_length=1)]  # the engine knows its vocabulary
 Texts = Annotated[list[Annotated[str, Field(min_length=1)]] | list[Ids], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
@@ -53,16 +54,21 @@ async def embed(desk: Desk, http: Request) -> Response:
     except ValidationError as error:
         raise from_validation(error) from error
     model = desk.find(request.model)
-    return JSONResponse(await model.turns.call(partial(_reply, request, model)))
+    return await reply(http.receive, _embedded(request, model), JSONResponse)
 
 
-def _reply(request: EmbeddingRequest, model: Served) -> Json:
+async def _embedded(request: EmbeddingRequest, model: Served) -> Json:
+    with model.turns.place():
+        return await model.turns.call(partial(_body, request, model))
+
+
+def _body(request: EmbeddingRequest, model: Served) -> Json:
     """The body of the reply. Renders and computes, so it belongs on the engine's thread."""
     try:
         sequences = [_ids(model, text) for text in request.input]
         vectors = embedder(model.turns.engine).embed(sequences, model.adapter)
     except UserError as error:
-        raise bad_request(f"{error.message}. {error.hint}", param="input", code="invalid_input") from error
+        raise refused(error, param="input", code="invalid_input") from error
     data = [
         {
             "object": "embedding",

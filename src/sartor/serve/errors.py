@@ -5,12 +5,17 @@ Source of shape and codes: OpenAI's specification 2.3.0, and what the official c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from starlette.types import Scope
 
+from sartor.errors import MachineError, UserError
 from sartor.types import Json
+
+log = logging.getLogger("sartor.serve")
 
 #: Pydantic's kinds of error that have a code of OpenAI's; the rest is `invalid_type` or `invalid_value`.
 _CODES = {
@@ -50,6 +55,11 @@ def bad_request(message: str, *, param: str | None = None, code: str | None = No
     return ApiError(400, message, param=param, code=code)
 
 
+def refused(error: UserError, *, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the same, in the words of our own error."""
+    return bad_request(f"{error.message}. {error.hint}", param=param, code=code)
+
+
 def wrong_key(message: str) -> ApiError:
     """401: no key, or not ours."""
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
@@ -80,6 +90,27 @@ def incident(identifier: str) -> ApiError:
     message = f"Something failed on the server; this is not your request's fault. Its log has it as {identifier}."
     headers = {"x-should-retry": "false", "x-request-id": identifier}
     return ApiError(500, message, type="server_error", code="internal_error", headers=headers)
+
+
+def unavailable(identifier: str) -> ApiError:
+    """503: the machine's or the engine's. Another try may do, and the official client makes it by itself."""
+    message = f"The machine or its engine failed. Try again in a moment; the server's log has it as {identifier}."
+    return ApiError(503, message, type="server_error", code="unavailable")
+
+
+def from_error(error: BaseException, scope: Scope) -> ApiError:
+    """What a client is told of whatever went wrong with its request; the log has what is not the client's to mend."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UserError):
+        return refused(error)
+    identifier = scope["state"]["request_id"]
+    asked = f"{identifier}: {scope['method']} {scope['path']}"
+    if isinstance(error, MachineError):
+        log.error("%s: %s; %s", asked, error, error.hint)
+        return unavailable(identifier)
+    log.error("%s failed", asked, exc_info=error)
+    return incident(identifier)
 
 
 def from_validation(error: ValidationError) -> ApiError:

@@ -9,7 +9,7 @@ from sartor.errors import UserError
 from sartor.generate.protocol import Sampling
 from sartor.serve.answer import Question, Renderer
 from sartor.serve.desk import Served
-from sartor.serve.errors import bad_request
+from sartor.serve.errors import refused
 from sartor.serve.wire import ChatMessage, ChatRequest
 from sartor.types import Json, Message, ToolCall
 
@@ -19,23 +19,13 @@ DEFAULT_NEW_TOKENS = 1024
 
 
 def ask(request: ChatRequest, model: Served) -> Question:
-    """The question in a request. Renders, so it belongs on the engine's thread.
+    """The question in a request. Renders, so it belongs on the engine's thread, which says later if it has room.
 
     Raises:
-        ApiError: 400, if the template refuses the messages or they do not fit into the context.
+        ApiError: 400, if the template refuses the messages.
     """
     prompt = _render(model.renderer, messages_of(request.messages), tools_of(request))
-    room = model.turns.engine.context - len(prompt)
-    if room < 1:
-        raise bad_request(
-            f"This model's context is {model.turns.engine.context} tokens, and your messages take {len(prompt)}. "
-            "Shorten them; at least one token must be left for the answer.",
-            param="messages",
-            code="context_length_exceeded",
-        )
-    limit = DEFAULT_NEW_TOKENS if request.limit is None else request.limit
-    sampling = _sampling(request, min(limit, room), model.renderer.stop_ids)
-    return Question(prompt, sampling, model.adapter, tuple(request.stop or ()))
+    return Question(prompt, _sampling(request, model.renderer.stop_ids), model.adapter, tuple(request.stop or ()))
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
@@ -65,14 +55,15 @@ def _render(renderer: Renderer, messages: tuple[Message, ...], tools: tuple[Json
     try:
         return renderer.prompt(messages, tools)
     except UserError as error:
-        raise bad_request(f"{error.message}. {error.hint}", param="messages", code="invalid_messages") from error
+        raise refused(error, param="messages", code="invalid_messages") from error
 
 
-def _sampling(request: ChatRequest, max_new_tokens: int, stop_ids: frozenset[int]) -> Sampling:
+def _sampling(request: ChatRequest, stop_ids: frozenset[int]) -> Sampling:
     """Without a seed every request draws its own. `top_p` 0 leaves one token to choose from, that is, greedy."""
+    limit = DEFAULT_NEW_TOKENS if request.limit is None else request.limit
     temperature = TEMPERATURE if request.temperature is None else request.temperature
     top_p = 1.0 if request.top_p is None else request.top_p
     seed = secrets.randbits(63) if request.seed is None else request.seed % (1 << 63)
     if top_p == 0:
         temperature, top_p = 0.0, 1.0
-    return Sampling(max_new_tokens, stop_ids, temperature=temperature, top_p=top_p, seed=seed)
+    return Sampling(limit, stop_ids, temperature=temperature, top_p=top_p, seed=seed)

@@ -17,7 +17,6 @@ from sartor.serve.desk import Desk
 from sartor.serve.guard import is_loopback
 from sartor.serve.keys import Key
 
-PORT = 8000
 DRAIN_SECONDS = 30  # what orchestrators commonly grant between SIGTERM and SIGKILL
 HEADER_BYTES = 32 << 10
 BACKLOG = 128
@@ -25,21 +24,17 @@ BACKLOG = 128
 
 def serve(
     desk: Desk,
+    bound: socket.socket,
     *,
     key: Key,
     host: str = "127.0.0.1",
-    port: int = PORT,
-    behind_proxy: bool = False,
     log: ChatLog | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; then answers that are under way are finished. Port 0 takes a free one.
+    """Serve on the socket of a host until SIGTERM or Ctrl-C; then answers that are under way are finished.
 
     `log` keeps the chats whose users agree to it. `ready` is called with the base URL of the API
-    (`http://127.0.0.1:8000/v1`) when clients can connect.
-
-    Raises:
-        UserError: the host is open to others and no proxy is said to be in front, or the port is taken.
+    (`http://127.0.0.1:8000/v1`) when clients are answered.
     """
     config = uvicorn.Config(
         create_app(desk, key, host=host, log=log),
@@ -54,29 +49,26 @@ def serve(
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    with closing(desk), closing(_bind(host, port, behind_proxy)) as bound, _signals_end_quietly():
+    with closing(desk), _signals_end_quietly():
         ready(f"http://{_written(host)}:{bound.getsockname()[1]}/v1")
         uvicorn.Server(config).run(sockets=[bound])
 
 
-def _bind(host: str, port: int, behind_proxy: bool) -> socket.socket:
-    if not is_loopback(host) and not behind_proxy:
-        raise UserError(
-            f"{host} can be reached from other machines, and this server speaks plain HTTP",
-            hint="bind 127.0.0.1; or put a proxy with TLS in front and say so with `--behind-proxy`",
-        )
-    return bind(host, port)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int, *, behind_proxy: bool = False) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Clients that connect before `serve` has it wait.
 
     The protocol is named, because asyncio switches Nagle's algorithm off only on sockets that say TCP; with it a chunk
     of a stream would wait up to 40 ms for the acknowledgement of the one before.
 
     Raises:
-        UserError: the port is taken or not a port, or the host is not this machine's.
+        UserError: the host is open to others and no proxy is said to be in front, or is not this machine's; or the port
+            is taken, or not a port.
     """
+    if not is_loopback(host) and not behind_proxy:
+        raise UserError(
+            f"{host} can be reached from other machines, and this server speaks plain HTTP",
+            hint="bind 127.0.0.1; or put a proxy with TLS in front and say so with `--behind-proxy`",
+        )
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
         family, kind, protocol, _, address = found[0]

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from sartor.errors import MachineError
 from sartor.generate.protocol import Engine, Failed, lost
 from sartor.serve.answer import Answering, Piece
 from sartor.serve.errors import ApiError
@@ -61,20 +60,28 @@ class Turns:
     async def call(self, work: Callable[[], Result]) -> Result:
         """Run a function on the engine's thread, between two steps of the batch.
 
+        If whoever asked is cancelled before its turn has come, the work is never done.
+
         Raises:
-            MachineError: the server has closed.
+            ApiError: 503, the server has closed.
         """
         return await asyncio.wrap_future(self._submit(work))
 
-    def require_room(self) -> None:
-        """Refuse a client that would be one too many.
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among the requests under way. Who comes without one costs the engine's thread nothing.
 
         Raises:
-            ApiError: 429; the official client tries again by itself.
+            ApiError: 429, all are taken; the official client tries again by itself.
         """
         if self._num_requests >= self._max_requests:
             message = f"{self._num_requests} requests are under way already. Try again in a moment."
             raise ApiError(429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"})
+        self._num_requests += 1
+        try:
+            yield
+        finally:
+            self._num_requests -= 1
 
     async def steps(self, begin: Callable[[], Answering]) -> AsyncGenerator[Piece]:
         """The pieces of an answer, each as soon as the batch has computed it.
@@ -82,10 +89,10 @@ class Turns:
         If the consumer stops or is cancelled, the answer leaves the batch before its next step.
 
         Raises:
-            MachineError: the server has closed, or closes before the answer has ended.
+            ApiError: 400, the engine has no room for it; 503, the server closes before the answer has ended.
+            SartorError: the engine refuses it, or failed at it.
         """
         request = _Request(begin())
-        self._num_requests += 1
         try:
             self._submit(partial(self._join, request)).add_done_callback(partial(self._joined, request))
             while True:
@@ -94,8 +101,7 @@ class Turns:
                 if piece.finish is not None:
                     return
         finally:
-            self._num_requests -= 1
-            with contextlib.suppress(MachineError):  # who has closed has left the batch already
+            with contextlib.suppress(ApiError):  # who has closed has left the batch already
                 self._submit(partial(self._leave, request))
 
     def close(self) -> None:
@@ -168,9 +174,10 @@ class Turns:
     def _go_on(self) -> None:
         self._stepping = bool(self._batch)
         if self._stepping:
-            with contextlib.suppress(MachineError):  # closing tells the requests itself
+            with contextlib.suppress(ApiError):  # closing tells the requests itself
                 self._submit(self._step).add_done_callback(self._stepped)
 
 
-def _closing() -> MachineError:
-    return MachineError("the server is closing", hint="ask again when it has started anew")
+def _closing() -> ApiError:
+    message = "The server is closing. Ask again when it has started anew."
+    return ApiError(503, message, type="server_error", code="closing")

@@ -75,8 +75,8 @@ class Wrapping(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return y
 
     def _mixed(self, x: torch.Tensor, y: torch.Tensor, adapter_names: Sequence[str]) -> torch.Tensor:
-        """Each row by its own adapter; a row of a batch may have become several, as in beam search."""
-        if y.dim() != 3 or y.shape[0] % len(adapter_names):
+        """Each row by its own adapter. A row of a batch may have become several: beams, or its tokens, as in OPT."""
+        if y.shape[0] % len(adapter_names):
             raise ValueError(f"`adapter_names` names {len(adapter_names)} rows, and a module gives {tuple(y.shape)}")
         names = [name for name in adapter_names for _ in range(y.shape[0] // len(adapter_names))]
         mixed = y.clone()

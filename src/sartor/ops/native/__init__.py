@@ -35,6 +35,8 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "
 #: `CXX=gcc` compiles C++ and would link without its library.
 LIBRARIES = ("-lstdc++",) if sys.platform == "linux" else ()
 COMPILE_SECONDS = 120
+#: Of the widest vector: widths that are no multiples of it are left to the twins, on any processor.
+LANES = 16
 LIBRARY = "kernel.so"
 OFF = "SARTOR_NATIVE"
 OTHERS_MAY_WRITE = 0o022
@@ -100,6 +102,18 @@ def function(library: ctypes.CDLL, name: str, signature: str) -> Callable[..., N
     found.argtypes = [_TYPES[letter] for letter in signature]
     found.restype = None
     return found  # type: ignore[no-any-return]
+
+
+def refuse_outside(numbers: torch.Tensor, count: int) -> None:
+    """As torch does where it indexes: a kernel would read, and write, what lies beside its memory.
+
+    Raises:
+        IndexError: one of the numbers is not among 0 to `count` - 1.
+    """
+    if numbers.numel():
+        least, most = (int(end) for end in numbers.aminmax())
+        if least < 0 or most >= count:
+            raise IndexError(f"index {least if least < 0 else most} is out of range: there are {count}")
 
 
 def problem() -> str:

@@ -1,5 +1,6 @@
 // Element types and vectors that every kernel here shares. Written with the compiler's portable vector type, so that the
-// same source serves AVX-512, AVX2 and NEON; only the bf16 dot product and the rounding to bf16 have a faster spelling.
+// same source serves AVX-512, AVX2 and NEON. Where AVX-512 or AVX2 has an instruction of its own (for bf16, powers of two,
+// sums over lanes, codebooks), that stands beside the portable form.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -107,7 +108,9 @@ static inline float largest(Floats value) {
     return best;
 }
 
-// 2^x to 2e-7 (Cephes' polynomial on the fraction); 0 far below, never more than 2^127.
+// 2^x to 2e-7 (Cephes' polynomial on the fraction). Far above it is infinite with AVX-512, else 2^127: a gate divides by
+// either. Far below it is 0, and at minus infinity too, the score of what is not seen: there the fraction is no number,
+// but scalef by minus infinity gives 0 even of that, and without AVX-512 x is bounded first.
 static inline Floats two_to(Floats x) {
 #if defined(__AVX512F__)
     Floats count = (Floats)_mm512_roundscale_ps((__m512)x, 0);

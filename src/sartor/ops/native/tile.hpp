@@ -49,11 +49,18 @@ static inline void tile_of(long rows, const Unit* a, long a_row, long a_step, co
     }
 }
 
+// Lanes of a and b by their numbers. Each compiler has its own word for it; GCC knows clang's only from version 12 on.
+#if defined(__clang__)
+#define LANES_OF(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LANES_OF(a, b, ...) __builtin_shuffle(a, b, Words{__VA_ARGS__})
+#endif
+
 // Exchange the lanes of a that have the bit STEP with those of b that do not.
 template <int STEP, int... LANE>
 static inline void exchange(Words& a, Words& b, std::integer_sequence<int, LANE...>) {
-    const Words low = __builtin_shufflevector(a, b, (LANE & STEP ? int(LANES) + LANE - STEP : LANE)...);
-    const Words high = __builtin_shufflevector(a, b, (LANE & STEP ? int(LANES) + LANE : LANE + STEP)...);
+    const Words low = LANES_OF(a, b, (LANE & STEP ? uint32_t(LANES) + LANE - STEP : LANE)...);
+    const Words high = LANES_OF(a, b, (LANE & STEP ? uint32_t(LANES) + LANE : LANE + STEP)...);
     a = low, b = high;
 }
 
