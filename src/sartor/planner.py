@@ -21,7 +21,7 @@ from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware, measure_flops
 from sartor.hub import Base, Shape
 from sartor.names import resolve
-from sartor.ops.fuse import without_kernels
+from sartor.ops import native
 from sartor.plan import Choice, Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
 from sartor.quantisation import optimizer_words, quantize_of
 from sartor.recipe import Named, Recipe, TuneSpec
@@ -122,7 +122,7 @@ def decide(
     work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
     room = room_of(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
-    job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kernels=not without_kernels(dtype, hardware.device))
+    job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kernels=_has_kernels(dtype, hardware))
     quantize, kept_tokens = _quantize(recipe, base, shape, job, reasons), _kept_tokens(job, work, hardware)
     job = replace(job, quantize=quantize, kept_tokens=kept_tokens)
     reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
@@ -241,6 +241,12 @@ def settled_method(asked: Named, shape: Shape) -> Method:
         reads=sum(sizes.get(name, (shape.hidden, 0))[0] for name in adapted),
         dropout=adapter.settings.get("dropout", 0.0) > 0,
     )
+
+
+def _has_kernels(dtype: native.Element, hardware: Hardware) -> bool:
+    from sartor.ops.fuse import without_kernels  # torch, which planning for another machine does not need
+
+    return not without_kernels(dtype, hardware.device)
 
 
 def job_of(

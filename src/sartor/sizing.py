@@ -21,7 +21,7 @@ from sartor.hub import Shape
 from sartor.plan import Recompute
 
 FEWEST_TOKENS = 128  # below this the products lose their speed, and recomputing costs less
-TILES = (512, 128)  # rows of logits at once: 128 multiply at 70 % of the speed of 512 (docs/why/planning.md)
+TILES = (512, 128)  # rows of logits at once: 128 multiply at 70 % of the speed of 512
 SCANNED_STEPS = 200  # packing so many takes about a second
 MOST_TOKENS = 65_536  # a forward: more does not fill a GPU better
 USABLE = 0.95  # of a GPU's memory: its allocator cannot use the last pieces

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sartor.backends.placement import Policy, device_of, layers_of
-from sartor.backends.ranks import Place, here
+from sartor.backends.ranks import LARGEST_BASE, Place, here
 from sartor.backends.torch import TorchBackend
 from sartor.errors import MachineError
 from sartor.hardware import look
@@ -32,8 +32,6 @@ from sartor.types import Batch
 
 #: Longer than any step, evaluation or save: a rank that waits so long for another waits for a dead one.
 PATIENCE = timedelta(minutes=10)
-#: The share of a rank's memory that a replicated base may take; the rest is for activations.
-LARGEST_BASE = 0.5
 
 
 class Together:

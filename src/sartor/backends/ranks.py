@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from sartor.backends.placement import Policy
     from sartor.store import Restorable, Run
 
+#: The share of a rank's memory that a replicated base may take; the rest is for activations.
+LARGEST_BASE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from sartor import durable
 from sartor.backends.estimate import TRAINING
-from sartor.backends.ranks import here
+from sartor.backends.ranks import LARGEST_BASE, here
 from sartor.errors import MachineError, Refused, SartorError, UserError
 from sartor.hardware import Hardware, environment_kept, look, prepare_environment
 from sartor.launch.signals import handled, requests
@@ -113,8 +113,6 @@ def held_by(plan: Plan, num_ranks: int, memory_bytes: int) -> int:
 
     Each as much as one process, but once what they share (`TOGETHER`) and, after loading, what is cut where all shard.
     """
-    from sartor.backends.fsdp import LARGEST_BASE
-
     trains = resolve("adapters", plan.family).TRAINS
     phases = {name: plan.estimate.memory[name] for name in TRAINING}
     fits = plan.model.quantize != "none" or phases["train"].weights <= LARGEST_BASE * memory_bytes / num_ranks
