@@ -181,3 +181,22 @@ def test_without_grad_the_loss_is_the_same_and_no_gradient_is_left(
     quiet = backend.forward_backward(batch, sft, sft.Config(), 1.0, grad=False)
     assert all(item.grad is None for item in backend._updates.masters.values())
     assert quiet.loss == pytest.approx(backend.forward_backward(batch, sft, sft.Config(), 1.0).loss, rel=1e-6)
+
+
+def test_where_nothing_is_learned_nothing_is_dropped(
+    tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
+) -> None:
+    """A dev loss with dropout would be another one at each evaluation, and draw the numbers of the next step."""
+    losses = []
+    for dropout in (0.0, 0.5):
+        adapter = {"name": "lora", "settings": {"r": 4, "dropout": dropout}}
+        backend = TorchBackend(make_plan(tiny_folder, adapter=adapter))
+        wake_adapters(backend)
+        batches, state = pack(segments, micro_tokens=64), torch.get_rng_state()
+        for _ in range(2):
+            sums = [backend.forward_backward(batch, sft, sft.Config(), 1.0, grad=False) for batch in batches]
+            losses.append(sum(part.loss for part in sums))
+        assert torch.equal(state, torch.get_rng_state())
+        trained = [backend.forward_backward(batch, sft, sft.Config(), 1.0).loss for batch in batches]
+        assert (abs(sum(trained) - losses[-1]) > 1e-3) == (dropout > 0)
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)

@@ -5,7 +5,8 @@ Shape suffixes: S segments · N supervised positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Updates:
         self, stats_of: StatsOf, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool
     ) -> Sums:
         """See `protocol.Backend.forward_backward`; `stats_of` is the backend's forward."""
-        with torch.set_grad_enabled(grad), placement.made_on(self._device):
+        with torch.set_grad_enabled(grad), placement.made_on(self._device), _mode(self._model, training=grad):
             stats = stats_of(batch)
             loss, metrics = objective.loss(config, stats, batch)
             total = loss
@@ -151,3 +152,16 @@ class Updates:
             f"{what} is not finite; rows of this step: {', '.join(rows[:8])}" + (" …" if len(rows) > 8 else ""),
             hint="look at these rows; if they are sound, lower tune.learning_rate. The weights were not touched",
         )
+
+
+@contextmanager
+def _mode(model: torch.nn.Module, *, training: bool) -> Iterator[None]:
+    """Where nothing is learned, nothing is dropped either; what was in training mode is so again afterwards."""
+    learning = [] if training else [part for part in model.modules() if part.training]
+    for part in learning:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True
