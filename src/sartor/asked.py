@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sartor.adapters import family_of
+from sartor.adapters import family_of, refuse_disguise
 from sartor.data.split import labels
 from sartor.errors import RecipeError
 from sartor.metrics.load import Metric, Reads
@@ -86,6 +86,17 @@ def settled(module: Any, asked: Named, preset: dict[str, Any], path: str) -> Cho
     """
     config = validated(module.Config, {**preset, **asked.settings}, path)
     return Choice(name=asked.name, settings=config.model_dump(mode="json"))
+
+
+def method_of(asked: Named) -> tuple[Any, Choice]:
+    """The family of a tuning method, and the method with all of its settings.
+
+    Raises:
+        RecipeError: a name or a setting is not known, or makes another method of it.
+    """
+    family = family_of(asked.name)
+    refuse_disguise(asked.name, asked.settings)
+    return family, settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
 
 
 def num_virtual(asked: Named) -> int:

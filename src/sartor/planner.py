@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sartor import quantisation, timing
-from sartor.adapters import family_of, preset_of, refuse_disguise
+from sartor.adapters import family_of, preset_of
 from sartor.adapters.layers import top_layers
 from sartor.advice import advise
-from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
+from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, method_of, metric_of, settled
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, MOMENTS, Job
 from sartor.data.prepare import Tokenised
@@ -223,9 +223,7 @@ def settled_method(asked: Named, shape: Shape) -> Method:
     Raises:
         RecipeError: a name or a setting is not known, or makes another method of it.
     """
-    family = family_of(asked.name)
-    refuse_disguise(asked.name, asked.settings)
-    adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
+    family, adapter = method_of(asked)
     targets, chosen = adapter.settings.get("targets", []), adapter.settings.get("top_layers", 0)
     sizes = shape.linear_sizes()
     adapted = list(sizes) if targets == ["all-linear"] else targets

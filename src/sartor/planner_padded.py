@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sartor.adapters import family_of, refuse_disguise
-from sartor.asked import settled
+from sartor.adapters import family_of
+from sartor.asked import method_of, settled
 from sartor.backends import estimate
 from sartor.backends.estimate import GRADIENT, MASTER, MOMENTS, Job
 from sartor.data.prepare import Tokenised
@@ -170,9 +170,7 @@ def settled_padded(asked: Named, shape: Shape) -> Choice:
         RecipeError: a name or a setting is not known, or makes another method of it; or PEFT does not put virtual
             tokens before what an encoder reads.
     """
-    family = family_of(asked.name)
-    refuse_disguise(asked.name, asked.settings)
-    adapter = settled(family, asked, family.PRESETS[asked.name].settings, "tune.adapter")
+    family, adapter = method_of(asked)
     if shape.kind == "encoder" and family.HOOKS.num_virtual(family.Config(**adapter.settings)):
         raise RecipeError(
             f"`tune.adapter`: {asked.name} stands before a text that a model goes on with, and an encoder does not",

@@ -18,10 +18,10 @@ from typing import Any
 from sartor import __version__, durable, workshop
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
-from sartor.asked import fitting_metric, num_virtual
+from sartor.asked import num_virtual
 from sartor.backends.ranks import here
 from sartor.chat import Speech, open_renderer
-from sartor.check import Check
+from sartor.check import Check, refuse_unfit
 from sartor.check import check as judge
 from sartor.data.cleaning import chosen, decided_by
 from sartor.data.pack import Steps, pack
@@ -183,7 +183,7 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
 
 
 def _check(bench: Bench) -> Events:
-    fitting_metric(bench.recipe.task.metric.name, bench.form)
+    refuse_unfit(bench.recipe, bench.base.folder, bench.shape, bench.form)
     yield from workshop.made(workshop.planned(bench.run.recipe, bench.run.root), lambda: bench.run.stopping)
     if bench.run.stopping:
         return

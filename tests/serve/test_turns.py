@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -18,6 +20,18 @@ from sartor.serve.errors import ApiError
 from sartor.serve.turns import Turns
 
 QUESTION = Question((104,), Sampling(9, frozenset({256})), None)
+
+
+@contextmanager
+def occupied(server: Any, chat: Any, eventually: Any, gate: threading.Semaphore) -> Iterator[None]:
+    """While the engine's thread computes for a first client, who is answered afterwards."""
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
+        eventually(lambda: server.engine.stepping)
+        yield
+        gate.release(1000)
+        assert first.result().status_code == 200
+        assert first.result().json()["choices"][0]["message"]["content"] == "Hello, wörld 🙂!"
 
 
 def test_requests_share_the_batch_on_one_thread(start: Any, scripted: Any, eventually: Any) -> None:
@@ -82,17 +96,12 @@ def test_a_client_that_leaves_before_its_first_token_harms_nobody(
     gate = threading.Semaphore(0)
     server = start(scripted(gate=gate))
     turns = server.desk.find("base").turns
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
-        eventually(lambda: server.engine.stepping)
-        with server.http() as client, pytest.raises(httpx2.ReadTimeout):
-            body = chat(stream=stream, messages=[{"role": "user", "content": "late"}])
-            with client.stream(
-                "POST", "/v1/chat/completions", json=body, timeout=httpx2.Timeout(20, read=0.3)
-            ) as reply:
-                reply.read()
-        gate.release(1000)
-        assert first.result().json()["choices"][0]["message"]["content"] == "Hello, wörld 🙂!"
+    with occupied(server, chat, eventually, gate), server.http() as client, pytest.raises(httpx2.ReadTimeout):
+        body = chat(stream=stream, messages=[{"role": "user", "content": "late"}])
+        with client.stream(
+            "POST", "/v1/chat/completions", json=body, timeout=httpx2.Timeout(20, read=0.3)
+        ) as reply:
+            reply.read()
     eventually(lambda: turns._num_requests == 0 and not server.engine.busy)
     assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
 
@@ -159,15 +168,11 @@ def test_who_comes_without_a_place_is_told_at_once_and_costs_nothing(
     gate = threading.Semaphore(0)
     server = start(scripted(gate=gate))
     server.desk.find("base").turns._max_requests = 1
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
-        eventually(lambda: server.engine.stepping)  # its thread is busy, so nothing can be rendered
+    with occupied(server, chat, eventually, gate):  # its thread is busy, so nothing can be rendered
         with pytest.raises(openai.RateLimitError) as full:
             server.client().chat.completions.create(model="base", messages=chat()["messages"], stream=stream)
         assert (full.value.code, full.value.response.headers["retry-after"]) == ("queue_full", "1")
         assert len(server.renderer.seen) == 1
-        gate.release(1000)
-        assert first.result().status_code == 200
     assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
 
 
@@ -177,14 +182,10 @@ def test_a_client_that_leaves_before_its_turn_is_not_even_rendered(
     gate = threading.Semaphore(0)
     server = start(scripted(gate=gate))
     turns = server.desk.find("base").turns
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(server.http().post, "/v1/chat/completions", json=chat())
-        eventually(lambda: server.engine.stepping)
+    with occupied(server, chat, eventually, gate):
         with server.http() as client, pytest.raises(httpx2.ReadTimeout):
             client.post("/v1/chat/completions", json=chat(), timeout=httpx2.Timeout(20, read=0.3))
         eventually(lambda: turns._num_requests == 1)
-        gate.release(1000)
-        assert first.result().status_code == 200
     assert len(server.renderer.seen) == 1
 
 

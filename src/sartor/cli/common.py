@@ -46,8 +46,7 @@ def work(
     without: tuple[str, ...] = (),
     anyway: bool = False,
 ) -> Bench:
-    """Bring a run to a stage, telling what happens on the way. A recipe that no plan can follow is refused at once."""
-    from sartor.check import refuse_unfit
+    """Bring a run to a stage, telling what happens on the way."""
     from sartor.hardware import prepare_environment
     from sartor.launch.signals import requests
     from sartor.sinks.console import ConsoleSink
@@ -56,7 +55,6 @@ def work(
     prepare_environment()
     run = run_named(name) if name else open_recipe(recipe, sets)[0]
     bench = Bench(run, anyway=anyway)
-    refuse_unfit(bench.recipe, bench.base.folder, bench.shape, bench.form)
 
     def stop(number: int) -> None:
         run.stopping = True
