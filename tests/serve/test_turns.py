@@ -98,9 +98,7 @@ def test_a_client_that_leaves_before_its_first_token_harms_nobody(
     turns = server.desk.find("base").turns
     with occupied(server, chat, eventually, gate), server.http() as client, pytest.raises(httpx2.ReadTimeout):
         body = chat(stream=stream, messages=[{"role": "user", "content": "late"}])
-        with client.stream(
-            "POST", "/v1/chat/completions", json=body, timeout=httpx2.Timeout(20, read=0.3)
-        ) as reply:
+        with client.stream("POST", "/v1/chat/completions", json=body, timeout=httpx2.Timeout(20, read=0.3)) as reply:
             reply.read()
     eventually(lambda: turns._num_requests == 0 and not server.engine.busy)
     assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
