@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,16 @@ def test_a_module_that_is_not_there_is_named(name: str) -> None:
 def test_what_is_no_module_and_attribute_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="is not of the form module:attribute"):
         names.resolve("metrics", name)
+
+
+def test_the_collector_rests_while_libraries_are_imported_and_is_left_as_it_was() -> None:
+    with names.uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with names.uncollected():
+            pass
+        assert not gc.isenabled(), "whoever switched it off finds it off"
+    finally:
+        gc.enable()

@@ -8,15 +8,17 @@ from pathlib import Path
 from common import measure, read_job
 
 from sartor.generate.protocol import Sampling
-from sartor.generate.sartor import open_engine
 from sartor.hardware import prepare_environment
+from sartor.names import resolve
 
 
 def main() -> None:
     prepare_environment()  # as the command line does, before torch starts
     job = read_job()
     folders = {name: Path(folder) for name, folder in job.folders.items()}
-    engine = open_engine(Path(job.model), folders, dtype=job.dtype, num_threads=job.threads)
+    engine = resolve("generate", "sartor").open_engine(
+        Path(job.model), folders, dtype=job.dtype, num_threads=job.threads
+    )
 
     def answer(prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], new_tokens: int) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]

@@ -66,6 +66,26 @@ def test_base_and_adapters_by_name(tmp_path: Path, base: hub.Base, opened: Any) 
     assert missing.value.status == 404
 
 
+def test_adapters_that_speak_by_the_same_files_share_one_renderer(
+    tmp_path: Path, base: hub.Base, scripted: Any, byte_renderer: Any
+) -> None:
+    folders = {name: package(tmp_path / name, name, base) for name in ("one", "two", "other")}
+    for name, folder in folders.items():
+        (folder / "manifest.json").unlink()
+        (folder / "chat_template.jinja").write_text("{{ 1 }}" if name == "other" else "{{ 0 }}")
+    opened: list[Path] = []
+
+    def open_renderer(folder: Path, *, template_kwargs: Any = ()) -> Any:
+        opened.append(folder)
+        return byte_renderer("fingerprint-1")
+
+    lineages = read_lineages(list(folders.values()))
+    desk = desk_from(lineages, lambda base, adapters: scripted(adapters=tuple(adapters)), open_renderer)
+    assert opened == [folders["one"], folders["other"], base.folder]
+    assert desk.find("one").renderer is desk.find("two").renderer
+    assert desk.find("one").renderer is not desk.find("other").renderer
+
+
 def test_a_whole_model_is_served_alone_from_its_own_folder(tmp_path: Path, base: hub.Base, opened: Any) -> None:
     folder = package(tmp_path / "tickets-1a", "tickets-1a", base, holds="model")
     (base.folder / "model.safetensors").unlink()  # nothing of the base is needed any more

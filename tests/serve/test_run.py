@@ -19,6 +19,8 @@ from sartor.serve.run import bind
 from sartor.store import open_run
 
 SLOW_SERVER = """
+import signal
+import sys
 import time
 from sartor.generate.protocol import Token
 from sartor.serve.desk import Desk
@@ -43,8 +45,13 @@ class Renderer:
     def prompt(self, messages, tools=()): return (1,)
     def decode(self, ids): return bytes(ids).decode()
 
+def ready(url):
+    print(url, flush=True)
+    for number in map(int, sys.argv[1:]):
+        signal.raise_signal(number)
+
 desk = Desk.of(Engine(), "base", Renderer(), {})
-serve(desk, bind("127.0.0.1", 0), key=Key("k", "test"), ready=lambda url: print(url, flush=True))
+serve(desk, bind("127.0.0.1", 0), key=Key("k", "test"), ready=ready)
 print("left in peace")
 """
 
@@ -109,3 +116,11 @@ def test_a_signal_lets_the_answer_finish(number: int, chat: Any) -> None:
         assert rest[-1] == "data: [DONE]" and '"finish_reason":"length"' in rest[-2]
         assert process.wait(20) == 0
         assert process.stdout.read() == "closed\nleft in peace\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_as_it_starts_ends_it(number: int) -> None:
+    """Between the address, which whoever starts it waits for, and the moment when the server listens to signals."""
+    command = [sys.executable, "-c", SLOW_SERVER, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.splitlines()[1:] == ["closed", "left in peace"]

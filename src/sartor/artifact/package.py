@@ -37,6 +37,11 @@ def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
     durable.write_json(generation, {**settings, "eos_token_id": list(lineage.stop_ids)})
 
 
+def speech_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of `SPEECH` in a folder, by name: folders of the same ones speak alike."""
+    return {name: durable.digest(folder / name) for name in SPEECH if (folder / name).is_file()}
+
+
 def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:
     """Write `artifact/` of a run: adapter or model as trained, with card and proof.
 

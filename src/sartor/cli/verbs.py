@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ from sartor.cli.common import (
     writing,
 )
 from sartor.errors import UserError
+from sartor.names import uncollected
 
 app = typer.Typer()
 
@@ -269,7 +271,9 @@ def serve(
 
     with bind(host, port, behind_proxy=behind_proxy) as bound:  # before the minutes that a large model takes to open
         log = ChatLog(log_chats) if log_chats else None
-        desk = open_desk(folders, engine)
+        with uncollected():
+            desk = open_desk(folders, engine)
+        gc.freeze()  # it all stays as long as the server: collections later on, which stop every answer, pass it by
         for message in desk.warnings:
             talk.print(f"note: {message}", style="yellow", highlight=False, soft_wrap=True)
         answer(desk, bound, key=key, host=host, log=log, ready=ready)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sartor import durable, hub, names
+from sartor.artifact.package import speech_digests
 from sartor.errors import MachineError, ModelError, UserError
 from sartor.generate.protocol import Engine
 from sartor.plan import Quantized
@@ -21,7 +22,7 @@ from sartor.serve.answer import Renderer
 from sartor.serve.errors import no_such_model
 from sartor.serve.turns import Turns
 from sartor.store import LINEAGE, read_json
-from sartor.types import Form, Json
+from sartor.types import Form, Json, digest_of
 
 
 class OpenRenderer(Protocol):
@@ -163,16 +164,25 @@ def _open_padded(lineages: Sequence[Lineage], engine_name: str) -> Desk:
 def desk_from(lineages: Sequence[Lineage], open_engine: OpenEngine, open_renderer: OpenRenderer) -> Desk:
     """The desk of checked lineages, with the ways to open an engine and a renderer given. Weights are loaded last."""
     base = lineages[0]
-    renderers = {
-        lineage.name: _same_renderer(lineage, open_renderer(lineage.folder, template_kwargs=lineage.template.items()))
-        for lineage in lineages
-    }
+    renderers = _renderers(lineages, open_renderer)
     if base.is_whole:
         turns = Turns(open_engine(*_files(lineages)))
         return Desk([Served(base.name, turns, renderers[base.name], parent=base.base_name)])
     base_renderer = open_renderer(base.base_path)
     engine = open_engine(*_files(lineages))
     return Desk.of(engine, base.base_name, base_renderer, renderers)
+
+
+def _renderers(lineages: Sequence[Lineage], open_renderer: OpenRenderer) -> dict[str, Renderer]:
+    """Each lineage's own, by name. Of lineages that speak by the same files, one reads them for all: a second each."""
+    by_files: dict[str, Renderer] = {}
+    found = {}
+    for lineage in lineages:
+        files = digest_of(speech_digests(lineage.folder), dict(lineage.template), lineage.labels)
+        if files not in by_files:
+            by_files[files] = open_renderer(lineage.folder, template_kwargs=lineage.template.items())
+        found[lineage.name] = _same_renderer(lineage, by_files[files])
+    return found
 
 
 def read_lineages(artifacts: Sequence[Path]) -> list[Lineage]:

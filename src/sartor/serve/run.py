@@ -49,9 +49,10 @@ def serve(
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    with closing(desk), _signals_end_quietly():
+    server = uvicorn.Server(config)
+    with closing(desk), _signals_end_quietly(server):
         ready(f"http://{_written(host)}:{bound.getsockname()[1]}/v1")
-        uvicorn.Server(config).run(sockets=[bound])
+        server.run(sockets=[bound])
 
 
 def bind(host: str, port: int, *, behind_proxy: bool = False) -> socket.socket:
@@ -90,12 +91,19 @@ def _written(host: str) -> str:
 
 
 @contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn drains on a signal and then raises it again, which would kill us: to us, being drained is success."""
+def _signals_end_quietly(server: uvicorn.Server) -> Iterator[None]:
+    """uvicorn drains on a signal and then raises it again, which would kill us: to us, being drained is success.
+
+    A signal that comes before uvicorn listens to signals ends the server as it starts.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
