@@ -54,6 +54,7 @@ TESTED_BY = {
     "ops.gpu.kernels": "ops.gpu.pointwise",
     "ops.gpu.forest_kernels": "ops.gpu.forest",
     "ops.gpu.paged_kernels": "ops.gpu.paged",
+    "generate.batch.joint": "generate.batch_layers",
     "generate.loading": "generate.sartor",
     "generate.embedder": "serve.embeddings",
     "generate.protocol": "generate.sartor",

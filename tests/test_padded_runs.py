@@ -64,7 +64,7 @@ def answer(desk: Desk, name: str, text: str) -> str:
     return model.renderer.decode([token.id for token in tokens if token.finish != "stop"])
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("adapter", ["full", "lora", "{name: pissa, r: 4}", "{name: olora, r: 4}"])
 def test_a_classifier(tmp_path: Path, adapter: str) -> None:
     base = tmp_path / "bert"
     base.mkdir()

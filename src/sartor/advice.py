@@ -22,9 +22,9 @@ def advise(lora: Job, room: Room, *, num_train: int, most: int, mean_length: flo
         _by_memory("full", full(lora), room, most),
         "Served beside others on one base, or changed often: an adapter (LoRA, QLoRA), a few megabytes each. Served "
         "alone, or exported to one file: an adapter merged into the base answers as fast as full tuning does.",
-        "Beyond these: lst where there is hardly memory for a backward; ia3, vera or bitfit for very many tasks, some "
-        "kilobytes each; prompt_tuning or prefix_tuning where nothing inside the model may change; warp for labels; "
-        "new_tokens for words that the base never saw. `sartor methods` lists all.",
+        "Beyond these: lst where there is hardly memory for a backward; ia3 or bitfit for very many tasks, as their "
+        "files are the smallest; prompt_tuning or prefix_tuning where nothing inside the model may change; "
+        "warp for labels; new_tokens for words that the base never saw. `sartor methods` lists all.",
     )
 
 

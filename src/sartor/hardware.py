@@ -26,6 +26,10 @@ from sartor.types import Frozen
 #: first product of the process.
 ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "48"}
 
+#: Options of `mallopt`: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD. By itself glibc gives the activations of a layer back to
+#: the system, and gets them from it page by page for the next one: a tenth of the time in which prompts are read.
+KEPT_BY_GLIBC = {-1: 64 << 20, -3: 32 << 20}
+
 SYSTEM = Path("/")  # the folder of /proc and /sys
 #: What Linux calls products of bf16: on x86 the first two, on ARM the last.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -38,9 +42,13 @@ MEMORY_GROUPS = {
 
 
 def prepare_environment() -> None:
-    """Set what the libraries read once, when they start; what the user has set stays."""
+    """Set what the libraries read once, when they start, and how glibc keeps memory; what the user has set stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+        with contextlib.suppress(AttributeError):  # another C library, which has no such function
+            for option, num_bytes in KEPT_BY_GLIBC.items():
+                ctypes.CDLL(None).mallopt(option, num_bytes)
 
 
 @contextmanager

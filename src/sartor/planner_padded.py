@@ -187,6 +187,9 @@ def _counted(model: ModelChoice, family: Any, settings: dict[str, Any]) -> int:
     """
     from sartor.backends.forms import skeleton  # torch, which reading a recipe does not need
 
+    start = family.Config.model_fields.get("init")
+    if start is not None:  # one that is drawn from weights has as many parameters as the plain one
+        settings = {**settings, "init": start.default}
     try:
         attached = family.attach(skeleton(Path(model.path), model.form, model.labels), family.Config(**settings))
     except ValueError as error:  # PEFT's word for layers that are not there

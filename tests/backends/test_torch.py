@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sartor.backends.ranks import Alone, Place
 from sartor.backends.torch import TorchBackend
 from sartor.chat import open_renderer
 from sartor.data.pack import Segment, pack
@@ -200,3 +201,16 @@ def test_where_nothing_is_learned_nothing_is_dropped(
         trained = [backend.forward_backward(batch, sft, sft.Config(), 1.0).loss for batch in batches]
         assert (abs(sum(trained) - losses[-1]) > 1e-3) == (dropout > 0)
     assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+
+
+def test_each_rank_drops_out_by_itself_from_the_same_weights(tiny_folder: Path, make_plan: MakePlan) -> None:
+    class Second(Alone):
+        place = Place(rank=1, size=2, local_rank=1, local_size=2)
+
+    weights, drawn = [], []
+    for ranks in (Alone(), Second()):
+        backend = TorchBackend(make_plan(tiny_folder), ranks)
+        weights.append(backend._updates.masters)
+        drawn.append(torch.get_rng_state())
+    assert all(torch.equal(item, weights[1][name]) for name, item in weights[0].items())
+    assert not torch.equal(*drawn)

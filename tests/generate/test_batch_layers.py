@@ -11,7 +11,8 @@ from torch import nn
 
 from sartor.adapters.changes import Bottleneck, Change, Changes, LowRank, Scale, Shift, Weight
 from sartor.errors import ModelError, Unsupported
-from sartor.generate.batch.layers import Norm, Part, prepare
+from sartor.generate.batch.joint import Part
+from sartor.generate.batch.layers import prepare
 from sartor.generate.batch.runs import BASE
 
 
@@ -148,7 +149,7 @@ def test_a_result_is_handed_out_once_and_let_go() -> None:
     prepare(block, []).set([BASE] * 5, [])
     block(x)
     part: Any = block.q_proj
-    assert part._together._seen is None and part._together._made == {}
+    assert part.together._seen is None and part.together._made == {}
 
 
 @pytest.mark.parametrize(
@@ -166,34 +167,3 @@ def test_an_adapter_of_another_model_is_refused(change: dict[str, Change], says:
     with pytest.raises(ModelError, match=says) as refused:
         prepare(Block(), adapters_of([change]))
     assert "another base model" in refused.value.hint
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3"])
-def test_norms_are_tried_on_numbers(family: str) -> None:
-    import importlib
-
-    module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-    kind = vars(module)[f"{family.capitalize()}RMSNorm"]
-    norm = kind(16, eps=1e-5)
-    nn.init.normal_(norm.weight, 0.5)
-    x = torch.randn(3, 16)
-    wanted = norm(x).detach()
-    outer = nn.ModuleDict({"norm": norm})
-    prepare(outer, [])
-    assert isinstance(outer["norm"], Norm)
-    torch.testing.assert_close(outer["norm"](x), wanted)
-
-
-def test_a_norm_of_another_kind_stays() -> None:
-    class OddRMSNorm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(8))
-            self.eps = 1e-5
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x / x.abs().amax(dim=-1, keepdim=True) * self.weight
-
-    outer = nn.ModuleDict({"norm": OddRMSNorm()})
-    prepare(outer, [])
-    assert isinstance(outer["norm"], OddRMSNorm)

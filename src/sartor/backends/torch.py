@@ -65,6 +65,8 @@ class TorchBackend:
         self._policy.coupled = family.HOOKS.couple(self._config) > 0
         _round_after_norms(model.base_model, dtype)
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
+        if self._ranks.place.rank:  # weights are made alike by all ranks; from here on each drops out by itself
+            torch.manual_seed(plan.seed + self._ranks.place.rank)
         placement.bring(self._model, self._device)
         self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
         self._kernels = self._lay_out(plan)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sartor.errors import Unsupported
@@ -28,7 +27,7 @@ from sartor.ops.forest_attention import Heads
 from sartor.ops.gated_block import GatedBlock
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.lora_linear import AugmentedLoraLinear
-from sartor.ops.pointwise import Activation, pointwise, wide
+from sartor.ops.pointwise import Activation, activation_of, pointwise, wide
 from sartor.ops.stream_norm import StreamNorm
 from sartor.ops.workspace import Workspace
 
@@ -329,17 +328,10 @@ def _mlp_parts(module: nn.Module, dtype: torch.dtype) -> tuple[JointLinear, Join
     gate_up, down = JointLinear([parts[name] for name in inputs], dtype), JointLinear([parts["down_proj"]], dtype)
     if act is None or gate_up.num_outputs != 2 * down.num_inputs:
         raise Unsupported("a feed-forward layer without gate", hint=PLAIN)
-    return gate_up, down, _activation(act)
-
-
-def _activation(module: nn.Module) -> Activation:
-    values = torch.linspace(-4, 4, 33)
-    found = module(values)
-    known: dict[Activation, Tensor] = {"silu": F.silu(values), "gelu_tanh": F.gelu(values, approximate="tanh")}
-    for name, expected in known.items():
-        if torch.allclose(found, expected, atol=1e-6):
-            return name
-    raise Unsupported(f"the activation {type(module).__name__}", hint=PLAIN)
+    activation = activation_of(act)
+    if activation is None:
+        raise Unsupported(f"the activation {type(act).__name__}", hint=PLAIN)
+    return gate_up, down, activation
 
 
 def _only(parts: Mapping[str, nn.Module], needed: tuple[str, ...], *, optional: tuple[str, ...]) -> None:
