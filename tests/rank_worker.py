@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from sartor.backends import fsdp
+from sartor.backends import fsdp, ranks
 from sartor.backends.ranks import here
 from sartor.data.pack import Segment, Steps, pack
 from sartor.errors import SartorError
@@ -51,14 +52,19 @@ def work(plan: Plan, folder: Path, *, stop_on: str = "", poison: str = "") -> li
 
 def main() -> None:
     cases, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    usual = fsdp.LARGEST_BASE
+    usual = ranks.LARGEST_BASE
     for case in cases:
-        fsdp.LARGEST_BASE = 0.0 if case["shard"] else usual
+        ranks.LARGEST_BASE = 0.0 if case["shard"] else usual
         seen = work(
             Plan.model_validate(case["plan"]), Path(case["folder"]), stop_on=case["stop_on"], poison=case["poison"]
         )
         (out / f"{case['name']}.{here().rank}.json").write_text(json.dumps(seen))
+    written = out / "written"
+    if not here().rank:
+        time.sleep(1)  # as long as a checkpoint may take, which only this rank writes
+        written.touch()
     fsdp.leave()
+    (out / f"left.{here().rank}").write_text(str(written.exists()))
 
 
 if __name__ == "__main__":

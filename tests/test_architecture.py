@@ -25,7 +25,7 @@ ORDER = (
     *("asked", "quantisation", "planner", "planner_padded", "readiness", "check", "elsewhere", "methods"),
     *("arms", "evaluate", "rehearse", "train", "prove"),
     *("artifact", "serve", "report", "sinks", "workshop", "stages"),
-    *("convert", "launch", "new", "explain", "doctor", "schemas", "cli"),
+    *("convert", "explain", "launch", "new", "doctor", "schemas", "cli"),
 )
 #: What every command loads before it knows what to do: no heavy library at import.
 WORDS = ORDER[: ORDER.index("hub") + 1]

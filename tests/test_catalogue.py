@@ -31,6 +31,11 @@ def test_names_are_lower_case_and_told_apart() -> None:
     assert all(name == name.lower() and "/" not in name for name in names)
 
 
+def test_the_context_of_a_model_with_longrope_is_that_of_its_first_frequencies() -> None:
+    found = card("phi-4-mini-instruct")
+    assert found is not None and found.context == 4096, "`hub.shape` says so of its configuration"
+
+
 def test_a_card_is_found_whatever_its_case() -> None:
     found = card("SmolLM2-135M-Instruct")
     assert found is not None

@@ -421,6 +421,7 @@ def test_text_starts_as_the_tokenizer_starts_it() -> None:
     assert preview(rendered, renderer) == [("<s>", False), ("once<end>", True)]
     (empty,) = renderer.render(Text(source=SOURCE, text=""))
     assert preview(empty, renderer) == [("<s>", False), ("<end>", True)]
+    assert renderer.opening("once") == rendered.ids[:-1], "asked to go on, it begins as it was trained"
 
 
 def test_stop_tokens_come_from_everywhere_they_are_named() -> None:

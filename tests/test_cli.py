@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from sartor import cli
+from sartor.backends.estimate import CPU
+from sartor.sizing import Room
 
 from .shell import Shell
 
@@ -170,6 +172,18 @@ def test_a_users_mistake_is_answered_in_words(shell: Shell, arguments: list[str]
     assert "Traceback" not in talk
 
 
+def test_a_named_run_takes_no_other_settings(project: Shell) -> None:
+    from sartor.recipe import load
+    from sartor.store import open_run
+
+    run = open_run(Path("sartor.yaml"), load(Path("sartor.yaml"))).id
+    for verb in ("check", "baseline", "plan", "train", "prove", "run"):
+        code, _, talk = project(verb, "--run", run, "--set", "tune.steps=3")
+        assert (code, f"--set tune.steps=3 does not go with --run {run}" in " ".join(talk.split())) == (2, True), talk
+        assert "leave out --run" in " ".join(talk.split())
+    assert len(list(Path("runs").iterdir())) == 1
+
+
 def test_bad_rows_stop_the_check_with_their_lines(shell: Shell) -> None:
     good = json.dumps({"prompt": "a", "completion": "b"})
     (shell.folder / "rows.jsonl").write_text(f"{good}\n{{broken\n{good}\n")
@@ -184,6 +198,23 @@ def test_check_refuses_at_once_what_the_plan_would_refuse(project: Shell) -> Non
     for asked in ("prove.arms=[tuned]", "tune.adapter={name: lora, targets: [foo]}"):
         code, _, talk = project("check", "--set", asked)
         assert (code, asked.partition("=")[0] in talk, "rows" in talk) == (2, True, False), talk
+
+
+def test_what_no_plan_can_follow_is_refused_where_the_check_is_borrowed_too(project: Shell) -> None:
+    """The length of training is no part of what the check read, so it is not run again."""
+    assert project("check")[0] == 0
+    asked = ("--set", "tune.steps=3", "--set", "tune.epochs=1", "--set", "prove.items=10")
+    code, _, talk = project("baseline", *asked)
+    assert (code, "both `tune.steps` and `tune.epochs`" in talk, "baseline" in talk) == (2, True, False), talk
+
+
+def test_a_base_without_room_to_answer_is_refused_before_it_is_opened_and_trained_all_the_same(
+    project: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sartor.stages.room_of", lambda hardware: Room(2**20, CPU))
+    code, _, talk = project("run", *FAST)
+    assert (code, "answering needs at least" in talk, "`sartor train` trains" in talk) == (3, True, True), talk
+    assert project("train", *FAST)[0] == 0
 
 
 def test_a_recipe_is_written_only_where_it_can_be_and_for_a_model_that_there_is(project: Shell) -> None:
@@ -230,9 +261,9 @@ def test_a_plan_explains_its_memory_and_plans_for_other_machines(project: Shell)
     code, _, talk = project("plan", "--on", "h10")
     assert code == 2
     assert "did you mean 'h100'" in talk
-    code, _, talk = project("plan", "--on", "l4", "--set", "model=llama-3.3-70b-instruct")
+    code, _, talk = project("plan", "--on", "h100", "--set", "model=llama-3.3-70b-instruct")
     assert code == 1
-    assert "take l4x" in talk
+    assert "take h100x4" in talk
 
 
 def test_a_package_of_an_extra_that_is_missing_is_named_with_the_way_to_get_it(

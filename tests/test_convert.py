@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from sartor import durable
 from sartor.adapters import family_of
-from sartor.convert import Conversion, changes_of, written
+from sartor.convert import Conversion, changes_of, convert, written
 from sartor.errors import Refused
-from sartor.store import read_json
+from sartor.proof import Item
+from sartor.store import Run, read_json
+
+from .plans import plan
 
 IDS = torch.tensor([[1, 5, 9, 200, 300]])
 LINEAGE = {
@@ -81,8 +85,28 @@ def test_a_whole_model_is_not_converted(tiny_folder: Path) -> None:
         changes_of(fresh(tiny_folder), tiny_folder)
 
 
+def test_only_decoders_are_converted(tmp_path: Path) -> None:
+    bench: Any = SimpleNamespace(form="seq2seq", run=Run(tmp_path / "rows-1"))
+    with pytest.raises(Refused, match="rows-1 is a seq2seq") as caught:
+        next(convert(bench, "lora"))
+    assert "only decoders" in caught.value.hint
+
+
+def test_a_proof_without_the_tuned_arm_is_refused_before_the_base_is_loaded(tmp_path: Path) -> None:
+    run = Run(tmp_path / "rows-1")
+    item = Item(
+        item="r:1", arm="zero_shot", input=(), target="a", output="a", score=1.0, detail="", finish="stop",
+        prompt_tokens=1, output_tokens=1, seconds=0.0,
+    )  # fmt: skip
+    durable.append(run.path("items.jsonl"), item.model_dump_json())
+    bench: Any = SimpleNamespace(form="decoder", run=run, plan=plan())
+    with pytest.raises(Refused, match="the proof of rows-1 has no tuned arm") as caught:
+        next(convert(bench, "lora"))
+    assert "`prove.arms`" in caught.value.hint
+
+
 def test_the_sentence_says_what_it_cost() -> None:
     facts = {"form": "lora", "method": "loha", "folder": "converted-lora", "rank": 8, "lost": 0.01, "before": 0.5}
-    said = Conversion(**facts, after=0.48, difference=-0.02, low=-0.05, high=0.01, n=100).sentence
+    said = Conversion(**facts, trained="d", after=0.48, difference=-0.02, low=-0.05, high=0.01, n=100).sentence
     assert said.startswith("loha as lora of rank 8, which holds 99.00% of the update: 50.0% before, 48.0% after on 100")
     assert "-2.0 points" in said

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from sartor.accelerators import machine
 from sartor.catalogue import card
 from sartor.data.prepare import Prepared, prepare
 from sartor.elsewhere import Offer, offer, offer_of, plan_on
-from sartor.errors import Refused, UserError
-from sartor.recipe import Recipe, load
+from sartor.errors import RecipeError, Refused, UserError
+from sartor.recipe import DataSpec, Recipe, load
 from sartor.sizing import Packing, shape_of
 
 from .engines import renderer_of, row, write_rows
@@ -79,6 +81,7 @@ def test_little_memory_is_met_by_smaller_batches_and_computing_again(offered: An
 def test_several_devices_hold_the_base_whole_if_they_can_and_share_it_if_they_must(offered: Any) -> None:
     whole, sharded = offered("h100x8"), offered("h100x8", "llama-3.3-70b-instruct")
     assert (whole.sharded, sharded.sharded) == (False, True)
+    assert offered("l4x4").sharded, "it would fit each, but the ranks cut what takes more than half of one"
     assert sharded.memory["train"].weights < 70_554e6 * 2 / 7.9
     assert any("FSDP" in note for note in sharded.notes)
     assert any("only the adapter's gradients travel" in note for note in whole.notes)
@@ -92,6 +95,51 @@ def test_what_is_trained_on_several_devices_is_shared_as_they_will_run_it(offere
     sharded = offered("h100x8", "llama-3.3-70b-instruct")
     assert sharded.job.computed_by == "transformers"
     assert sharded.memory["train"].masters == 4 * sharded.num_trainable
+
+
+def test_what_this_version_refuses_to_plan_is_said(offered: Any) -> None:
+    for on, model, said in (("h100x4", "llama-3.3-70b-instruct", True), ("h200x8", "llama-3.2-1b-instruct", False)):
+        notes = offered(on, model, adapter="full" if not said else "lora").notes
+        assert any("FSDP" in note for note in notes)
+        assert any("plans a run as for one device" in note for note in notes) == said
+
+
+def test_a_base_that_cannot_answer_on_one_device_is_said_to_have_no_proof(offered: Any) -> None:
+    """Four bits are trained on, and answer as numbers of 16: no fewer rows at a time help."""
+    found = offered("rtx4090", "qwen3-14b", adapter="qlora")
+    assert found.memory["generate"].weights > found.room_bytes > found.peak_bytes
+    assert "No proof here: answering needs at least" in found.advice[0]
+    assert not any("fewer at a time" in note for note in found.notes)
+    sharded = offered("h100x8", "llama-3.3-70b-instruct")
+    assert sharded.memory["generate"].weights == 2 * sharded.parameters
+    assert "No proof here" in sharded.advice[0]
+
+
+def test_virtual_tokens_take_time_and_memory(offered: Any) -> None:
+    few, many = (offered("h100", adapter={"name": "prompt_tuning", "tokens": tokens}) for tokens in (20, 900))
+    assert many.micro_tokens == few.micro_tokens + 880
+    assert many.training_seconds > few.training_seconds
+
+
+def test_objectives_that_no_run_would_take_are_refused(prepared: Prepared, offered: Any) -> None:
+    with pytest.raises(RecipeError, match=r"tune\.objective\.beta"):
+        offered("h100", objective={"name": "sft", "beta": 1})
+
+
+def test_examples_beyond_the_context_are_said(tmp_path: Path, smollm2_folder: Path) -> None:
+    """Refused where the model's own tokenizer counted them; by another one they are only named."""
+    write_rows(tmp_path / "rows.jsonl", [row(f"Say {n}. " * (3000 * (n == 7) + 1), f"{n}!") for n in range(40)])
+    with pytest.raises(Refused, match="1 examples are longer than 8192 tokens") as caught:
+        plan_on(recipe("smollm2-135m-instruct"), tmp_path, machine("h100"))
+    assert "`data.too_long: drop`" in caught.value.hint
+    borrowed = recipe("llama-3.1-8b-instruct").model_copy(update={"data": DataSpec(train="rows.jsonl", max_length=900)})
+    notes = plan_on(borrowed, tmp_path, machine("h100")).notes
+    assert any("1 examples are longer than 900 tokens and planned as they are" in note for note in notes)
+
+
+def test_another_machine_is_planned_for_without_torch() -> None:
+    code = "import sys, sartor.elsewhere, sartor.explain; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_save_takes_no_memory_of_the_device(offered: Any) -> None:
@@ -195,6 +243,12 @@ def test_a_price_without_a_device_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="a price of 2, but for no device") as caught:
         offer_of(load(folder / "sartor.yaml"), folder, "", price=2.0)
     assert "--on h100 --price 2" in caught.value.hint
+
+
+def test_no_more_devices_are_proposed_than_one_host_has(offered: Any) -> None:
+    with pytest.raises(Refused) as caught:
+        offered("l4", "llama-3.3-70b-instruct", adapter="full")
+    assert "take l4x" not in caught.value.hint
 
 
 def test_several_hosts_are_said_to_be_too_many(offered: Any) -> None:

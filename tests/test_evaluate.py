@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sartor.backends.fake import FakeBackend
+from sartor.backends.ranks import Place, share
 from sartor.chat import Rendered, Renderer
 from sartor.data.pack import pack
 from sartor.errors import RecipeError
@@ -233,3 +234,26 @@ def test_the_dev_loss_is_a_mean_over_tokens_however_they_are_packed() -> None:
     losses = [loss for loss, _ in found]
     assert losses == pytest.approx([losses[0]] * len(losses))
     assert 3 < losses[0] < 6, "about ln 64 before any training"
+
+
+def test_the_dev_loss_of_ranks_is_that_of_one() -> None:
+    """What each of them sums is summed over all, so that each has the same mean."""
+    objective = resolve("objectives", "sft")
+    batches = pack([part for row in segments(7) for part in row], micro_tokens=16)
+    wanted, num_supervised = dev_loss(FakeBackend(plan()), objective, objective.Config(), batches)
+    summed: dict[int, list[float]] = {0: [], 1: []}
+
+    class Rank(FakeBackend):
+        rank = 0
+
+        def sum(self, value: float) -> float:
+            summed[self.rank].append(value)
+            return 1.0
+
+    for rank in (0, 1):
+        backend = Rank(plan())
+        backend.rank = rank
+        dev_loss(backend, objective, objective.Config(), share(batches, Place(rank, 2)))
+    weight, loss, count = (own + other for own, other in zip(*summed.values(), strict=True))
+    assert loss / weight == pytest.approx(wanted)
+    assert count == num_supervised

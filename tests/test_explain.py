@@ -14,7 +14,7 @@ from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, Calibration
 from sartor.catalogue import CATALOGUE
 from sartor.errors import UserError
-from sartor.explain import explain, plan_document
+from sartor.explain import _size, explain, plan_document
 from sartor.hub import Shape
 from sartor.plan import Choice, Estimate, Memory, Plan
 from sartor.planner import settled_method
@@ -222,6 +222,37 @@ def test_each_line_multiplies_out(name: str, settings: Any, item_bytes: int, cal
     lines = checked(made, job.shape, estimate.memory(job, calibration)["train"])
     copies = {True: "× 4 copies", False: "× 2 copies"}[calibration is CPU]
     assert lines.get("working copies of the adapter", copies).endswith(copies)
+
+
+@pytest.mark.parametrize(
+    ("changes", "calibration", "fullest"),
+    [
+        ({"micro_tokens": 16, "tile": 16}, CPU, "load"),
+        ({"micro_tokens": 16, "tile": 16, "quantize": "nf4"}, CPU, "load"),
+        ({"micro_tokens": 16, "tile": 16, "quantize": "gptq"}, CPU.model_copy(update={"num_products": 0}), "load"),
+        ({"micro_tokens": 16, "tile": 16, "num_trainable": 300_000_000}, CPU, "save"),
+        ({}, CPU, "train"),
+    ],
+)
+def test_the_fullest_phase_is_itemised_too(changes: Any, calibration: Calibration, fullest: str) -> None:
+    """Its items add up to the estimate, which training's do not where another phase is fuller."""
+    from sartor.explain import _document, _memory_lines, _sums
+
+    bare = estimate.Job(
+        shape=shape_of(CARD), item_bytes=2, num_trainable=100_000, micro_tokens=1024, longest=16, low_rank=112
+    )
+    job = replace(bare, **changes)
+    phases = estimate.memory(job, calibration)
+    sums = _sums(job, phases, "decoder")
+    whole = [line for line in sums[fullest] if not line.item.startswith(" ")]
+    assert sum(line.num_bytes for line in whole) == estimate.peak(phases)
+    for line in whole:
+        if line.arithmetic != "measured":
+            assert product(line.arithmetic) == pytest.approx(line.num_bytes, rel=2e-3), line
+    assert list(_document(sums)["fullest"]) == ([] if fullest == "train" else [fullest])
+    *above, others = _memory_lines(sums, phases)
+    assert (f"{fullest} {_size(phases[fullest].total)} (the fullest)" in others) == (fullest != "train")
+    assert above[-1].endswith(_size(phases[fullest].total))
 
 
 def test_the_lines_of_several_devices_multiply_out() -> None:

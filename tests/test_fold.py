@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.data.fold import NOWHERE, Folded, arrange, fold, num_unique, visible_UU
+from sartor.data.fold import NOWHERE, Folded, arrange, fold, num_unique
 from sartor.data.pack import Segment, pack
 from sartor.types import Batch
 
@@ -18,6 +18,18 @@ from sartor.types import Batch
 LETTERS = st.lists(st.integers(1, 3), max_size=10)
 BEGINNINGS = st.sampled_from([[], [1, 2], [2] * 9, [2] * 9 + [1, 3, 3, 1], [3, 1] * 7])
 WEIGHTS = st.lists(st.sampled_from([0.0, 1.0, -0.5]), min_size=40, max_size=40)
+
+
+def visible_UU(folded: Folded) -> np.ndarray:
+    """Which token (row) may see which (column): those of its own node and of the nodes above, none after itself."""
+    nodes = range(len(folded.parents_P))
+    above_PP = np.eye(len(nodes), dtype=bool)
+    for node, parent in zip(nodes, folded.parents_P.tolist(), strict=True):
+        if parent != NOWHERE:
+            above_PP[node] |= above_PP[parent]
+    node_U = np.repeat(nodes, np.diff(folded.offsets_P1))
+    visible: np.ndarray = above_PP[node_U[:, None], node_U] & (folded.positions_U <= folded.positions_U[:, None])
+    return visible
 
 
 @st.composite

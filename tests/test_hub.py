@@ -140,6 +140,27 @@ def test_keys_that_may_be_missing(model: Callable[..., Path]) -> None:
     assert hub.shape(model(num_key_value_heads=None)).num_kv_heads == 4
 
 
+LONG = {"short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("written", "context"),
+    [
+        ({"rope_scaling": {"type": "longrope", **LONG}, "original_max_position_embeddings": 16}, 16),
+        ({"rope_scaling": {"type": "su", **LONG}, "original_max_position_embeddings": 16}, 16),
+        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 16, **LONG}}, 16),
+        ({"rope_scaling": {"type": "longrope", **LONG}, "original_max_position_embeddings": 99}, 64),
+        ({"rope_scaling": {"type": "longrope", **LONG}}, 64),
+        ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 16}}, 64),
+        ({"rope_scaling": None, "rope_parameters": {"full_attention": {"rope_type": "default"}}}, 64),
+    ],
+)
+def test_longrope_ends_where_its_other_frequencies_begin(
+    model: Callable[..., Path], written: dict[str, Any], context: int
+) -> None:
+    assert hub.shape(model(**written)).context == context
+
+
 def test_the_language_part_of_a_larger_model(model: Callable[..., Path]) -> None:
     assert hub.shape(model(hidden_size=999, text_config=CONFIG)).hidden == 8
     assert hub.shape(model(text_config=None)).hidden == 8

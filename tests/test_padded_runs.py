@@ -12,7 +12,7 @@ import torch
 from sartor import durable, stages
 from sartor.backends import estimate
 from sartor.data.prepare import examples_of
-from sartor.errors import RecipeError
+from sartor.errors import MachineError, RecipeError
 from sartor.generate.protocol import Sampling
 from sartor.hardware import look
 from sartor.objectives.contrastive import weight
@@ -169,6 +169,16 @@ def test_a_setting_that_makes_another_method_is_asked_for_by_name(tmp_path: Path
     with pytest.raises(RecipeError, match="another method than lora") as caught:
         planned(tmp_path, "{name: lora, use_dora: true}")
     assert "dora" in caught.value.hint
+
+
+@pytest.mark.parametrize(("method", "adapter"), [("lora", False), ("full", True)])
+def test_what_does_not_fit_is_refused_with_what_would_help(tmp_path: Path, method: str, adapter: bool) -> None:
+    """A batch goes through in parts, so a smaller one changes nothing here; nor does an adapter instead of one."""
+    with pytest.raises(MachineError, match="training needs") as caught:
+        planned(tmp_path, method, num_layers=10**9)
+    assert ("an adapter" in caught.value.hint) == adapter
+    assert "batch_size" not in caught.value.hint
+    assert "`data.max_length`, or a smaller base" in caught.value.hint
 
 
 def test_time_is_that_of_the_micro_batch_that_is_chosen(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_the_digest_covers_what_decides_the_result() -> None:
     assert first.digest == plan().digest
     assert plan(estimate=Estimate(peak_bytes=9, seconds=9.0, tokens=9)).digest == first.digest
     assert plan(reasons={"seed": "asked for"}).digest == first.digest
+    assert plan(save_every=5).digest == first.digest, "it follows the measured speed"
     for change in ({"seed": 18}, {"num_threads": 2}, {"data": "f"}, {"environment": {"OMP_NUM_THREADS": "1"}}):
         assert plan(**change).digest != first.digest
 

@@ -21,8 +21,8 @@ from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.names import resolve
 from sartor.plan import Plan
-from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
-from sartor.recipe import Recipe
+from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof, settled_method, way_of
+from sartor.recipe import Named, Recipe
 from sartor.sizing import packing, shape_of, smallest
 from sartor.store import STAGES
 from sartor.types import Chat, Message, Source, Text
@@ -389,6 +389,58 @@ def test_what_our_layers_cannot_do_is_planned_in_those_of_transformers(
     assert "of our own layers: transformers' run here" in plain.reasons["estimate"]
 
 
+def test_a_base_that_others_packed_is_planned_in_layers_of_transformers(
+    plan_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sartor.quantisation.stored_quantisation", lambda folder: "gptq")
+    plan = plan_of(tune={"adapter": {"name": "lora", "top_layers": 4}})
+    assert (plan.model.quantize, plan.estimate.layers) == ("gptq", "transformers")
+    assert plan.estimate.memory["train"].kept == 0
+
+
+def test_virtual_tokens_are_in_the_plan(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a micro-batch's text once, where our layers share it; else, and where they are few, before each row."""
+
+    def fullest(num_tokens: int) -> int:
+        plan = plan_of(tune={"adapter": {"name": "prompt_tuning", "tokens": num_tokens}, "batch_size": 8})
+        assert (plan.micro_tokens, plan.max_length) == (MICRO_TOKENS, plan_of().max_length)
+        return plan.estimate.fullest
+
+    text = plan_of(tune={"batch_size": 8}).estimate.fullest
+    assert (fullest(8), fullest(200), fullest(400)) == (text + 8 * 8, text + 200, text + 400)
+    monkeypatch.setattr("sartor.ops.native.refusal", lambda name, element: "there is none")
+    assert fullest(400) - fullest(200) == 8 * 200
+    prefix = plan_of(tune={"adapter": {"name": "prefix_tuning", "tokens": 200}, "batch_size": 8})
+    assert prefix.estimate.fullest == fullest(1) - 8, "keys and values are no tokens of a forward"
+
+
+def test_little_memory_leaves_room_for_virtual_tokens(plan_of: Any) -> None:
+    asked = {"adapter": {"name": "prompt_tuning", "tokens": 400}}
+    room = plan_of(tune=asked).estimate.memory["load"].total + 300 * 2**20
+    plan = plan_of(tune=asked, hardware=machine_with(room))
+    assert plan.max_length <= plan.micro_tokens < MICRO_TOKENS
+    assert plan.estimate.peak_bytes <= room
+
+
+def test_a_base_that_can_be_trained_and_not_answer_is_planned_and_said_to_be(plan_of: Any) -> None:
+    """`sartor train` needs no answers: a base in four bits may be trained where its numbers have no room."""
+    asked = {"shape": EIGHT, "hardware": GPU.model_copy(update={"device_memory_bytes": 15 * 10**9})}
+    plan = plan_of(**asked, tune={"adapter": "qlora"})
+    assert plan.advice[0].startswith("No proof here: answering needs at least 16.1 GiB on one device")
+    assert "`sartor train` trains without answers" in plan.advice[0]
+    assert not any("No proof" in line for line in plan_of(shape=EIGHT, hardware=GPU, tune={"adapter": "qlora"}).advice)
+
+
+def test_a_smaller_base_is_sized_with_what_the_method_reads_there(train: list[Tokenised]) -> None:
+    asked = Named(name="lora", settings={"dropout": 0.1})
+    method = settled_method(asked, EIGHT)
+    job = method.given(replace(job_on(EIGHT, train), micro_tokens=300))
+    assert way_of(job, method, train).job_of(SMOLLM2) == settled_method(asked, SMOLLM2).given(
+        replace(job, shape=SMOLLM2)
+    )
+    assert way_of(job, method, train).job_of(SMOLLM2).reads == 5 * 576 + 576 + 1536
+
+
 def test_a_share_of_the_layers_is_planned_as_so_many(plan_of: Any) -> None:
     """A quarter of thirty, rounded up, is eight."""
     share, number = (
@@ -419,8 +471,9 @@ def test_the_rate_of_full_tuning_is_not_explained_by_adapters(plan_of: Any) -> N
 
 def test_the_plan_is_the_same_again_but_for_the_speed_of_the_machine(plan_of: Any) -> None:
     assert plan_of() == plan_of()
-    faster = plan_of(hardware=MACHINE.model_copy(update={"flops": 1e13}), tune={"save_every": 5})
-    assert faster.digest == plan_of(tune={"save_every": 5}).digest
+    slower, faster = (plan_of(hardware=MACHINE.model_copy(update={"flops": flops})) for flops in (1e8, 1e13))
+    assert slower.save_every < faster.save_every
+    assert slower.digest == faster.digest
     assert faster.estimate.seconds < plan_of().estimate.seconds
 
 

@@ -319,6 +319,35 @@ def test_without_room_for_shots_the_arm_is_left_out(renderer: Renderer, smollm2_
     assert [arm.name for arm in proof.arms] == ["zero_shot"]
 
 
+def long(part: str, digits: int) -> Chat:
+    """An item of so many digits, each a token."""
+    return chat(f"{part} {'0' * digits}", "answer 0", line=999)
+
+
+@pytest.mark.parametrize("part", ["dev", "test"])
+def test_shots_leave_room_for_the_longest_item_and_its_answer(world: Callable[..., World], part: str) -> None:
+    made = world(lambda part, number, shots, tuned: shots == 8)
+    dev, test = ([long(part, 500), *DEV], TEST) if part == "dev" else (DEV, [long(part, 500), *TEST])
+
+    def baseline_in(context: int) -> tuple[Proof, int]:
+        made.engine = FakeEngine(made.renderer, made.tokenizer, made._answer, context=context)
+        _, (proof, _) = play(baseline(decided, made.engine, made.renderer, train=TRAIN, dev=dev, test=test))
+        return proof, max(len(made.tokenizer(prompt).input_ids) for prompt in made.engine.asked)
+
+    decided = proof_plan()
+    _, with_eight = baseline_in(10_000)
+    enough = with_eight + decided.max_new_tokens
+    assert baseline_in(enough)[0].arm("few_shot").chosen.startswith("8 shots")
+    proof, longest = baseline_in(enough - 1)
+    assert proof.arm("few_shot").chosen == "3 shots"
+    assert longest + decided.max_new_tokens < enough
+    proof, alone = baseline_in(longest + decided.max_new_tokens - 1)
+    assert [arm.name for arm in proof.arms] == ["zero_shot"]
+    assert [arm.name for arm in baseline_in(alone)[0].arms] == ["zero_shot"], (
+        "what is too long as it stands is asked so"
+    )
+
+
 def test_without_dev_items_the_fewest_shots_are_taken(world: Callable[..., World]) -> None:
     made = world(first(6, 12, 42))
     _, (proof, _) = play(baseline(proof_plan(), made.engine, made.renderer, train=TRAIN, dev=(), test=TEST))

@@ -219,6 +219,16 @@ def test_an_estimate_that_is_off_is_said(
 
 def test_what_fills_up_later_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearse, "peak_bytes", lambda: 10**10)
-    foretold = Estimate(peak_bytes=14 * 10**9, seconds=1.0, tokens=1, memory={"train": Memory(kept=4 * 10**9)})
+    full = Memory(weights=10**10, kept=4 * 10**9)
+    phases = {"train": full, "generate": Memory(weights=10**11)}
+    foretold = Estimate(peak_bytes=14 * 10**9, seconds=1.0, tokens=1, memory=phases)
+    plan, run, steps, dev = start(tmp_path / "run", fake(estimate=foretold))
+    assert list(rehearse.rehearse(plan, run, open_backend(plan), steps, dev)) == []
+
+
+def test_where_loading_is_the_fullest_nothing_is_kept_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearse, "peak_bytes", lambda: 10**10)
+    phases = {"load": Memory(mapped=10**10), "train": Memory(weights=5 * 10**9, kept=4 * 10**9)}
+    foretold = Estimate(peak_bytes=10**10, seconds=1.0, tokens=1, memory=phases)
     plan, run, steps, dev = start(tmp_path / "run", fake(estimate=foretold))
     assert list(rehearse.rehearse(plan, run, open_backend(plan), steps, dev)) == []

@@ -14,9 +14,11 @@ from sartor.catalogue import CATALOGUE, card
 from sartor.data.pack import Segment, segment
 from sartor.sizing import (
     FEWEST_TOKENS,
+    USABLE,
     Room,
     Way,
     choose,
+    held,
     micro_sizes,
     nearest,
     packing,
@@ -165,6 +167,21 @@ def test_the_share_of_the_tokens_that_is_computed() -> None:
     assert packed(ALIKE, 1000, layers="transformers") == (400, 204, 1.0), "they compute it again and again"
 
 
+def test_virtual_tokens_are_computed_too() -> None:
+    """Once where they are a beginning in common, before each row where they are too few or nothing is shared."""
+    for job, added in (
+        ({"virtual": 40}, 40),
+        ({"virtual": 5}, 4 * 5),
+        ({"virtual": 40, "layers": "transformers"}, 4 * 40),
+    ):
+        assert packed(APART, 1000 + job["virtual"], **job)[0] == 400 + added  # type: ignore[operator]
+
+
+def test_a_micro_batch_holds_virtual_tokens_beside_the_longest_example() -> None:
+    assert smallest(replace(SMALL, virtual=500)).micro_tokens == SMALL.longest + 500
+    assert replace(SMALL, virtual=500, micro_tokens=900).text_tokens == 400
+
+
 def test_layers_that_share_nothing_get_batches_cut_to_size() -> None:
     """What was packed for shared beginnings has more tokens than a micro-batch."""
     assert packed(ALIKE, 260, layers="transformers")[0] <= 260
@@ -185,3 +202,14 @@ def test_a_base_that_is_trained_is_shared_by_all_devices() -> None:
     shards = {job.full: job.shards for job in (spread(two, room, most=1024), spread(full, room, most=1024)) if job}
     assert shards == {False: 1, True: 2}
     assert (two.computed_by, sharded(two).computed_by) == ("hand-written", "transformers")
+
+
+def test_a_base_too_large_for_each_device_is_shared_as_the_ranks_decide() -> None:
+    """By its size alone, whether or not it would fit: computing again changes nothing about it."""
+    eight = replace(job_of("llama-3.1-8b-instruct"), devices=4)
+    size = estimate.base_bytes(eight.shape, "none", eight.item_bytes)
+    assert [held(eight, num_bytes).shards for num_bytes in (2 * size - 2, 2 * size)] == [4, 1]
+    assert held(replace(eight, quantize="nf4"), size).shards == 1, "packed weights are never cut"
+    room = Room(int(2.01 * size * USABLE), CUDA)
+    found = [spread(replace(eight, longest=longest), room, most=60_000) for longest in (2000, 8000, 20_000)]
+    assert [job and (job.shards, job.recompute) for job in found] == [(1, "none"), (1, "layer"), None]

@@ -97,6 +97,24 @@ def test_runs_are_found_by_folder_name_and_id(tmp_path: Path) -> None:
     assert caught.value.hint.endswith("none")
 
 
+def test_a_run_that_is_named_from_within_has_name_and_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(tmp_path)
+    linked = tmp_path / "runs" / "linked"
+    linked.symlink_to(run.folder.rename(tmp_path / "elsewhere"))
+    run.folder.symlink_to(linked.resolve())
+    for inside, name in (
+        ("runs", run.id),
+        ("", f"runs/{run.id}"),
+        (".", str(run.folder)),
+        ("runs", f"../runs/{run.id}"),
+    ):
+        monkeypatch.chdir(tmp_path / inside)
+        found = store.find_run(Path(), name)
+        assert (found.id, found.root, found.folder.is_absolute()) == (run.id, tmp_path.resolve(), True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.find_run(Path(), ".").id == "elsewhere"
+
+
 def test_a_damaged_document_is_named(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"half"')
     with pytest.raises(MachineError, match=r"plan.json is damaged") as caught:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sartor import timing
+from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, Job
 from sartor.catalogue import card
 from sartor.chat import Renderer
@@ -85,6 +86,29 @@ def test_arms_and_metrics_decide_what_is_read_and_written() -> None:
     assert only_zero["prove"] == stages()["prove"]
     read = stages(proof=PROOF.model_copy(update={"metric": Choice(name="perplexity")}))
     assert read["prove"] < stages()["prove"], "what is only weighed need not be written"
+
+
+def test_shots_are_read_once_for_each_number_of_them() -> None:
+    """The engine keeps equal beginnings; what is only weighed is read whole."""
+
+    def reading(proof: ProofPlan) -> float:
+        shots, none = (
+            stages(proof=proof.model_copy(update={"arms": (arm, "tuned")})) for arm in ("few_shot", "zero_shot")
+        )
+        return shots["baseline"] - none["baseline"]
+
+    at_once = PROOF.model_copy(
+        update={"max_new_tokens": round(WORK.answer_tokens), "batch_size": 1_000, "dev_items": 0}
+    )
+    shown = estimate.forward_seconds(job(), CPU, num_tokens=timing.SHOTS * 200, flops=FLOPS)
+    assert reading(at_once) == pytest.approx(timing.TRIED * shown, abs=0.2)
+    weighed = at_once.model_copy(update={"metric": Choice(name="perplexity")})
+    assert reading(weighed) == pytest.approx(200 * shown, abs=0.2)
+
+
+def test_more_to_compute_than_there_is_does_not_shorten_attention() -> None:
+    """Virtual tokens before every row: three times the text."""
+    assert replace(WORK, computed=3.0).mean_seen == WORK.mean_length
 
 
 def test_what_is_kept_of_frozen_layers_is_computed_in_the_first_epoch_only() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sartor.backends.ranks import Place
 from sartor.data.pack import Segment, Steps, pack
 from sartor.errors import DataError
 from sartor.events import Warned
@@ -44,6 +45,17 @@ def test_events_come_in_order_and_the_loss_falls(tmp_path: Path) -> None:
     first = events[2]
     assert (first.num_tokens, first.num_supervised, first.lr) == (8, 4, plan.lr(0))
     assert (tmp_path / "run/adapter/manifest.json").is_file()
+
+
+def test_each_rank_takes_a_part_of_the_dev_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = []
+    for place in (Place(), Place(0, 2), Place(1, 2)):
+        monkeypatch.setattr("sartor.train.here", lambda place=place: place)
+        begun = start(tmp_path / f"{place.rank} of {place.size}", steps=1)
+        (event,) = (event for event in train(*begun, pack(rows(11), micro_tokens=8)) if event.type == "evaluated")
+        parts.append(event.num_supervised)
+    whole, *both = parts
+    assert (whole, sum(both), max(both) < whole) == (11, 11, True)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:

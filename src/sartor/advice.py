@@ -6,16 +6,18 @@ from dataclasses import replace
 
 from sartor.backends import estimate
 from sartor.backends.estimate import Job
-from sartor.sizing import Room, sharded, smallest, spread
+from sartor.sizing import ANSWERING, USABLE, Room, held, smallest, spread, unanswerable
 
 FEW, PLENTY = 50, 20_000  # examples: below, a prompt holds them all; above, full tuning can learn what adapters cannot
 GIB = 2**30
 
 
 def advise(lora: Job, room: Room, *, num_train: int, most: int, mean_length: float, context: int) -> tuple[str, ...]:
-    """Sentences: what to use first, then what each of the other methods would need and bring."""
+    """Sentences: whether the base can be proved here, what to use first, and what the other methods need and bring."""
+    problem = unanswerable(lora.shape, lora.quantize, lora.item_bytes, room)
     lora = replace(lora, quantize="none")
     return (
+        *([f"No proof here: {problem}. {ANSWERING}."] if problem else ()),
         _by_data(num_train, mean_length, context),
         _by_memory("lora", lora, room, most),
         _by_memory("qlora", quantised(lora), room, most),
@@ -64,7 +66,8 @@ def _by_data(num_train: int, mean_length: float, context: int) -> str:
 
 def _by_memory(method: str, job: Job, room: Room, most: int) -> str:
     fitting = spread(job, room, most=most)
-    needed = estimate.peak(estimate.memory(fitting or smallest(sharded(job)), room.calibration)) / GIB
+    least = smallest(held(job, room.num_bytes / USABLE))
+    needed = estimate.peak(estimate.memory(fitting or least, room.calibration)) / GIB
     word = {"lora": "LoRA", "qlora": "QLoRA (4-bit base)", "full": "Full tuning"}[method]
     device = " a device" if job.devices > 1 else ""
     can = f"{room.num_bytes / GIB:.1f} GiB{device} can be used"

@@ -21,7 +21,7 @@ class Sizes(Frozen):
 
 
 class Card(Frozen):
-    """One model. `parameters` in millions, `context` in tokens, `cutoff` as its makers state it."""
+    """One model. `parameters` in millions, `context` in tokens as `hub.shape` has it, `cutoff` as its makers state it."""
 
     name: str
     family: str
@@ -93,7 +93,7 @@ CATALOGUE: tuple[Card, ...] = tuple(
         ("llama-3.1-8b-instruct", "Llama 3.1", 8030, "Llama 3.1 Community", 131072, "December 2023", "meta-llama/Llama-3.1-8B-Instruct", _GPU),
         ("llama-3.3-70b-instruct", "Llama 3.3", 70554, "Llama 3.3 Community", 131072, "December 2023", "meta-llama/Llama-3.3-70B-Instruct", _GPUS),
         ("gemma-3-1b-it", "Gemma 3", 1000, "Gemma Terms of Use", 32768, "August 2024", "google/gemma-3-1b-it", _SMALL_GPU),
-        ("phi-4-mini-instruct", "Phi-4", 3836, "MIT", 131072, "June 2024", "microsoft/Phi-4-mini-instruct", _GPU),
+        ("phi-4-mini-instruct", "Phi-4", 3836, "MIT", 4096, "June 2024", "microsoft/Phi-4-mini-instruct", _GPU),
         ("phi-4", "Phi-4", 14660, "MIT", 16384, "June 2024", "microsoft/phi-4", _LARGE_GPU),
         ("mistral-7b-instruct-v0.3", "Mistral", 7248, "Apache-2.0", 32768, "not stated", "mistralai/Mistral-7B-Instruct-v0.3", _GPU),
         ("mistral-small-24b-instruct", "Mistral", 23572, "Apache-2.0", 32768, "October 2023", "mistralai/Mistral-Small-24B-Instruct-2501", _LARGE_GPU),

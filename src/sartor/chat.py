@@ -192,6 +192,18 @@ class Renderer:
         turns = self._turns(script, len(script.messages), strict=False)
         return tuple(chain.from_iterable(self._codec.encode(text, script.sentinel, _cuts(text, turns))))
 
+    def opening(self, text: str) -> tuple[int, ...]:
+        """The tokens of running text, for the model to go on with: it begins as in training.
+
+        A first token that starts text, if the tokenizer adds one, and the text.
+
+        Raises:
+            DataError: the text is not Unicode.
+        """
+        first = self._tokenizer("a").input_ids[0]
+        start = (first,) if first == self._tokenizer.bos_token_id else ()
+        return (*start, *self._codec.encode_plain(text))
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of an answer: without stop tokens and those that only a template writes (`<think>` stays)."""
         silent = self.stop_ids | self._codec.reserved_ids
@@ -202,25 +214,22 @@ class Renderer:
         return str(self._tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _render_text(self, text: str, where: Where) -> Rendered:
-        """Running text: a first token that starts text if the tokenizer adds one, the text, the end-of-text token."""
-        tokenizer = self._tokenizer
-        first = tokenizer("a").input_ids[0]
+        """Running text up to the end-of-text token."""
         try:
-            body = self._codec.encode_plain(text)
+            ids = self.opening(text)
         except DataError as error:
             raise DataError(error.message, hint=error.hint, where=where) from error
-        ids = [first] if first == tokenizer.bos_token_id else []
-        ids += body
-        ends = tokenizer.eos_token_id is not None
-        ids += [tokenizer.eos_token_id] if ends else []
-        return Rendered(tuple(ids), (0.0, *(1.0,) * (len(ids) - 1))[: len(ids)], exact=True, stop_trained=ends)
+        end = self._tokenizer.eos_token_id
+        ids += () if end is None else (end,)
+        weights = (0.0, *(1.0,) * (len(ids) - 1))[: len(ids)]
+        return Rendered(ids, weights, exact=True, stop_trained=end is not None)
 
     def _script(self, messages: Sequence[Message], tools: Sequence[Json], where: Where | None) -> _Script:
         """The conversation in the template's shape, with a sentinel wherever given text could become control."""
         if not self._has_template:
             raise ModelError(
                 "the model has no chat template, so it cannot take messages",
-                hint="choose an instruct model, or train on plain text",
+                hint="choose an instruct model, or train on plain text and ask with it (POST /v1/completions)",
             )
         if not messages:
             raise DataError("the conversation has no messages", hint="give at least one user message", where=where)

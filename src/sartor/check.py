@@ -18,6 +18,9 @@ from sartor.errors import Where
 from sartor.hub import Shape
 from sartor.metrics.load import load as load_metric
 from sartor.names import resolve
+from sartor.planner import Reasons, course_of, settled_method
+from sartor.planner_padded import settled_padded
+from sartor.quantisation import quantize_of
 from sartor.readiness import Finding, covering, readiness
 from sartor.recipe import Recipe
 from sartor.texts import labels_of
@@ -95,10 +98,6 @@ def refuse_unfit(recipe: Recipe, folder: Path, shape: Shape, form: Form) -> None
     Raises:
         RecipeError: arms, metric, objective, method or the length of training do not fit together or to this base.
     """
-    from sartor.planner import Reasons, course_of, settled_method  # torch, which judging data does not need
-    from sartor.planner_padded import settled_padded
-    from sartor.quantisation import quantize_of
-
     tune = recipe.tune
     arms_of(DEFAULT_ARMS[form] if recipe.prove.arms is None else recipe.prove.arms, form)
     metric_of(recipe, (), form)

@@ -74,8 +74,7 @@ class Codec:
         # The words that the template compares values with or reads keys by. They must reach it untouched.
         self._words = frozenset(re.findall(r"""[.'"](\w+)""", template))
         self._sentinels = [char for char in NONCHARACTERS if char not in template]
-        #: Ids of all control tokens, and of those that only the template writes.
-        self.ids = frozenset(token.id for token in tokens)
+        #: Ids of the control tokens that only the template writes.
         self.reserved_ids = frozenset(token.id for token in tokens if not token.written)
 
     def sentinel(self, values: Sequence[Any]) -> str:

@@ -51,6 +51,7 @@ class Conversion(Frozen):
     low: float
     high: float
     n: int
+    trained: str = Field(description="Digest of the training that was converted: another one needs another conversion.")
 
     @property
     def sentence(self) -> str:
@@ -70,14 +71,22 @@ def convert(bench: Bench, form: Form, *, most: int = MOST) -> Generator[Event, N
         most: the highest rank of a LoRA.
 
     Raises:
-        Refused: the run has no proof yet, or its method cannot be given that form.
+        Refused: its base is no decoder, it has no proof of a tuned arm yet, or its method cannot be given that form.
     """
+    if bench.form != "decoder":
+        raise Refused(f"{bench.run.id} is a {bench.form}", hint="it is served as it is: only decoders are converted")
     run, proof = bench.run, bench.plan.proof
     if not run.path("items.jsonl").is_file():
         raise Refused(
             f"{run.id} is not proved yet", hint="`sartor run` first: a conversion is scored on the same items"
         )
-    folder = run.path(f"converted-{form}")
+    before = [item for line in durable.read_lines(run.path("items.jsonl")) if (item := Item(**line)).arm == "tuned"]
+    if not before:
+        raise Refused(
+            f"the proof of {run.id} has no tuned arm to compare with",
+            hint="name tuned in `prove.arms`, or leave it out",
+        )
+    folder, trained = run.path(f"converted-{form}"), durable.digest(run.result)
     rank, lost = written(
         _loaded(bench.base.folder, bench.quantize), run.result, folder, form, most, dtype=bench.plan.model.dtype
     )
@@ -87,9 +96,15 @@ def convert(bench: Bench, form: Form, *, most: int = MOST) -> Generator[Event, N
         examiner = Examiner(engine, bench.renderer, proof, load_metric(proof.metric.name))
         asked, arm = examples_of(run, "test")[: proof.items], resolve("arms", "tuned").Config()
         after = yield from examiner.examine("tuned", arm, asked, adapter=run.id if adapters else None)
-    before = [item for line in durable.read_lines(run.path("items.jsonl")) if (item := Item(**line)).arm == "tuned"]
     found = _compared(
-        before, after, form=form, method=bench.plan.adapter.name, folder=folder.name, rank=rank, lost=lost
+        before,
+        after,
+        form=form,
+        method=bench.plan.adapter.name,
+        folder=folder.name,
+        rank=rank,
+        lost=lost,
+        trained=trained,
     )
     durable.write_json(run.path(f"converted-{form}.json"), found.model_dump(mode="json", by_alias=True))
     return found

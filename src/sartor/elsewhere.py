@@ -12,9 +12,9 @@ from pathlib import Path
 from pydantic import Field
 
 from sartor import hub, timing
-from sartor.accelerators import DEVICES_A_HOST, MOST_DEVICES, Machine, machine
+from sartor.accelerators import DEVICES_A_HOST, Machine, machine
 from sartor.advice import advise
-from sartor.asked import num_virtual
+from sartor.asked import num_virtual, settled
 from sartor.backends import estimate
 from sartor.backends.estimate import CUDA, Calibration, Job
 from sartor.catalogue import CATALOGUE, card
@@ -23,6 +23,7 @@ from sartor.data.folder import is_data_folder
 from sartor.data.prepare import Prepared, prepare
 from sartor.errors import Refused, UserError
 from sartor.hub import EMBEDDED, Shape
+from sartor.names import resolve
 from sartor.plan import Memory, ProofPlan, Recompute
 from sartor.planner import Method, Reasons, course_of, job_of, plan_proof, settled_method, way_of, with_lora
 from sartor.quantisation import by_recipe, quantize_of
@@ -30,20 +31,24 @@ from sartor.recipe import ModelSpec, Recipe
 from sartor.sizing import (
     USABLE,
     Room,
+    choose,
+    held,
     most_tokens,
     nearest,
     packing,
     shape_of,
-    sharded,
     shortage,
     smallest,
     spread,
+    unanswerable,
 )
 from sartor.timing import Work, work_of
 from sartor.types import Embed, Frozen
 
 READABLE = 0.7  # of a memory's datasheet bandwidth: what reading weights reaches
 NETWORK = 5e10  # bytes a second and device between hosts: a 400 Gbit/s port for each, as in a DGX H100
+
+OWN = "tokens are counted with the model's own tokenizer"
 
 
 class Offer(Frozen):
@@ -107,7 +112,7 @@ def plan_on(recipe: Recipe, root: Path, machine: Machine, *, price: float = 0.0,
     Its `data.train` names what its `data.make` makes (`workshop.resolved`). `embed` is for cleaners.
 
     Raises:
-        Refused: it does not fit there; the hint says what would.
+        Refused: it does not fit there, or examples are too long; the hint says what would.
         UserError: the model's sizes are not known here, or its data is not made yet.
     """
     if recipe.data.make and not is_data_folder(root / (recipe.data.train or "")):
@@ -116,7 +121,8 @@ def plan_on(recipe: Recipe, root: Path, machine: Machine, *, price: float = 0.0,
     renderer = open_renderer(base.tokenizer, template_kwargs=recipe.model.template.items())
     context = base.shape.context - num_virtual(recipe.tune.adapter)
     prepared = prepare(recipe, root, renderer, context=context, embed=embed)
-    return offer(recipe, base.shape, prepared, machine, folder=base.folder, price=price, notes=(base.note,))
+    notes = (base.note, *_too_long(recipe, prepared, context, known=base.note == OWN))
+    return offer(recipe, base.shape, prepared, machine, folder=base.folder, price=price, notes=notes)
 
 
 def offer(
@@ -133,7 +139,9 @@ def offer(
 
     Raises:
         Refused: it does not fit there; the hint says what would.
+        RecipeError: a name or a setting is not known.
     """
+    settled(resolve("objectives", recipe.tune.objective.name), recipe.tune.objective, {}, "tune.objective")
     method = settled_method(recipe.tune.adapter, shape)
     course = course_of(recipe.tune, shape, len(prepared.train), Reasons())
     proof = plan_proof(recipe, prepared.train, prepared.test)
@@ -146,7 +154,7 @@ def offer(
     moments = estimate.MOMENTS[course["optimizer"]]
     job = replace(job, devices=machine.count, moment_bytes=moments, quantize=quantize, kernels=item_bytes == 2)
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
-    most = most_tokens(job.longest, work.step_tokens / machine.count)
+    most = most_tokens(job.longest, work.step_tokens / machine.count) + job.virtual
     sized = spread(job, room, most=most)
     if sized is None:
         raise _refusal(job, room, machine, method, prepared)
@@ -162,7 +170,7 @@ def offer(
         mean_length=work.num_tokens / len(prepared.train),
         context=shape.context,
     )
-    said = (*notes, *_notes(machine, sized, work))
+    said = (*notes, *_notes(machine, sized, work, room, most))
     return _offer(recipe, machine, method, sized, room, work, proof, price, notes=said, advice=advice)
 
 
@@ -211,11 +219,10 @@ def _offer(
 
 def _base(spec: ModelSpec, root: Path) -> _Base:
     """Sizes and a tokenizer for a model whose weights need not be here; nothing is fetched."""
-    own = "tokens are counted with the model's own tokenizer"
     known = card(spec.name)
     if known is not None and known.kind == "decoder" and known.name in EMBEDDED:
         found = hub.find(spec).folder
-        return _Base(shape_of(known), found, own, found)
+        return _Base(shape_of(known), found, OWN, found)
     folder = root / spec.name
     if (known.kind if known else "decoder") != "decoder" or (folder.is_dir() and hub.shape(folder).kind != "decoder"):
         raise UserError(
@@ -230,7 +237,7 @@ def _base(spec: ModelSpec, root: Path) -> _Base:
     if folder.is_dir():
         has_own = (folder / "tokenizer.json").is_file()
         tokenizer = folder if has_own else hub.find(ModelSpec(name=embedded)).folder
-        return _Base(hub.shape(folder), tokenizer, own if has_own else borrowed, folder)
+        return _Base(hub.shape(folder), tokenizer, OWN if has_own else borrowed, folder)
     if known is None:
         raise UserError(
             f"the sizes of {spec.name!r} are not known here",
@@ -246,7 +253,7 @@ def _calibration(machine: Machine) -> Calibration:
 
 
 def _refusal(job: Job, room: Room, machine: Machine, method: Method, prepared: Prepared) -> Refused:
-    shared = sharded(job)
+    shared = held(job, machine.accelerator.memory_bytes)
     ways = [*_more_devices(job, room, machine), *nearest(shared, room, way_of(shared, method, prepared.train))]
     device = f"each device of {machine.name}" if machine.count > 1 else machine.name
     message, hint = shortage(shared, room, ways, device=device, num_bytes=machine.accelerator.memory_bytes)
@@ -255,14 +262,30 @@ def _refusal(job: Job, room: Room, machine: Machine, method: Method, prepared: P
 
 def _more_devices(job: Job, room: Room, machine: Machine) -> Sequence[str]:
     count = machine.count * 2
-    while count <= MOST_DEVICES:
-        if room.holds(smallest(sharded(replace(job, devices=count)))):
+    while count <= DEVICES_A_HOST:
+        if room.holds(smallest(held(replace(job, devices=count), machine.accelerator.memory_bytes))):
             return [f"take {machine.accelerator.name}x{count}"]
         count *= 2
     return []
 
 
-def _notes(machine: Machine, job: Job, work: Work) -> list[str]:
+def _too_long(recipe: Recipe, prepared: Prepared, context: int, *, known: bool) -> list[str]:
+    """A note on examples that the check refuses; where another tokenizer counted, it may not.
+
+    Raises:
+        Refused: the model's own did.
+    """
+    if not prepared.too_long:
+        return []
+    limit = min(recipe.data.max_length or context, context)
+    words = f"{len(prepared.too_long)} examples are longer than {limit} tokens"
+    if known:
+        hint = "shorten them, set `data.max_length`, or drop them with `data.too_long: drop`"
+        raise Refused(f"{words}; nothing is ever cut", hint=hint)
+    return [f"{words} and planned as they are: `sartor check` refuses them if the model's own tokenizer counts so too"]
+
+
+def _notes(machine: Machine, job: Job, work: Work, room: Room, most: int) -> list[str]:
     device = machine.accelerator
     notes = [
         f"{device.name}: {device.memory_bytes / 10**9:.0f} GB, {device.flops / 1e12:,.0f} TFLOP/s dense in "
@@ -272,10 +295,12 @@ def _notes(machine: Machine, job: Job, work: Work) -> list[str]:
     ]
     if job.shards > 1:
         notes.append(f"weights are sharded over {job.shards} devices (FSDP) and gathered a layer at a time")
+        if choose(replace(job, devices=1, shards=1), room, most=most) is None:
+            notes.append("but this version plans a run as for one device, and refuses what one cannot train alone")
     elif job.devices > 1:
         notes.append("each device holds the whole base: only the adapter's gradients travel")
     answering = estimate.memory(job, CUDA)["generate"].total
-    if answering > device.memory_bytes * USABLE:
+    if answering > room.num_bytes and not unanswerable(job.shape, job.quantize, job.item_bytes, room):
         notes.append(
             f"{job.answer_rows} answers at once would take {answering / 2**30:.1f} GiB: fewer at a time, so slower"
         )

@@ -22,10 +22,11 @@ from sartor.types import Batch, Chat, Json, Message, Score, Text
 
 
 def dev_loss(backend: Backend, objective: Any, config: Any, dev: Sequence[Batch]) -> tuple[float, int]:
-    """Mean loss over all supervised tokens of the dev batches, and their number."""
+    """Mean loss over all supervised tokens of the dev batches of all ranks, and their number."""
     sums = [backend.forward_backward(batch, objective, config, 1.0, grad=False) for batch in dev]
-    weight = sum(objective.weight(batch) for batch in dev)
-    return sum(part.loss for part in sums) / weight, sum(part.num_supervised for part in sums)
+    weight = backend.sum(sum(objective.weight(batch) for batch in dev))
+    loss, num_supervised = sum(part.loss for part in sums), sum(part.num_supervised for part in sums)
+    return backend.sum(loss) / weight, int(backend.sum(num_supervised))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ class Examiner:
                 seconds=answer.seconds,
             )
         return [records[index] for index in range(len(items))]
+
+    def length(self, item: Chat | Text, arm: str = "zero_shot", config: Any = None) -> int:
+        """Tokens that an item takes under an arm, with room for its answer; the item as it stands if none is named."""
+        asked = self._ask(arm, config, item)
+        return len(asked.whole) or len(asked.prompt) + self._plan.max_new_tokens
 
     def _ask(self, arm: str, config: Any, item: Chat | Text) -> _Asked:
         """An item under an arm, as token ids: the prompt, and the prompt with the target after it."""

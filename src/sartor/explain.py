@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,24 +49,26 @@ def explain(key: str, recipe: Recipe | None, plan: Plan | None) -> str:
 def plan_document(plan: Plan, shape: Shape, *, arithmetic: bool) -> tuple[Json, str]:
     """A plan as one JSON document, and what stands below its table: times, advice and, if asked, the arithmetic."""
     document = plan.model_dump(mode="json", by_alias=True)
-    phases = plan.estimate.memory
-    lines = _arithmetic(_job_of(plan, shape), phases["train"], plan.model.form) if arithmetic and phases else []
+    text: list[str] = []
     if arithmetic:
-        document = {"plan": document, "arithmetic": [line.model_dump(mode="json") for line in lines]}
-    text = [*_memory_lines(lines, phases), *_time_lines(plan.estimate.stages), *plan.advice]
-    return document, "\n".join(text)
+        phases = plan.estimate.memory
+        sums = _sums(planned_job(plan, shape), phases, plan.model.form) if phases else {}
+        document, text = {"plan": document, **_document(sums)}, [*_memory_lines(sums, phases)]
+    return document, "\n".join([*text, *_time_lines(plan.estimate.stages), *plan.advice])
 
 
 def offer_document(offer: Offer, *, arithmetic: bool) -> tuple[Json, str]:
     """The same for a machine that is not this one."""
     document: Json = {**offer.model_dump(mode="json"), "run_seconds": round(offer.run_seconds, 1)}
-    lines = _arithmetic(offer.job, offer.memory["train"], "decoder") if arithmetic else []
+    text = [*_offer_lines(offer)]
     if arithmetic:
-        document["arithmetic"] = [line.model_dump(mode="json") for line in lines]
-    return document, "\n".join([*_offer_lines(offer), *_memory_lines(lines, offer.memory), *_closing_lines(offer)])
+        sums = _sums(offer.job, offer.memory, "decoder")
+        document |= _document(sums)
+        text += _memory_lines(sums, offer.memory)
+    return document, "\n".join([*text, *_closing_lines(offer)])
 
 
-def _job_of(plan: Plan, shape: Shape) -> Job:
+def planned_job(plan: Plan, shape: Shape) -> Job:
     """What the plan's memory was reckoned from."""
     from sartor.backends.estimate import MOMENTS, Job
     from sartor.planner import settled_method
@@ -89,8 +91,26 @@ def _job_of(plan: Plan, shape: Shape) -> Job:
     return replace(method.given(job), layers=plan.estimate.layers)
 
 
+def _sums(job: Job, phases: dict[str, Memory], form: Form) -> dict[str, list[Line]]:
+    """The arithmetic of training, then of the fullest phase, whose sum is the estimate, if that is another one."""
+    return {phase: _arithmetic(job, phases[phase], form) for phase in dict.fromkeys(("train", _fullest(phases)))}
+
+
+def _fullest(phases: dict[str, Memory]) -> str:
+    """Of the phases of the stage `train`."""
+    from sartor.backends.estimate import TRAINING
+
+    return max(("train", *TRAINING), key=lambda phase: phases[phase].total)
+
+
+def _document(sums: dict[str, list[Line]]) -> Json:
+    """The same for programs: training's lines, and those of a fuller phase by its name."""
+    written = {phase: [line.model_dump(mode="json") for line in lines] for phase, lines in sums.items()}
+    return {"arithmetic": written.pop("train", []), "fullest": written}
+
+
 def _arithmetic(job: Job, memory: Memory, form: Form) -> list[Line]:
-    """Each item of training's memory with its numbers put in; on one device, of all that share the weights."""
+    """Each item of a phase's memory with its numbers put in; on one device, of all that share the weights."""
     if form == "decoder":
         formulas, parts = _held(job) | _computed(job, memory), _parts(job)
     else:
@@ -104,16 +124,18 @@ def _arithmetic(job: Job, memory: Memory, form: Form) -> list[Line]:
 
 
 def _held(job: Job) -> dict[str, str]:
-    """What stays from step to step."""
-    from sartor.backends.estimate import GRADIENT, MASTER
+    """What stays from step to step, and what comes from disk or goes there."""
+    from sartor.backends.estimate import GRADIENT, MASTER, STORED
 
     trained = _trained(job) + (f" ÷ {job.shards} devices" if job.full and job.shards > 1 else "")
     return {
         "runtime": "measured",
-        "weights": _weights(job),
+        "weights": _weights(job, job.item_bytes),
         "masters": f"{trained} × {MASTER} bytes (fp32)",
         "gradients": f"{trained} × {GRADIENT} bytes (fp32)",
         "moments": f"{trained} × {job.moment_bytes} bytes ({_MOMENTS[job.moment_bytes]})",
+        "disk": f"{trained} × {MASTER + job.moment_bytes} bytes",
+        "mapped": _weights(replace(job, quantize=job.quantize if job.foreign else "none", shards=1), STORED),
     }
 
 
@@ -123,15 +145,13 @@ def _computed(job: Job, memory: Memory) -> dict[str, str]:
 
     tokens, scratch = f"{job.micro_tokens:,} tokens", estimate.scratch_per_token(job)
     copies = memory.working / (job.num_trainable * job.item_bytes)
-    tiles = memory.logits / (job.tile * job.shape.vocab * job.item_bytes)
     made = memory.layer - job.micro_tokens * scratch
     stream = job.shape.hidden * estimate.STREAM
     return {
         "working": f"{_trained(job)} × {job.item_bytes} bytes ({_WORDS[job.item_bytes]}) × {copies:g} copies",
         "activations": f"{tokens} × {job.num_layers} layers × {estimate.saved_per_token(job):,} bytes",
         "attention": f"{tokens} × {estimate.attention_per_token(job):,} bytes: gradients of keys and values in fp32",
-        "logits": f"{job.tile:,} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes"
-        + (f" × {tiles:g}" if tiles != 1 else ""),
+        "logits": f"{job.tile:,} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes",
         "layer": f"{tokens} × {scratch:,} bytes"
         + (f" + {made:,} bytes of weights" if made else "")
         + ", of one layer at a time",
@@ -164,27 +184,33 @@ def _trained(job: Job) -> str:
     return f"{job.num_trainable / 1e6:,.2f} M trained"
 
 
-def _weights(job: Job) -> str:
+def _weights(job: Job, item_bytes: int) -> str:
     """The base's parameters by how they are held. Packed ones are not cut."""
     from sartor.backends.estimate import weight_parts
 
-    parts = weight_parts(job.shape, job.quantize, job.item_bytes).items()
-    last = f" ({_WORDS[job.item_bytes]})" if job.quantize == "none" else ""
+    parts = weight_parts(job.shape, job.quantize, item_bytes).items()
+    last = f" ({_WORDS[item_bytes]})" if job.quantize == "none" else ""
     over = f" ÷ {job.shards} devices" if job.quantize == "none" and job.shards > 1 else ""
     return " + ".join(f"{count / 1e6:,.1f} M {name} × {size:g} bytes" for name, (count, size) in parts) + last + over
 
 
-def _memory_lines(lines: Sequence[Line], phases: dict[str, Memory]) -> Iterator[str]:
-    """The arithmetic as columns, its sum, and the other phases beside it."""
-    if not lines:
+def _memory_lines(sums: dict[str, list[Line]], phases: dict[str, Memory]) -> Iterator[str]:
+    """The arithmetic as columns, each sum below, and the other phases beside it."""
+    if not sums:
         return
-    rows = [(line.item, _size(line.num_bytes), line.arithmetic) for line in lines]
+    rows = [(line.item, _size(line.num_bytes), line.arithmetic) for lines in sums.values() for line in lines]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    yield ""
-    for item, size, arithmetic in rows:
-        yield f"{item:<{widths[0]}}  {size:>{widths[1]}}  {arithmetic}".rstrip()
-    yield f"{'training':<{widths[0]}}  {_size(phases['train'].total):>{widths[1]}}"
-    others = [f"{name} {_size(memory.total)}" for name, memory in phases.items() if name != "train"]
+    for phase, lines in sums.items():
+        yield ""
+        for line in lines:
+            yield f"{line.item:<{widths[0]}}  {_size(line.num_bytes):>{widths[1]}}  {line.arithmetic}".rstrip()
+        word = "training" if phase == "train" else phase
+        yield f"{word:<{widths[0]}}  {_size(phases[phase].total):>{widths[1]}}"
+    fullest = _fullest(phases)
+    marks = {fullest: " (the fullest)"}
+    others = [
+        f"{name} {_size(memory.total)}{marks.get(name, '')}" for name, memory in phases.items() if name != "train"
+    ]
     yield f"other phases: {', '.join(others)}"
 
 

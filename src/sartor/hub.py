@@ -186,7 +186,7 @@ def shape(folder: Path) -> Shape:
             head_dim=int(config.get("head_dim") or hidden // num_heads),
             vocab=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", True)),
-            context=int(config.get("max_position_embeddings", 2048)),
+            context=_context(config),
         )
         return sizes.model_copy(update={"biased": _biased(config), "norms": _norms(config, sizes)})
     except KeyError as error:
@@ -225,6 +225,20 @@ def _padded_shape(folder: Path, kind: Kind) -> Shape:
         kind=kind,
         counted=_counted(folder),
     )
+
+
+def _context(config: Json) -> int:
+    """The longest sequence of a decoder, in tokens.
+
+    LongRoPE has other frequencies beyond the length of its pretraining, and transformers takes one set for a whole
+    forward, by its longest row: rows that share a forward, or come in pieces, must all stay on one side.
+    """
+    longest = int(config.get("max_position_embeddings", 2048))
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
+        return longest
+    first = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    return min(longest, int(first or longest))
 
 
 def _counted(folder: Path) -> int:

@@ -155,8 +155,9 @@ class Plan(Frozen):
 
     @property
     def digest(self) -> str:
-        """Digest of what decides the result; the estimate and the words do not."""
-        return digest_of(self.model_dump(mode="json", by_alias=True, exclude={"estimate", "reasons", "advice"}))
+        """Digest of what decides the result; the estimate, how often it makes a run save, and the words do not."""
+        undeciding = {"estimate", "reasons", "advice", "save_every"}
+        return digest_of(self.model_dump(mode="json", by_alias=True, exclude=undeciding))
 
     def lr(self, step: int) -> float:
         """The learning rate of a step (0-based): linear warm-up, then the schedule down to zero, or constant."""

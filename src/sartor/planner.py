@@ -13,7 +13,7 @@ from sartor import quantisation, timing
 from sartor.adapters import family_of, preset_of
 from sartor.adapters.layers import top_layers
 from sartor.advice import advise
-from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, method_of, metric_of, settled
+from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, method_of, metric_of, num_virtual, settled
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, MOMENTS, Job
 from sartor.data.prepare import Tokenised
@@ -123,8 +123,8 @@ def decide(
     room = room_of(hardware)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
     job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kernels=_has_kernels(dtype, hardware))
-    quantize, kept_tokens = _quantize(recipe, base, shape, job, reasons), _kept_tokens(job, work, hardware)
-    job = replace(job, quantize=quantize, kept_tokens=kept_tokens)
+    job = replace(job, quantize=_quantize(recipe, base, shape, job, reasons))
+    job = replace(job, kept_tokens=_kept_tokens(job, work, hardware))
     reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
     most = _most(job, work, hardware)
     sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
@@ -133,7 +133,7 @@ def decide(
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     reasons["estimate"], phases = speed_words(sized, hardware), estimate.memory(filled, room.calibration)
     return Plan(
-        model=model_of(recipe, base, shape, dtype, quantize=quantize),
+        model=model_of(recipe, base, shape, dtype, quantize=job.quantize),
         backend=reasons.because("backend", "torch", f"one process on {device_words(hardware)}"),
         objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
@@ -197,11 +197,7 @@ class Method:
     depth: int
     reads: int
     dropout: bool
-
-    def on(self, shape: Shape) -> int:
-        """Parameters that it would train on another model."""
-        family = resolve("adapters", self.family)
-        return int(family.count(shape, family.Config(**self.adapter.settings)))
+    virtual: int
 
     def given(self, job: Job) -> Job:
         """The job of training by this method."""
@@ -211,6 +207,7 @@ class Method:
             low_rank=self.low_rank,
             reads=self.reads,
             dropout=self.dropout,
+            virtual=self.virtual,
             full=self.full,
             depth=self.depth,
             layers=preset_of(self.adapter.name).layers,
@@ -238,6 +235,8 @@ def settled_method(asked: Named, shape: Shape) -> Method:
         depth=len(top_layers(chosen, shape.num_layers)) if chosen else 0,
         reads=sum(sizes.get(name, (shape.hidden, 0))[0] for name in adapted),
         dropout=adapter.settings.get("dropout", 0.0) > 0,
+        # Keys and values before the text, which our layers do not take, are no tokens of a forward.
+        virtual=num_virtual(asked) if preset_of(asked.name).layers == "hand-written" else 0,
     )
 
 
@@ -258,7 +257,7 @@ def job_of(
         shape=shape,
         item_bytes=item_bytes,
         num_trainable=method.num_trainable,
-        micro_tokens=longest,
+        micro_tokens=longest + method.virtual,
         longest=longest,
         answer_rows=proof.batch_size,
         answer_tokens=round(proof.batch_size * min(answer, shape.context)),
@@ -372,8 +371,8 @@ def room_of(hardware: Hardware) -> Room:
 def _most(job: Job, work: Work, hardware: Hardware) -> int:
     """Tokens of a micro-batch where memory is no matter: a CPU's caches are small, and a GPU wants to be filled."""
     if hardware.device == "cpu":
-        return max(MICRO_TOKENS, job.longest)
-    return most_tokens(job.longest, work.step_tokens)
+        return max(MICRO_TOKENS, job.longest) + job.virtual
+    return most_tokens(job.longest, work.step_tokens) + job.virtual
 
 
 def _kept_tokens(job: Job, work: Work, hardware: Hardware) -> int:
@@ -387,12 +386,12 @@ def _kept_tokens(job: Job, work: Work, hardware: Hardware) -> int:
 def _micro_tokens(sized: Job, most: int, hardware: Hardware) -> tuple[int, str]:
     if sized.micro_tokens < most:
         where = "this machine's" if hardware.device == "cpu" else "the GPU's"
-        return sized.micro_tokens, f"{most:,} tokens a forward would not fit into {where} memory"
+        return sized.text_tokens, f"{most:,} tokens a forward would not fit into {where} memory"
     if hardware.device == "cuda":
-        return sized.micro_tokens, "as many as a step has on average, but no fewer than the longest example"
+        return sized.text_tokens, "as many as a step has on average, but no fewer than the longest example"
     if sized.longest <= MICRO_TOKENS:
         return MICRO_TOKENS, f"{MICRO_TOKENS} tokens a forward stay in the cache, and the products run at full speed"
-    return sized.micro_tokens, f"the longest example has {sized.longest} tokens and is never cut"
+    return sized.text_tokens, f"the longest example has {sized.longest} tokens and is never cut"
 
 
 def _recompute(sized: Job) -> tuple[str, str]:
@@ -422,7 +421,7 @@ def saves_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
 def _filled(job: Job, packed: Packing, hardware: Hardware) -> Job:
     """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full."""
     if hardware.device == "cuda":
-        return job
+        return replace(job, micro_tokens=max(job.micro_tokens, packed.tokens))
     return replace(job, micro_tokens=packed.tokens, tile=min(job.tile, packed.supervised))
 
 
@@ -462,10 +461,11 @@ def with_lora(job: Job) -> Job:
 
 def way_of(job: Job, method: Method, train: Sequence[Tokenised]) -> Way:
     """What a plan that does not fit may change."""
+    asked = Named(name=method.adapter.name, settings=method.adapter.settings)
     return Way(
         rank=method.rank,
         lengths=[item.length for item in train],
-        job_of=lambda shape: replace(job, shape=shape, num_trainable=method.on(shape)),
+        job_of=lambda shape: settled_method(asked, shape).given(replace(job, shape=shape)),
         with_lora=with_lora(job),
         quantisable=not method.full and not preset_of(method.adapter.name).moves_base,
     )

@@ -213,9 +213,10 @@ def _sized(job: Job, form: Form, room: Room, *, whole: bool) -> Job:
         needed = estimate.peak(memory(sized, form, room))
         if needed <= room.num_bytes:
             return sized
+    ways = {"an adapter": job.full, "a smaller `tune.batch_size`": whole, "a smaller `data.max_length`": True}
     raise MachineError(
         f"training needs {needed / 2**30:.1f} GiB, of {room.num_bytes / 2**30:.1f} that can be used",
-        hint="choose an adapter, a smaller `tune.batch_size`, a smaller `data.max_length`, or a smaller base",
+        hint=f"choose {', '.join(way for way, helps in ways.items() if helps)}, or a smaller base",
     )
 
 

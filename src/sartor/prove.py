@@ -39,13 +39,14 @@ def baseline(
     """What the untuned arms reach on the held-out items."""
     metric = load(plan.metric.name)
     examiner = Examiner(engine, renderer, plan, metric)
-    items = test[: plan.items]
+    items, dev = test[: plan.items], dev[: plan.dev_items]
+    longest = max((*items, *dev), key=examiner.length)
     records: list[Item] = []
     results: list[ArmResult] = []
     for arm in plan.arms:
         if resolve("arms", arm).TUNED:
             continue
-        config, chosen = yield from _choose(arm, plan, examiner, renderer, engine, train, dev)
+        config, chosen = yield from _choose(arm, plan, examiner, renderer, engine, train, dev, longest)
         if config is None:
             continue
         answered = yield from examiner.examine(arm, config, items, adapter=None)
@@ -135,20 +136,29 @@ def _choose(
     engine: Engine,
     train: Sequence[Chat | Text],
     dev: Sequence[Chat | Text],
+    longest: Chat | Text,
 ) -> Generator[Event, None, tuple[Any, str]]:
-    """The best configuration of an arm, by its mean score on dev; (None, …) when the arm has none that fits."""
+    """The best configuration of an arm, by its mean score on dev; (None, …) when the arm has none that fits.
+
+    What stands before an item must leave room for the longest of them and its answer.
+    """
 
     def measure(example: Chat) -> int:
         return sum(len(part.ids) for part in renderer.render(example))
 
     chats = [example for example in train if isinstance(example, Chat)]
     module = resolve("arms", arm)
-    candidates = module.candidates(chats, engine.context - plan.max_new_tokens, measure, plan.seed)
+    limit = max(engine.context, examiner.length(longest))  # an item that is too long as it stands is so in every arm
+    candidates = [
+        config
+        for config in module.candidates(chats, engine.context - plan.max_new_tokens, measure, plan.seed)
+        if examiner.length(longest, arm, config) <= limit
+    ]
     if len(candidates) <= 1 or not dev:
         return (candidates[0], module.described(candidates[0])) if candidates else (None, "")
     scores = []
     for config in candidates:
-        answered = yield from examiner.examine(arm, config, dev[: plan.dev_items], adapter=None)
+        answered = yield from examiner.examine(arm, config, dev, adapter=None)
         scores.append(sum(record.score for record in answered) / len(answered))
     best = max(range(len(candidates)), key=lambda index: scores[index])
     tried = ", ".join(

@@ -10,7 +10,6 @@ from pathlib import Path
 from sartor.adapters import family_of, preset_of
 from sartor.asked import ASKED
 from sartor.backends import estimate
-from sartor.backends.optimizer import EIGHT_BIT
 from sartor.errors import RecipeError
 from sartor.hub import Shape, stored_quantisation
 from sartor.plan import Quantized
@@ -80,7 +79,7 @@ def words(quantize: Quantized, reason: str, shape: Shape, item_bytes: int) -> st
 
 def optimizer_words(optimizer: str, reason: str, device: str) -> str:
     """The reason, with what a CPU makes of the optimizers that were written for GPUs."""
-    if device != "cpu" or optimizer not in EIGHT_BIT:
+    if device != "cpu" or optimizer not in estimate.EIGHT_BIT:
         return reason
     if optimizer.startswith("paged_"):
         return f"{reason}; paging is between a GPU and its host: on a CPU the moments just stay in memory, in 8 bits"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sartor import durable
+from sartor.backends.estimate import TRAINING
 from sartor.backends.protocol import Backend
 from sartor.data.fold import fold
 from sartor.data.pack import Steps
@@ -110,8 +111,9 @@ def _refuse_if_changed(before: Path, again: Path) -> None:
 
 
 def _compared(plan: Plan, measured: int) -> Iterator[Event]:
-    later = plan.estimate.memory["train"].kept if plan.estimate.memory else 0  # fills up in the first epoch only
-    foretold = plan.estimate.peak_bytes - later
+    """What is kept of frozen layers fills up in the first epoch only, so no phase has it yet."""
+    phases = [memory for name, memory in plan.estimate.memory.items() if name in TRAINING]
+    foretold = max((memory.total - memory.kept for memory in phases), default=plan.estimate.peak_bytes)
     off = measured / max(1, foretold) - 1
     if abs(off) > TOLERATED:
         yield Warned(

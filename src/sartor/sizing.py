@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 from sartor.backends import estimate
 from sartor.backends.estimate import Calibration, Job
-from sartor.backends.ranks import cut
+from sartor.backends.ranks import cut, fits_each
 from sartor.catalogue import CATALOGUE, Card
+from sartor.data.fold import SHORTEST as SHORTEST_SHARED
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, Steps
 from sartor.hub import Shape
-from sartor.plan import Recompute
+from sartor.plan import Quantized, Recompute
+from sartor.types import Batch
 
 FEWEST_TOKENS = 128  # below this the products lose their speed, and recomputing costs less
 TILES = (512, 128)  # rows of logits at once: 128 multiply at 70 % of the speed of 512
@@ -26,6 +28,7 @@ SCANNED_STEPS = 200  # packing so many takes about a second
 MOST_TOKENS = 65_536  # a forward: more does not fill a GPU better
 USABLE = 0.95  # of a GPU's memory: its allocator cannot use the last pieces
 SHORTEST = 64  # tokens: examples cut to less than this are no way out
+ANSWERING = "`sartor train` trains without answers; prove where more memory is, or choose a smaller base"
 RECOMPUTES: tuple[Recompute, ...] = ("none", "mlp", "layer")
 WHOLE_LAYERS: tuple[Recompute, ...] = ("none", "layer")  # transformers knows no part of a layer
 
@@ -76,14 +79,16 @@ def choose(job: Job, room: Room, *, most: int) -> Job | None:
 
 
 def spread(job: Job, room: Room, *, most: int) -> Job | None:
-    """`choose` for all of a job's devices, which share a base that is trained (`backends/fsdp.py`).
+    """`choose` for all of a job's devices, which hold the base as ranks will."""
+    return choose(held(job, room.num_bytes / USABLE), room, most=most)
 
-    Another base is whole on each if that needs no recomputing, for then only the adapter travels; else it is sharded.
+
+def held(job: Job, device_bytes: float) -> Job:
+    """A job whose devices hold the base as ranks do (`backends/fsdp.py`): a trained one, or one too large for each, is
+    cut. Packed weights never are.
     """
-    whole = None if job.full and job.devices > 1 else choose(job, room, most=most)
-    if job.devices == 1 or (whole is not None and whole.recompute == "none"):
-        return whole
-    return choose(sharded(job), room, most=most) or whole
+    whole = job.quantize != "none" or fits_each(estimate.base_bytes(job.shape, "none", job.item_bytes), device_bytes)
+    return job if whole and not job.full else sharded(job)
 
 
 def sharded(job: Job) -> Job:
@@ -128,27 +133,46 @@ def shortage(job: Job, room: Room, ways: Sequence[str], *, device: str, num_byte
     return message, "; or ".join(ways) or "no smaller rank, length or catalogue model fits: more memory is needed"
 
 
+def unanswerable(shape: Shape, quantize: Quantized, item_bytes: int, room: Room) -> str:
+    """Why a base cannot answer; "" where it can. An engine has one device, however many share the training."""
+    needed = room.calibration.runtime_bytes + estimate.answering_bytes(shape, quantize, item_bytes)
+    if needed <= room.num_bytes:
+        return ""
+    how = ", packed ones as the numbers that they stand for" if quantize in estimate.OURS else ""
+    return (
+        f"answering needs at least {needed / 2**30:.1f} GiB on one device, for all of the weights{how}; "
+        f"{room.num_bytes / 2**30:.1f} can be used"
+    )
+
+
 def packing(examples: Sequence[Sequence[Segment]], job: Job, batch_size: int, *, steps: int, seed: int) -> Packing:
     """Micro-batches as training will pack them; of a long run the first steps, which differ little from the rest.
 
     Where equal beginnings are not computed once, batches are cut to size again, as `backends/torch.py` does.
     """
     sizes, supervised, total = [1], 1, 1
-    packed = Steps(examples, batch_size=batch_size, micro_tokens=job.micro_tokens, seed=seed, share=True)
+    packed = Steps(examples, batch_size=batch_size, micro_tokens=job.text_tokens, seed=seed, share=True)
     for step in islice(packed, min(steps, SCANNED_STEPS)):
         for batch in step:
             total += batch.num_tokens
-            for piece in [batch] if job.shares else cut(batch, -(-batch.num_tokens // job.micro_tokens)):
-                sizes.append(fold(piece).num_tokens if job.shares else piece.num_tokens)
+            for piece in [batch] if job.shares else cut(batch, -(-batch.num_tokens // job.text_tokens)):
+                sizes.append(_computed(piece, job))
                 supervised = max(supervised, piece.num_supervised)
     return Packing(max(sizes), supervised, sum(sizes) / total)
+
+
+def _computed(batch: Batch, job: Job) -> int:
+    """Tokens that are computed of a micro-batch: virtual ones once, where beginnings of their length are shared."""
+    once = job.shares and job.virtual >= SHORTEST_SHARED
+    text = fold(batch).num_tokens if job.shares else batch.num_tokens
+    return text + job.virtual * (1 if once else len(batch.rows))
 
 
 def _ways(job: Job, most: int, tiles: Sequence[int] = TILES) -> Iterator[Job]:
     again = WHOLE_LAYERS if job.computed_by == "transformers" else RECOMPUTES
     for number, recompute in enumerate(again):
         for tile in dict.fromkeys(tiles) if number == 0 else tiles[-1:]:
-            for micro_tokens in micro_sizes(most, job.longest):
+            for micro_tokens in micro_sizes(most, job.longest + job.virtual):
                 yield replace(job, recompute=recompute, tile=tile, micro_tokens=micro_tokens)
 
 
@@ -205,7 +229,9 @@ def _smaller_base(job: Job, room: Room, way: Way) -> str:
     """The largest catalogue model below this one that fits, with the same method and examples."""
     for card in sorted(CATALOGUE, key=lambda card: -card.parameters):
         shape = shape_of(card)
-        if card.kind != "decoder" or shape.num_parameters >= job.shape.num_parameters or shape.context < job.longest:
+        if card.kind != "decoder" or shape.num_parameters >= job.shape.num_parameters:
+            continue
+        if shape.context < job.longest + job.virtual:
             continue
         if shape.num_layers < job.depth:
             continue

@@ -26,19 +26,20 @@ from sartor.check import check as judge
 from sartor.data.cleaning import chosen, decided_by
 from sartor.data.pack import Steps, pack
 from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
-from sartor.errors import Refused
+from sartor.errors import MachineError, Refused
 from sartor.events import EVENT, Entered, Event, Failed, Skipped, Warned
 from sartor.generate.protocol import Engine
-from sartor.hardware import look, release_memory, with_gpu
+from sartor.hardware import Hardware, look, release_memory, with_gpu
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan, Quantized
-from sartor.planner import decide, plan_proof, with_speed
+from sartor.planner import decide, number_format, plan_proof, room_of, with_speed
 from sartor.planner_padded import decide_padded
 from sartor.proof import Item, Proof
 from sartor.prove import baseline, general_logprobs, prove
 from sartor.quantisation import quantize_of
 from sartor.recipe import Recipe
+from sartor.sizing import ANSWERING, unanswerable
 from sartor.store import STAGES, Run, data_digests, read_json
 from sartor.texts import Texts, form_of, labels_of, open_texts
 from sartor.train import train
@@ -121,8 +122,10 @@ class Bench:
         folder, rows = base or self.base.folder, proof.batch_size
         opened: Engine
         if self.form == "decoder":
+            quantize: Quantized = "none" if base else self.quantize
+            _refuse_unanswerable(self.shape, quantize, with_gpu(look(self.run.folder)))
             opened = resolve("generate", ENGINE).open_engine(
-                folder, adapters=adapters or {}, max_rows=rows, quantize="none" if base else self.quantize
+                folder, adapters=adapters or {}, max_rows=rows, quantize=quantize
             )
         else:
             from sartor.generate import padded  # torch, which earlier stages do without
@@ -135,6 +138,8 @@ class Bench:
 def run_until(bench: Bench, last: str, *, without: tuple[str, ...] = ()) -> Events:
     """All stages up to and including `last`, leaving out those in `without` and skipping those that are done."""
     wanted = [stage for stage in list(STAGES)[: list(STAGES).index(last) + 1] if stage not in without]
+    if "check" in wanted:  # before any stage is skipped: none depends on all that may be unfit
+        yield from _recorded(bench.run, _fit(bench))
     for number, stage in enumerate(wanted, start=1):
         inputs = _INPUTS[stage](bench)
         if bench.run.is_done(stage, inputs):
@@ -182,8 +187,12 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
         raise
 
 
-def _check(bench: Bench) -> Events:
+def _fit(bench: Bench) -> Events:
     refuse_unfit(bench.recipe, bench.base.folder, bench.shape, bench.form)
+    yield from ()
+
+
+def _check(bench: Bench) -> Events:
     yield from workshop.made(workshop.planned(bench.run.recipe, bench.run.root), lambda: bench.run.stopping)
     if bench.run.stopping:
         return
@@ -220,6 +229,18 @@ def _baseline(bench: Bench) -> Events:
             test=examples_of(bench.run, "test"),
         )
     _write_proof(bench.run, "baseline.json", "items.baseline.jsonl", proof, items)
+
+
+def _refuse_unanswerable(shape: Shape, quantize: Quantized, hardware: Hardware) -> None:
+    """Stop before a base is opened to answer that has no room for it, though it may be trained.
+
+    Raises:
+        MachineError: its weights alone are too much.
+    """
+    item_bytes = 2 if number_format(hardware)[0] == "bfloat16" else 4
+    problem = unanswerable(shape, quantize, item_bytes, room_of(hardware))
+    if problem:
+        raise MachineError(problem, hint=ANSWERING)
 
 
 def _slower(engine: Engine) -> Iterator[Event]:

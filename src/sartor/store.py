@@ -270,7 +270,7 @@ def find_run(root: Path, name: str) -> Run:
         UserError: none, or more than one, fits.
     """
     if (Path(name) / "recipe.yaml").is_file():
-        return Run(Path(name))
+        return Run(Path(os.path.abspath(name)))  # noqa: PTH100 - as it is named: a link stays in its own `runs/`
     fitting = [run for run in all_runs(root) if run.id.startswith(name) or run.id.endswith(f"-{name}")]
     if len(fitting) == 1:
         return fitting[0]

@@ -96,6 +96,14 @@ class Texts:
         source = self._source(messages, tools, None)
         return (*source, self._start) if self._form == "seq2seq" else source
 
+    def opening(self, text: str) -> tuple[int, ...]:
+        """Running text has no answer here.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError("this base goes on with no running text", hint="send it as a user's message")
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of an answer: a label, or tokens without control tokens."""
         told = list(ids)

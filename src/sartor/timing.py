@@ -60,8 +60,11 @@ class Work:
 
     @property
     def mean_seen(self) -> float:
-        """The same for attention, in which a token counts by what it sees: what is left out stands at the beginning."""
-        return self.mean_length * (2 - self.computed)
+        """The same for attention, in which a token counts by what it sees: what is left out stands at the beginning.
+
+        Virtual tokens may make more to compute than there is, and see little themselves.
+        """
+        return self.mean_length * max(1.0, 2 - self.computed)
 
     @property
     def step_tokens(self) -> float:
@@ -153,14 +156,19 @@ def stages(
 
 
 def _arm_seconds(arm: str, work: Work, job: Job, proof: ProofPlan, calibration: Calibration, flops: float) -> float:
-    """Seconds for an arm's answers. An untuned model does not know when to stop: it is taken to use all its tokens."""
+    """Seconds for an arm's answers. An untuned model does not know when to stop: it is taken to use all its tokens.
+
+    The engine keeps equal beginnings, so shots are read once for each number of them that is tried; but what is only
+    weighed is read whole.
+    """
     tuned = resolve("arms", arm).TUNED
     shots = SHOTS if arm == "few_shot" else 0
     answers = proof.items + (TRIED * proof.dev_items if shots else 0)
-    shown = shots * (work.prompt_tokens + work.answer_tokens) * (1 - calibration.prefix_share)
+    shown = shots * (work.prompt_tokens + work.answer_tokens)
     length = work.answer_tokens if tuned or shots else proof.max_new_tokens
+    read = answers * work.prompt_tokens + TRIED * shown
     if proof.metric.name == "perplexity":
-        shown, length = shown + work.answer_tokens, 0.0
-    reading = estimate.forward_seconds(job, calibration, num_tokens=answers * (shown + work.prompt_tokens), flops=flops)
+        read, length = answers * (work.prompt_tokens + shown + work.answer_tokens), 0.0
+    reading = estimate.forward_seconds(job, calibration, num_tokens=read, flops=flops)
     rows = min(proof.batch_size, answers)
     return reading + answers / max(1, rows) * length * estimate.decode_seconds(job, calibration, rows=rows, flops=flops)

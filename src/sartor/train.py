@@ -72,7 +72,7 @@ def train(
         )
         stopping = backend.sum(run.stopping) > 0  # one answer for all ranks
         if dev and plan.evaluates(step):
-            loss, num_supervised = dev_loss(backend, objective, config, dev)
+            loss, num_supervised = dev_loss(backend, objective, config, share(dev, place))
             yield Evaluated(step=step + 1, loss=loss, num_supervised=num_supervised)
         if plan.saves(step) or stopping:
             yield Saved(step=step + 1, path=files.save(step + 1, [backend, steps], decided).name)

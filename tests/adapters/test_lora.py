@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
@@ -299,6 +300,16 @@ def test_training_learns(tiny_folder: Path, make_plan: MakePlan, method: str) ->
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.parametrize("method", sorted(lora.PRESETS))
+def test_dropout_is_no_leak_and_no_other_head(tiny_folder: Path, make_plan: MakePlan, method: str) -> None:
+    """Where an adapter says something from the start, two forwards with dropout differ."""
+    backend = backend_of(plan_of(make_plan, tiny_folder, method, dropout=0.1))
+    assert [warning for warning in backend.warnings if "packing" in warning] == []
+    assert all(part.training for part in backend._model.modules() if isinstance(part, torch.nn.Dropout) and part.p)
+    losses = train(backend, 6)
+    assert losses[-1] < losses[0]
+
+
 # ---- EVA -------------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +398,20 @@ def test_loftq_on_a_base_in_four_bits(tiny_folder: Path, tmp_path: Path) -> None
     lora.export(model, tmp_path)
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (settings["r"], settings["init_lora_weights"]) == (8, True)
+
+
+@pytest.mark.parametrize("targets", [("all-linear",), ("q_proj", "down_proj")])
+@pytest.mark.parametrize("held", ["none", "nf4"])
+def test_loftq_decomposes_what_gets_an_adapter_alone(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, held: str, targets: tuple[str, ...]
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(starts, "begin", lambda model, found: taken.extend(found))
+    base = load_base(tiny_folder, torch.float32, held, attention="sdpa", packed=True)  # type: ignore[arg-type]
+    model = lora.attach(base, config_of("loftq", r=4, top_layers=1, targets=targets))
+    adapted = [name for name, part in model.get_base_model().named_modules() if isinstance(part, LoraLayer)]
+    assert sorted(taken) == sorted(adapted)
+    assert all(".layers.1." in name for name in taken)
 
 
 def test_loftq_in_the_top_layers_alone(tiny_folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_card_has_the_numbers_of_the_proof() -> None:
         assert f"| {arm.name} | {arm.score:.1%} | {arm.low:.1%} to {arm.high:.1%} |" in card
     assert "Perplexity on general text: 20.00 before, 21.00 after (+5.0%)." in card
     assert "`lora` on `m` (revision `abc`): 10 steps of 2 examples, learning rate 0.001,\n4,884,480 trained" in card
-    assert "sartor serve tickets-1a2b" in card
+    assert "\nsartor serve path/to/this/folder\n" in card and "`sartor serve tickets-1a2b`" in card
     assert "{" not in card, "nothing is left to fill in"
 
 

@@ -110,6 +110,17 @@ def test_a_whole_update_is_cut_to_the_rank_that_holds_it(base: Any) -> None:
     assert len(updates[Q].down_RK) == 2
 
 
+def test_a_low_rank_update_beyond_the_highest_rank_is_cut(base: Any) -> None:
+    wide, narrow = low(base, Q, 6), low(base, DOWN, 2)
+    updates, lost = low_rank(base, Changes({Q: (wide,), DOWN: (narrow,)}), most=3)
+    assert {len(update.down_RK) for update in updates.values()} == {3}
+    whole = wide.up_NR @ wide.down_RK
+    left, values, right = torch.linalg.svd(whole, full_matrices=False)
+    torch.testing.assert_close(updates[Q].up_NR @ updates[Q].down_RK, (left[:, :3] * values[:3]) @ right[:3])
+    assert lost == pytest.approx(float(values[3:].square().sum() / values.square().sum()), rel=1e-4)
+    torch.testing.assert_close(updates[DOWN].up_NR @ updates[DOWN].down_RK, narrow.up_NR @ narrow.down_RK)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

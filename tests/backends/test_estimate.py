@@ -66,7 +66,7 @@ def test_the_items_of_training_by_hand() -> None:
     assert found.weights == 134_515_008 * 2
     assert (found.masters, found.gradients, found.moments) == (4 * TRAINABLE, 4 * TRAINABLE, 8 * TRAINABLE)
     assert found.activations == 1024 * 30 * 14_084
-    assert found.logits == 512 * 49_152 * 2 * CPU.logits_copies
+    assert found.logits == 512 * 49_152 * 2
     assert found.products == CPU.product_bytes * CPU.num_products
     assert found.total == sum(found.items().values())
     assert 1 * GIB < found.total < 2 * GIB, "SmolLM2 trains on a laptop"
@@ -151,6 +151,26 @@ def test_shards_divide_the_base_and_gather_a_layer(job: Job, cut: set[str]) -> N
     own = estimate.memory(replace(job, layers="transformers"), CUDA)["train"]
     assert shared.activations == own.activations > alone.activations
     assert shared.layer > alone.layer
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4", "gptq"])
+def test_answers_come_from_one_device(quantize: str) -> None:
+    """An engine is never sharded, and makes no packed weights into numbers again."""
+    job = replace(JOB, quantize=quantize)
+    alone, shared = (estimate.memory(replace(job, shards=shards), CUDA)["generate"] for shards in (1, 8))
+    assert shared == alone
+    assert alone.weights == estimate.answering_bytes(SMOLLM2, job.quantize, 2)
+    assert (alone.weights < 2 * SMOLLM2.num_parameters) == (quantize == "gptq")
+
+
+def test_layers_that_others_packed_are_never_ours() -> None:
+    """GPTQ's and AWQ's are of types that our blocks do not take; PEFT's adapters on them read a copy in fp32."""
+    reads = 5 * 576 + 576 + 1536
+    for quantize, ours in (("none", True), ("nf4", True), ("gptq", False), ("awq", False)):
+        job = replace(JOB, quantize=quantize, reads=reads)
+        assert (job.computed_by == "hand-written", job.shares) == (ours, ours)
+        copies = estimate.saved_per_token(job) - estimate.saved_per_token(replace(job, reads=0))
+        assert copies == (0 if ours else 4 * reads)
 
 
 def test_layers_without_kernels_are_those_of_transformers() -> None:

@@ -118,9 +118,9 @@ def test_two_ranks_give_the_trajectory_of_one(ranks: Ranks, tmp_path: Path, name
     both = [ranks.events(name, rank) for rank in (0, 1)]
     assert losses(both[0]) == losses(both[1]) == pytest.approx(losses(alone), rel=1e-6)
     assert len(losses(alone)) == 7
-    for key in ("num_tokens", "num_supervised"):
-        assert [event[key] for event in both[0] if event["type"] == "stepped"] == [
-            event[key] for event in alone if event["type"] == "stepped"
+    for kind, key in (("stepped", "num_tokens"), ("stepped", "num_supervised"), ("evaluated", "num_supervised")):
+        assert [event[key] for event in both[0] if event["type"] == kind] == [
+            event[key] for event in alone if event["type"] == kind
         ]
     found, wanted = state(ranks.folder(name), 6), state(tmp_path, 6)
     assert furthest(weights(found), weights(wanted)) < 1e-6
@@ -195,6 +195,11 @@ def test_all_ranks_stop_at_the_same_step_whichever_is_asked(ranks: Ranks) -> Non
     assert durable.verify(ranks.folder("stopped") / "checkpoints/step-000002") == ""
 
 
+def test_nobody_leaves_before_all_are_ready_to(ranks: Ranks) -> None:
+    """The first to end after a stop has torchrun end the others, and rank 0 may still write the checkpoint."""
+    assert [(ranks.root / f"left.{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
 def test_a_sharded_base_is_said_to_be_one(ranks: Ranks) -> None:
     warned = [event["message"] for event in ranks.events("sharded-sgd", 0) if event.get("code") == "slow_path"]
     assert len(warned) == 1
@@ -207,7 +212,7 @@ def test_a_base_must_leave_room(tiny_folder: Path, monkeypatch: pytest.MonkeyPat
 
     policy: Any = AutoModelForCausalLM.from_pretrained(tiny_folder)
     assert fsdp.fits(policy, Place(), torch.device("cpu"))
-    monkeypatch.setattr(fsdp, "LARGEST_BASE", 1e-9)
+    monkeypatch.setattr("sartor.backends.ranks.LARGEST_BASE", 1e-9)
     assert not fsdp.fits(policy, Place(), torch.device("cpu"))
 
 
@@ -215,3 +220,17 @@ def test_a_rank_that_is_gone_is_an_error_in_words() -> None:
     with pytest.raises(MachineError, match="another rank has left") as caught, fsdp._waiting():
         raise RuntimeError("Connection closed by peer")
     assert "newest checkpoint" in caught.value.hint
+
+
+def test_ranks_that_would_save_at_other_steps_are_refused(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest is of what decides the weights; but a save gathers, and all must come to it."""
+    ours, theirs = (make_plan().model_copy(update={"save_every": every}) for every in (3, 4))
+
+    class Elsewhere:
+        def join(self, words: list[str]) -> list[str]:
+            return [*words, *(word.replace(" 3", f" {theirs.save_every}") for word in words)]
+
+    monkeypatch.setattr(fsdp, "Together", Elsewhere)
+    assert ours.digest == theirs.digest
+    with pytest.raises(MachineError, match="read different plans"):
+        fsdp.open_backend(ours)

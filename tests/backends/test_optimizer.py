@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from sartor.backends import optimizer
+from sartor.backends.estimate import EIGHT_BIT
 from sartor.errors import RecipeError, UserError
 from sartor.plan import Adam
 
 ADAM = Adam(learning_rate=1e-2)
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 #: What can be made here: the 8-bit optimizers are tried where their package is installed (they run on the CPU as well).
-MADE = [name for name in optimizer.NAMES if name not in optimizer.EIGHT_BIT or HAS_BITSANDBYTES]
+MADE = [name for name in optimizer.NAMES if name not in EIGHT_BIT or HAS_BITSANDBYTES]
 
 
 def made_of(name: str, weight: nn.Parameter) -> torch.optim.Optimizer:
@@ -77,7 +78,7 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
     assert "did you mean 'adamw'?" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", sorted(optimizer.EIGHT_BIT))
+@pytest.mark.parametrize("name", sorted(EIGHT_BIT))
 def test_what_is_not_installed_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(UserError, match="needs bitsandbytes") as caught:

@@ -55,7 +55,17 @@ def test_a_filled_batch_keeps_what_is_in_it() -> None:
     assert placement.filled(batch, 20, segment_step=64).offsets_S1.tolist() == [0, 9, 14] + [20] * 61
     assert placement.filled(batch, 14) is batch
     assert placement.filled(batch, 10) is batch
-    assert filled.longest_segment == 9
+
+
+def test_what_fills_a_batch_is_short_or_no_longer_than_its_own_segments() -> None:
+    """A sliding window may be as short as the longest row; and one token is all that an idle rank has."""
+    batch, tail = batch_of(5, 9), placement.SHORT_TAIL
+    filled = placement.filled(batch, 14 + 2 * tail + 3, segment_step=8)
+    assert filled.offsets_S1.tolist() == [0, 9, 14, 14 + tail, 14 + 2 * tail, *[17 + 2 * tail] * 3]
+    assert filled.positions_T[14:].tolist() == [*range(tail), *range(tail), 0, 1, 2]
+    assert filled.rows == (*batch.rows, *[""] * 5)
+    long = placement.filled(batch_of(2 * tail), 5 * tail)
+    assert long.offsets_S1.tolist() == [0, 2 * tail, 4 * tail, 5 * tail]
 
 
 def test_a_filled_batch_has_the_loss_and_the_gradients_of_the_plain_one(tiny_folder: Path, make_plan: MakePlan) -> None:
@@ -112,9 +122,15 @@ def test_a_cpu_is_left_as_it_is() -> None:
     second = placement.random_state(cpu)
     then = torch.rand(3)
     of_ranks = {"random": torch.stack([state["random"], second["random"]])}
-    for rank, drawn in enumerate((first, then, first, then)):  # four ranks go on where two have saved
+
+    def drawn_by(rank: int) -> list[float]:
         placement.set_random_state(of_ranks, rank)
-        assert torch.equal(torch.rand(3), drawn)
+        return list(torch.rand(3).tolist())
+
+    drawn = [drawn_by(rank) for rank in range(4)]  # four ranks go on where two have saved
+    assert drawn[:2] == [first.tolist(), then.tolist()]
+    assert len({tuple(each) for each in drawn}) == 4
+    assert drawn == [drawn_by(rank) for rank in range(4)]
     with placement.made_on(cpu):
         assert torch.empty(1).device == cpu
 

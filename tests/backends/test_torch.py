@@ -137,6 +137,36 @@ def test_a_model_with_a_sliding_window_takes_the_slow_path(
     assert "sliding window" in backend.warnings[0]
 
 
+def test_rows_longer_than_a_sliding_window_go_one_by_one_through_the_models_own_attention(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    """The window is longer than what the check of packing tries, and the method is none of the hand-written layers."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=24, tie_word_embeddings=True,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    long = [Segment(f"row {row}", (row, *range(40)), (*range(40), row), (1.0,) * 41) for row in (3, 4)]
+    plan = make_plan(tmp_path, adapter={"name": "dora", "settings": {"r": 4, "use_dora": True}})
+    backend = TorchBackend(plan.model_copy(update={"max_length": 41}))
+    assert any("rows of up to 41 tokens reach beyond a sliding window of 24" in each for each in backend.warnings)
+    plain = MistralForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        logits = [plain(input_ids=torch.tensor([row.tokens])).logits[0] for row in long]
+        wanted = sum(
+            float(torch.nn.functional.cross_entropy(found, torch.tensor(row.targets), reduction="sum"))
+            for found, row in zip(logits, long, strict=True)
+        )
+    batches = pack(long, micro_tokens=128)
+    found = sum(backend.forward_backward(batch, sft, sft.Config(), 1.0, grad=False).loss for batch in batches)
+    assert found == pytest.approx(wanted, rel=1e-5), "a new adapter changes nothing"
+    short = TorchBackend(plan.model_copy(update={"max_length": 24}))
+    assert not any("packing is off" in each for each in short.warnings)
+
+
 def test_a_non_finite_loss_stops_before_the_update_and_names_the_row(
     tiny_folder: Path, make_plan: MakePlan, segments: list[Segment]
 ) -> None:

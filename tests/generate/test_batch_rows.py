@@ -63,7 +63,7 @@ def test_a_row_ends_by_its_limit_or_a_stop() -> None:
 def test_an_answer_ends_where_the_context_does() -> None:
     rows = rows_of(context=12)
     rows.submit([1] * 10, SAMPLING, 0)
-    assert [len(play(rows)) for _ in range(3)] == [1, 1, 0] and len(rows) == 0
+    assert [len(play(rows)) for _ in range(3)] == [1, 1, 0] and rows.handles == []
 
 
 def test_those_that_share_pages_stand_side_by_side() -> None:
@@ -103,12 +103,12 @@ def test_leaving_at_any_time_frees_everything() -> None:
     play(rows)
     for handle in handles:  # running, half read, and waiting
         rows.leave(handle)
-    assert len(rows) == 0 and pool.num_used == 0 and rows.next_step() == []
+    assert rows.handles == [] and pool.num_used == 0 and rows.next_step() == []
 
 
 @pytest.mark.parametrize(
     ("prompt", "context", "pages", "what"),
-    [([], 9, 9, "empty"), ([1] * 9, 9, 9, "the context is 9"), ([1] * 2 * PAGE, 99, 2, f"the context is {2 * PAGE}")],
+    [([], 9, 9, "empty"), ([1] * 9, 9, 9, "the context is 9"), ([1] * 2 * PAGE, 99, 2, f"the cache holds {2 * PAGE}")],
 )
 def test_what_can_never_fit_is_refused(prompt: list[int], context: int, pages: int, what: str) -> None:
     with pytest.raises(UserError, match=what):
@@ -142,11 +142,11 @@ def test_virtual_tokens_count_in_the_context_and_their_pages_not_for_others() ->
         rows.submit([1] * 2 * PAGE, SAMPLING, 0)
     rows.submit([1] * (2 * PAGE - 1), SAMPLING, 0)
     rows.submit([1] * (3 * PAGE - 1), SAMPLING, 1)
-    with pytest.raises(UserError, match=f"the context is {3 * PAGE} tokens"):
+    with pytest.raises(UserError, match=f"the cache holds {3 * PAGE} tokens"):
         rows.submit([1] * 3 * PAGE, SAMPLING, 1)
 
 
 def test_an_answer_ends_where_the_cache_does() -> None:
     rows = rows_of(num_pages=1)
     rows.submit([1] * (PAGE - 2), SAMPLING, 0)
-    assert [len(play(rows)) for _ in range(3)] == [1, 1, 0] and len(rows) == 0
+    assert [len(play(rows)) for _ in range(3)] == [1, 1, 0] and rows.handles == []

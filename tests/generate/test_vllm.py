@@ -294,12 +294,18 @@ def test_a_server_that_stalls_is_given_up(server: FakeVllm, open_on: Open) -> No
         list(engine.stream([[10]], GREEDY, None))
 
 
-def test_a_model_that_is_gone_is_named(server: FakeVllm, open_on: Open, adapter: Path) -> None:
+def test_a_model_or_a_key_that_is_gone_is_not_the_mistake_of_who_asks(
+    server: FakeVllm, open_on: Open, adapter: Path
+) -> None:
     engine = open_on(adapters={"calls": adapter})
     server.adapters.clear()
-    with pytest.raises(UserError, match="The model `calls` does not exist") as caught:
+    with pytest.raises(MachineError, match="The model `calls` does not exist") as gone:
         list(engine.stream([[10]], GREEDY, "calls"))
-    assert "--lora-modules" in caught.value.hint
+    assert "--lora-modules" in gone.value.hint
+    server.key = "sk-other"
+    with pytest.raises(MachineError, match="does not accept the key") as refused:
+        list(engine.stream([[10]], GREEDY, None))
+    assert "SARTOR_VLLM_KEY" in refused.value.hint
 
 
 def test_no_server_a_wrong_key_another_server_and_no_address(server: FakeVllm, open_on: Open) -> None:

@@ -9,17 +9,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sartor import durable
+from sartor.backends import estimate
+from sartor.backends.estimate import CPU
+from sartor.catalogue import CATALOGUE
 from sartor.errors import MachineError, Refused, UserError
+from sartor.explain import planned_job
 from sartor.hardware import Hardware
 from sartor.launch import torchrun
 from sartor.launch.torchrun import STOPPED, _pass_on, held_by, launch, refuse_if_too_many, told
-from sartor.plan import Estimate, Memory, Plan
+from sartor.plan import Choice, Estimate, Memory, Plan
+from sartor.sizing import shape_of
 from sartor.stages import Bench
 from sartor.store import Run, all_runs
 
@@ -86,6 +92,14 @@ def test_two_ranks_train_stop_go_on_and_die(project: Path) -> None:
     process = sartor(project, "train", "--ranks", "2", *MANY)
     trained_to(project, stopped["step"] + 2, process)
     assert events(project, "started")[-1]["step"] == stopped["step"]
+    assert end(sartor(project, "stop"))[0] == 0
+    code, _, err = end(process)
+    assert (code, "ended with" in err) == (STOPPED, False), err
+    stopped = events(project, "stopped")[-1]
+    assert run.checkpoints()[0].name == f"step-{stopped['step']:06d}"
+
+    process = sartor(project, "train", "--ranks", "2", *MANY)
+    trained_to(project, stopped["step"] + 2, process)
     (other,) = [child for child in children(process.pid) if child != run.worker()]
     os.kill(other, signal.SIGKILL)
     code, _, err = end(process)
@@ -130,35 +144,50 @@ def test_a_run_that_ends_meanwhile_is_not_signalled(tmp_path: Path, monkeypatch:
 
 
 GIB = 2**30
+SHAPE = next(shape_of(card) for card in CATALOGUE if card.name == "smollm2-135m-instruct")
 
 
-def planned(weights: int, *, moments: int = 8, family: str = "lora", quantize: str = "none") -> Plan:
+def planned(weights: int, *, moments: int = 8, method: str = "lora", quantize: str = "none") -> Plan:
     """A plan whose phases take so many GiB: 1 and weights; in training also moments, and 1 kept."""
     held = Memory(runtime=GIB, weights=weights * GIB)
     load = held.model_copy(update={"mapped": weights * GIB})
     train = held.model_copy(update={"moments": moments * GIB, "kept": GIB})
     memory = {"load": load, "train": train, "evaluate": held, "save": held, "resume": held}
-    model = plan().model.model_copy(update={"quantize": quantize})
     return plan(
-        family=family,
-        model=model,
+        adapter=Choice(name=method),
+        family=method,
+        model=plan().model.model_copy(update={"quantize": quantize}),
         estimate=Estimate(peak_bytes=max(load.total, train.total), seconds=1, tokens=1, memory=memory),
     )
 
 
 @pytest.mark.parametrize(
-    ("made", "wanted"),
+    ("made", "room", "wanted"),
     [
-        (planned(2), 3 * (1 + 2 + 8) + 1),  # what is kept is one part of the machine's memory for all
-        (planned(20, moments=80), 3 * (1 + 80) + 20 + 1),  # too large a base for each: they shard it, but no adapter
-        (planned(20, quantize="nf4"), 3 * (1 + 20 + 8) + 1),  # packed weights stay whole
-        (planned(2, family="full"), 3 * 1 + 2 + 8 + 1),
-        (planned(2, moments=0, family="full"), 3 * (1 + 2) + 2),  # loading: all of it in each, of one file
+        (planned(2), 64, 3 * (1 + 2 + 8) + 1),  # what is kept is one part of the machine's memory for all
+        (planned(2, quantize="nf4"), 1, 3 * (1 + 2 + 8) + 1),  # packed weights stay whole
+        (planned(20), 1, 3 * (1 + 20) + 20),  # too large a base for each: they share it, after each has loaded all
+        (planned(20, method="full"), 64, 3 * (1 + 20) + 20),
     ],
 )
-def test_what_ranks_hold_together(made: Plan, wanted: int) -> None:
-    assert held_by(made, 3, 64 * GIB) / GIB == wanted
-    assert held_by(made, 1, 64 * GIB) == made.estimate.peak_bytes
+def test_what_ranks_hold_together(made: Plan, room: int, wanted: int) -> None:
+    assert held_by(made, SHAPE, 3, room * GIB) / GIB == wanted
+    assert held_by(made, SHAPE, 1, 64 * GIB) == made.estimate.peak_bytes
+
+
+def test_ranks_that_share_the_base_out_keep_more_of_each_token() -> None:
+    """They compute by transformers' layers: half of the weights each, and yet more than two processes."""
+    made = planned(0, method="full")
+    made = made.model_copy(update={"micro_tokens": 1024, "batch_size": 8, "max_length": 200, "recompute": "mlp"})
+    job = planned_job(made.model_copy(update={"recompute": "layer"}), SHAPE)
+    alone = estimate.memory(job, CPU)
+    made = made.model_copy(update={"estimate": made.estimate.model_copy(update={"memory": alone, "fullest": 300})})
+    each = estimate.memory(replace(job, devices=2, shards=2), CPU)["train"]
+    assert held_by(made, SHAPE, 2, 64 * GIB) == 2 * each.total
+    assert each.weights == alone["train"].weights // 2
+    assert each.layer > alone["train"].layer
+    few = made.model_copy(update={"max_length": 20})
+    assert held_by(few, SHAPE, 2, 64 * GIB) < 2 * each.total, "a step has no more"
 
 
 def machine_of(num_bytes: int) -> Hardware:
@@ -168,9 +197,9 @@ def machine_of(num_bytes: int) -> Hardware:
 
 def test_more_ranks_than_the_memory_holds_are_refused_with_the_way_out() -> None:
     made, machine = planned(2), machine_of(40 * GIB)
-    refuse_if_too_many(made, 3, machine)
+    refuse_if_too_many(made, SHAPE, 3, machine)
     with pytest.raises(MachineError, match=r"8 ranks need 89.0 GiB together; this machine has 40.0 GiB") as caught:
-        refuse_if_too_many(made, 8, machine)
+        refuse_if_too_many(made, SHAPE, 8, machine)
     assert caught.value.message.endswith("of which 36.0 can be used")
     assert caught.value.hint.startswith("give --ranks 3;")
 
@@ -181,23 +210,44 @@ def test_they_are_refused_before_any_is_started(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
     durable.write_json(tmp_path / "plan.json", planned(2).model_dump(mode="json", by_alias=True))
-    with pytest.raises(MachineError, match="9000 ranks need"):
-        launch(Bench(Run(tmp_path)), 9000)
+    bench = Bench(Run(tmp_path))
+    bench.shape = SHAPE
+    monkeypatch.setattr(torchrun, "look", lambda folder: machine_of(GIB))
+    with pytest.raises(MachineError, match="2 ranks need"):
+        launch(bench, 2)
+
+
+def ended(folder: Path, monkeypatch: pytest.MonkeyPatch, *codes: int, number: signal.Signals | None = None) -> int:
+    """What `launch` gives where ranks end with these codes, after this process had a signal."""
+    from torch.distributed import run as ranks
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def stopped(arguments: Any) -> None:
+        if number is not None:
+            signal.raise_signal(number)
+        none = str(folder / "none")
+        raise ChildFailedError("rank", {rank: ProcessFailure(rank, 1, code, none) for rank, code in enumerate(codes)})
+
+    monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
+    monkeypatch.setattr(torchrun, "_pass_on", lambda run: None)
+    monkeypatch.setattr(ranks, "run", stopped)
+    durable.write_json(folder / "plan.json", planned(0).model_dump(mode="json", by_alias=True))
+    bench = Bench(Run(folder))
+    bench.shape = SHAPE
+    return launch(bench, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_exit_code_is_that_of_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    from torch.distributed import run as ranks
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    assert ended(tmp_path, monkeypatch, STOPPED, number=number) == 128 + number
 
-    def stopped(arguments: Any) -> None:
-        signal.raise_signal(number)
-        raise ChildFailedError("rank", {0: ProcessFailure(0, 1, STOPPED, str(tmp_path / "none"))})
 
-    monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
-    monkeypatch.setattr(torchrun, "_pass_on", lambda run: None)
-    monkeypatch.setattr(ranks, "run", stopped)
-    durable.write_json(tmp_path / "plan.json", planned(0).model_dump(mode="json", by_alias=True))
-    assert launch(Bench(Run(tmp_path)), 1) == 128 + number
+def test_a_stop_that_asks_a_rank_and_not_its_launcher_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended(tmp_path, monkeypatch, -signal.SIGTERM, STOPPED) == STOPPED
+    for codes in ((-signal.SIGTERM, -signal.SIGTERM), (3, STOPPED)):  # ended by others, and by an error
+        with pytest.raises(MachineError, match="rank 0"):
+            ended(tmp_path, monkeypatch, *codes)

@@ -5,6 +5,12 @@ Shapes: T tokens · H query heads · C columns of heads.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -152,3 +158,16 @@ def test_it_takes_heads_of_whole_tiles() -> None:
     assert takes(256)
     assert not takes(72)
     assert not takes(272)
+
+
+def test_cards_with_little_shared_memory_run_the_kernels_too() -> None:
+    """Compiled, without the card, for compute capability 8.6 (A10, RTX 30): 99 KiB for a program."""
+    script, name = Path(__file__).with_name("gpu_cards.py"), "backward_keys 4 x 128"
+    made = subprocess.run(
+        [sys.executable, str(script), "86", "small", name],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    )
+    assert 0 < json.loads(made.stdout)[name] <= 99 << 10

@@ -146,6 +146,10 @@ def test_a_compiler_may_have_arguments_and_is_asked_for_its_version_once(
     calls = (sources / "calls").read_text(encoding="utf-8").splitlines()
     assert ["--version" in call for call in calls] == [True, False, False]
     assert all(call.startswith("-DMORE=a b") for call in calls)
+    monkeypatch.setenv("CXX", f"{counting_compiler(sources)} -DMORE=other")
+    forget_kernels()
+    assert native.refusal("small", "float32") == ""
+    assert (sources / "calls").read_text(encoding="utf-8").splitlines()[-1].startswith("-DMORE=other"), "made anew"
     monkeypatch.setenv("CXX", "'c++")
     forget_kernels()
     assert "CXX='c++" in native.problem()

@@ -44,6 +44,11 @@ class ByteRenderer:
             raise ZeroDivisionError("a bug of ours, with a secret in it")
         return tuple("".join(message.content for message in messages).encode())
 
+    def opening(self, text: str) -> tuple[int, ...]:
+        if text == "refuse me":
+            raise DataError("this base goes on with no running text", hint="send messages")
+        return tuple(text.encode())
+
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(id for id in ids if id != STOP).decode("utf-8", "replace")
 

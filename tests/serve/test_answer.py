@@ -8,7 +8,7 @@ import pytest
 
 from sartor.errors import UserError
 from sartor.generate.protocol import NoRoom, Sampling
-from sartor.serve.answer import Piece, Question, answer
+from sartor.serve.answer import Answering, Piece, Question
 from sartor.serve.errors import ApiError
 
 STOP_IDS = frozenset({256})
@@ -16,7 +16,7 @@ STOP_IDS = frozenset({256})
 
 def pieces(engine: Any, renderer: Any, *stops: str, limit: int = 100) -> list[Piece]:
     """The answer by an engine that has nothing else to do, up to its last piece."""
-    answering = answer(engine, renderer, Question((104,), Sampling(limit, STOP_IDS), None, stops))
+    answering = Answering(engine, renderer, Question((104,), Sampling(limit, STOP_IDS), None, stops))
     handle = answering.join()
     made: list[Piece] = []
     while not made or made[-1].finish is None:
@@ -56,7 +56,7 @@ def test_too_little_room_is_told_apart_from_other_refusals(scripted: Any, byte_r
             raise error
 
         engine.submit = refuse
-        return answer(engine, byte_renderer(), Question((104,), Sampling(9, STOP_IDS), None)).join()
+        return Answering(engine, byte_renderer(), Question((104,), Sampling(9, STOP_IDS), None)).join()
 
     with pytest.raises(ApiError, match=r"it does not fit into the cache\. ask for less") as refused:
         join(NoRoom("it does not fit into the cache", hint="ask for less"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sartor.errors import MachineError
+from sartor.errors import MachineError, UserError
 from sartor.serve.chat_log import ChatLog
 from sartor.serve.wire import ChatRequest
 
@@ -97,6 +97,19 @@ def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(lines(tmp_path / "chats.jsonl")) == 21
+
+
+def test_a_log_goes_on_and_nothing_else_is_written_to(tmp_path: Path) -> None:
+    path, recipe = tmp_path / "chats.jsonl", tmp_path / "sartor.yaml"
+    path.touch()
+    for count in (1, 2):
+        ChatLog(path)
+        assert len(lines(path)) == count
+    recipe.write_text("model: tiny\n")
+    recipe.chmod(0o644)
+    with pytest.raises(UserError, match=r"sartor\.yaml is there and is no log of chats"):
+        ChatLog(recipe)
+    assert recipe.read_text() == "model: tiny\n" and stat.S_IMODE(recipe.stat().st_mode) == 0o644
 
 
 def test_a_log_that_cannot_be_written_is_said_at_the_start(tmp_path: Path) -> None:

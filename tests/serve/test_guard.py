@@ -15,9 +15,9 @@ from sartor.serve.app import create_app
 from sartor.serve.guard import MAX_BODY_BYTES, OPEN, Guard, allowed_hosts, is_loopback
 from sartor.serve.keys import Key
 
-CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+CHAT, TEXT, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-ROUTES = ("/health", "/v1/models", "/v1/models/base", CHAT, EMBEDDINGS)
+ROUTES = ("/health", "/v1/models", "/v1/models/base", CHAT, TEXT, EMBEDDINGS)
 PATHS = (*ROUTES, "/", "/docs", "/openapi.json", "/v1/nothing", "/health/")
 
 
@@ -31,7 +31,7 @@ def error_of(reply: httpx2.Response) -> dict[str, Any]:
 
 def test_the_walked_paths_are_all_there_are(server: Any) -> None:
     routes = {route.path for route in create_app(server.desk, Key("k", "test")).routes if isinstance(route, APIRoute)}
-    assert {"/health", "/v1/models", "/v1/models/{name:path}", CHAT, EMBEDDINGS} == routes
+    assert {"/health", "/v1/models", "/v1/models/{name:path}", CHAT, TEXT, EMBEDDINGS} == routes
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk-wrong"}], ids=["no key", "wrong key"])

@@ -60,6 +60,20 @@ def test_an_emptied_file_is_refused(tmp_path: Path) -> None:
         find_key(None, {"SARTOR_HOME": str(tmp_path)})
 
 
+@pytest.mark.parametrize("where", ["no folder", "no home"])
+def test_a_key_that_cannot_be_kept_is_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(UserError, match="no place to keep the key") as refused:
+        find_key(None, {"SARTOR_HOME": str(tmp_path / "file")} if where == "no folder" else {})
+    assert "--api-key" in refused.value.hint and "SARTOR_HOME" in refused.value.hint
+
+
 def test_matches() -> None:
     key = Key("sk-sartor-1-2", "test")
     assert key.matches("sk-sartor-1-2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -101,6 +102,13 @@ def test_an_address_is_refused_before_anything_is_opened(
     assert (shell.folder / "chats.jsonl").exists() == ("sartor.json" in says), "the log begins when there is a server"
 
 
+def test_a_log_of_chats_at_no_place_for_one_is_the_users_mistake(shell: Any) -> None:
+    (shell.folder / "sartor.json").write_text("{}")
+    (shell.folder / "logs").mkdir()
+    code, _, said = shell("serve", ".", "--port", "0", "--api-key", "sk-test", "--log-chats", "logs")
+    assert code == 2 and "cannot be written: Is a directory" in said and "another place with --log-chats" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_answer_finish(number: int, chat: Any) -> None:
     with subprocess.Popen([sys.executable, "-c", SLOW_SERVER], stdout=subprocess.PIPE, text=True) as process:
@@ -116,6 +124,51 @@ def test_a_signal_lets_the_answer_finish(number: int, chat: Any) -> None:
         assert rest[-1] == "data: [DONE]" and '"finish_reason":"length"' in rest[-2]
         assert process.wait(20) == 0
         assert process.stdout.read() == "closed\nleft in peace\n"
+
+
+def test_a_signal_as_the_engine_closes_does_not_cut_that_short() -> None:
+    told = 'print("closed", flush=True)'
+    script = SLOW_SERVER.replace(told, f"signal.raise_signal(signal.SIGTERM); {told}")
+    command = [sys.executable, "-c", script, str(int(signal.SIGTERM))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.splitlines()[1:] == ["closed", "left in peace"]
+
+
+STARTING_VLLM = """
+import sys
+from sartor import cli
+from sartor.generate.vllm.server import start_server
+from sartor.serve import desk
+
+desk.open_desk = lambda folders, engine: start_server(folders[0], {}, dtype="bfloat16", num_threads=None)
+sys.argv = ["sartor", "serve", ".", "--engine", "vllm", "--port", "0", "--api-key", "k"]
+cli.main()
+"""
+
+
+#: A `vllm` that hangs when it is first asked for its health, and tells its process.
+HANGING_VLLM = """
+import os, socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))) as opened:
+    asker, _ = opened.accept()
+    with open("pid.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("pid.new", "pid")
+    time.sleep(60)
+"""
+
+
+def test_a_signal_ends_an_engine_that_still_starts(tmp_path: Path, eventually: Any) -> None:
+    program, pid = tmp_path / "vllm", tmp_path / "pid"
+    program.write_text(f"#!{sys.executable}{HANGING_VLLM}")
+    program.chmod(0o755)
+    (tmp_path / "sartor.json").write_text("{}")
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    with subprocess.Popen([sys.executable, "-c", STARTING_VLLM], cwd=tmp_path, env=environment) as process:
+        eventually(lambda: pid.exists() or process.poll() is not None)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not durable.is_running(int(pid.read_text()))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

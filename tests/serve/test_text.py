@@ -31,6 +31,11 @@ def test_pieces_of_bytes_make_the_whole(data: bytes) -> None:
     assert text.flush() == ""
 
 
+def test_what_goes_on_with_a_text_keeps_its_first_space() -> None:
+    assert [IncrementalText(as_words, after).push(1) for after in ((), (0,), (4,))] == ["b", " b", "b"]
+    assert IncrementalText(as_bytes, "é".encode()[1:]).push(97) == "a"
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 5)))
 def test_pieces_of_words_make_the_whole(ids: list[int]) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -15,7 +16,7 @@ import pytest
 
 from sartor.errors import MachineError
 from sartor.generate.protocol import Sampling, stream
-from sartor.serve.answer import Piece, Question, answer
+from sartor.serve.answer import Answering, Piece, Question
 from sartor.serve.errors import ApiError
 from sartor.serve.turns import Turns
 
@@ -142,7 +143,8 @@ def test_there_is_an_end_to_how_many_may_ask(scripted: Any, byte_renderer: Any) 
 
         async def run() -> list[Piece]:
             with turns.place():
-                return [piece async for piece in turns.steps(lambda: answer(turns.engine, byte_renderer(), question))]
+                begin = partial(Answering, turns.engine, byte_renderer(), question)
+                return [piece async for piece in turns.steps(begin)]
 
         working = [asyncio.ensure_future(run()) for _ in range(2)]
         with turns.place():
@@ -197,7 +199,7 @@ def test_one_request_that_fails_or_is_lost_harms_no_other(
 
         async def ask() -> str:
             return "".join(
-                [piece.text async for piece in turns.steps(lambda: answer(engine, byte_renderer(), QUESTION))]
+                [piece.text async for piece in turns.steps(lambda: Answering(engine, byte_renderer(), QUESTION))]
             )
 
         first, second, third = await asyncio.gather(ask(), ask(), ask(), return_exceptions=True)
@@ -223,7 +225,7 @@ def test_closing_ends_the_thread_after_its_step_and_says_so(scripted: Any, byte_
         engine = scripted(script="word " * 1000)
         turns = Turns(engine)
         question = Question((104,), Sampling(9999, frozenset({256})), None)
-        pieces = turns.steps(lambda: answer(engine, byte_renderer(), question))
+        pieces = turns.steps(lambda: Answering(engine, byte_renderer(), question))
         assert (await anext(pieces)).text == "w"
         await asyncio.to_thread(turns.close)
         assert not engine.busy and engine.num_closed == 1
@@ -247,7 +249,7 @@ def test_after_closing_nothing_is_taken_and_nothing_breaks(scripted: Any, byte_r
         with pytest.raises(ApiError, match="closing"):
             await turns.call(lambda: 1)
         with pytest.raises(ApiError, match="closing"):
-            await anext(turns.steps(lambda: answer(engine, byte_renderer(), QUESTION)))
+            await anext(turns.steps(lambda: Answering(engine, byte_renderer(), QUESTION)))
         assert engine.asked == []
 
     asyncio.run(run())

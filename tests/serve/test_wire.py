@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.serve.errors import ApiError
-from sartor.serve.wire import MAX_MESSAGES, MAX_NEW_TOKENS, MAX_TOOLS, SEED_LIMIT, ChatRequest, parse
+from sartor.serve.wire import MAX_MESSAGES, MAX_NEW_TOKENS, MAX_TOOLS, SEED_LIMIT, ChatRequest, TextRequest, parse
 
 TOOL = {"type": "function", "function": {"name": "add"}}
 CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
@@ -144,6 +144,13 @@ def test_every_field_of_openai_is_known() -> None:
     assert set(fields.split()) == set(ChatRequest.model_fields)
 
 
+def test_every_field_of_openais_legacy_completions_is_known() -> None:
+    """The fields of `CreateCompletionRequest` in OpenAI's specification 2.3.0."""
+    fields = """model prompt best_of echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop
+    stream stream_options suffix temperature top_p user"""
+    assert set(fields.split()) == set(TextRequest.model_fields)
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -186,4 +193,4 @@ def test_malformed_bodies_over_http(server: Any) -> None:
         reply = client.post("/v1/chat/completions", content=b'{"model": "base",', headers=headers)
         assert reply.status_code == 400 and reply.json()["error"]["code"] == "invalid_json"
         reply = client.post("/v1/chat/completions", json={"model": "base", "messages": [], "n": 3})
-        assert reply.status_code == 400 and reply.json()["error"]["param"] == "messages"
+        assert reply.status_code == 400 and reply.json()["error"]["param"] == "n"

@@ -178,7 +178,7 @@ def attach(model: Any, config: Config) -> Any:
     peft_config._register_custom_module({nn.Linear: starts.MovedLoraLinear if moves_base else AugmentedLoraLinear})
     found = {}
     if config.init == "loftq":
-        found = starts.four_bit_starts(model, config.targets, config.r, config.scale)
+        found = starts.four_bit_starts(model, peft_config, config.scale)
     made = peft_model(model, peft_config)
     starts.begin(made, found)
     return made

@@ -18,12 +18,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sartor.adapters.saving import ADAPTER
-from sartor.adapters.targets import ALL
 from sartor.base import remainders
 from sartor.errors import ModelError, RecipeError
 from sartor.ops import attention
@@ -126,13 +126,14 @@ def as_plain_lora(model: Any) -> tuple[Any, dict[str, torch.Tensor] | None]:
     for name, layer in moved(model).items():
         down, up = layer.change()
         tensors |= {f"{name}.lora_A.{ADAPTER}.weight": down, f"{name}.lora_B.{ADAPTER}.weight": up}
-    if tensors:
-        plain.r *= 2
-        plain.lora_alpha *= 2**0.5 if plain.use_rslora else 2  # so that the scale stays
-    return plain, tensors or None
+    if not tensors:
+        return plain, None
+    plain.r *= 2
+    plain.lora_alpha *= 2**0.5 if plain.use_rslora else 2  # so that the scale stays
+    return plain, {**model.state_dict(), **tensors}  # PEFT also looks for what is trained whole: a classifier's head
 
 
-def four_bit_starts(model: Any, targets: tuple[str, ...], rank: int, scale: float) -> dict[str, Factors]:
+def four_bit_starts(model: Any, config: Any, scale: float) -> dict[str, Factors]:
     """LoftQ: begin at what four bits lose of the weights (Li et al. 2023, arXiv 2310.08659, algorithm 1).
 
     On a base in four bits those bits are there: one round is all, and the sum comes as near to the checkpoint's weights
@@ -141,11 +142,12 @@ def four_bit_starts(model: Any, targets: tuple[str, ...], rank: int, scale: floa
 
     Args:
         model: before it has an adapter.
-        targets: names of the layers that get one.
+        config: PEFT's, with the rank and the layers that get one.
     """
+    rank = config.r
 
     def is_target(name: str) -> bool:
-        return targets == ALL or name.rpartition(".")[2] in targets
+        return config.target_modules == "all-linear" or bool(check_target_module_exists(config, name))
 
     if next(model.parameters()).is_meta:
         return {}  # its sizes alone are asked for

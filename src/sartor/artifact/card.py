@@ -36,10 +36,10 @@ of the proof is in `proof.json`.
 ## How to use it
 
 ```
-sartor serve {name}
+sartor serve path/to/this/folder
 ```
 
-{plainly}.
+(where it was made, `sartor serve {name}`), {plainly}.
 Take the tokenizer, chat template and stop tokens of this folder: what was trained is then what is served.
 
 ## Limits

@@ -45,7 +45,7 @@ def merged(base: Any, changes: Changes) -> Any:
 def low_rank(base: Any, changes: Changes, most: int) -> tuple[dict[str, LowRank], float]:
     """Each linear layer's update as a low-rank one of one rank, and the share of all their squared size that is lost.
 
-    Updates that are of low rank already stay exact; others are cut to their largest singular values: as few as keep
+    Updates of no more than `most` ranks stay exact; others are cut to their largest singular values: as few as keep
     `KEPT` of the size, and no more than `most`.
 
     Raises:
@@ -64,12 +64,16 @@ def low_rank(base: Any, changes: Changes, most: int) -> tuple[dict[str, LowRank]
     with torch.no_grad():
         for name, each in changes.modules.items():
             if all(isinstance(change, LowRank) for change in each):
-                found[name] = _joined([change for change in each if isinstance(change, LowRank)])
-                continue
-            weight, bias = _after(parts[name], each)
-            if bias is not None and not torch.equal(bias, parts[name].bias):
-                raise Refused(f"LoRA cannot give another bias of {name}", hint=f"convert to a model; or {ENGINE}")
-            found[name], part, whole = _cut((weight - parts[name].weight).float(), most)
+                joined = _joined([change for change in each if isinstance(change, LowRank)])
+                if len(joined.down_RK) <= most:
+                    found[name] = joined
+                    continue
+                found[name], part, whole = _cut_joined(joined, most)
+            else:
+                weight, bias = _after(parts[name], each)
+                if bias is not None and not torch.equal(bias, parts[name].bias):
+                    raise Refused(f"LoRA cannot give another bias of {name}", hint=f"convert to a model; or {ENGINE}")
+                found[name], part, whole = _cut((weight - parts[name].weight).float(), most)
             lost, size = lost + part, size + whole
     return _of_one_rank(found), lost / size if size else 0.0
 
@@ -144,6 +148,15 @@ def _joined(updates: Sequence[LowRank]) -> LowRank:
 
     down_RK = torch.cat([update.down_RK for update in updates])
     return LowRank(down_RK, torch.cat([update.up_NR for update in updates], dim=1))
+
+
+def _cut_joined(update: LowRank, most: int) -> tuple[LowRank, float, float]:
+    """`_cut` of a low-rank update, between the bases of its two factors: the whole one has far more numbers."""
+    import torch
+
+    (basis_NR, left_RR), (basis_KR, right_RR) = torch.linalg.qr(update.up_NR), torch.linalg.qr(update.down_RK.t())
+    kept, lost, whole = _cut(left_RR @ right_RR.t(), most)
+    return LowRank(kept.down_RK @ basis_KR.t(), basis_NR @ kept.up_NR), lost, whole
 
 
 def _cut(delta_NK: torch.Tensor, most: int) -> tuple[LowRank, float, float]:

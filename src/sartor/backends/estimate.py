@@ -20,6 +20,8 @@ MIB = 2**20
 MASTER, GRADIENT = 4, 4  # bytes a trained parameter: fp32 both
 #: The same of an optimizer's moments: Adam has two, in fp32 or in 8 bits.
 MOMENTS: dict[str, int] = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0}
+#: Optimizers of bitsandbytes, whose moments have 8 bits; paged ones live in memory that the GPU shares with the CPU.
+EIGHT_BIT = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"}
 #: Bits of a weight that is held packed: 4 + 8/64 + 32/(64 · 256) with double quantisation (QLoRA, §3), 8 + 16/64;
 #: and what GPTQ and AWQ mostly have, with groups of 128.
 BITS: dict[str, float] = {"nf4": 4.127, "fp4": 4.127, "int8": 8.25, "gptq": 4.25, "awq": 4.25}
@@ -42,10 +44,8 @@ class Calibration(Frozen):
     reads_here: bool = Field(description="Whether the checkpoint's file is read into the memory that is planned.")
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
     tile: int = Field(description="Supervised positions whose logits are made at once at full speed.")
-    logits_copies: float = Field(description="Copies of a tile of logits that live at once.")
     disk_copies: float = Field(description="Copies of trained weights and moments on the device, in a save or a load.")
     prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
-    prefix_share: float = Field(description="Share of a repeated prompt's beginning that is found in a cache.")
     efficiency: float = Field(description="Share of the given FLOP/s that training's products reach.")
     attention_edge: int = Field(description="Tokens that each query costs beside those it sees: edges of blocks.")
     pointwise_seconds: float = Field(description="A token, for each element of a layer's hidden and inner vectors.")
@@ -71,10 +71,8 @@ CPU = Calibration(
     reads_here=True,
     working_copies=4.0,
     tile=512,
-    logits_copies=1.0,
     disk_copies=1.0,
     prefill_tokens=2048,
-    prefix_share=0.0,
     efficiency=0.93,
     attention_edge=135,
     pointwise_seconds=5e-9,
@@ -99,10 +97,8 @@ CUDA = Calibration(
     reads_here=False,
     working_copies=2.0,
     tile=4096,
-    logits_copies=1.0,
     disk_copies=0.0,  # a checkpoint is put together in the host's memory, and read there
     prefill_tokens=8192,
-    prefix_share=0.0,
     efficiency=0.45,
     attention_edge=0,
     pointwise_seconds=0.0,
@@ -124,7 +120,8 @@ class Job:
 
     `low_rank` is the width of what a layer keeps of its low-rank inputs (adapted matrices × r), `reads` that of all
     inputs of its adapted matrices; `dropout`: some of these are dropped. `depth` is how many layers the backward
-    passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch.
+    passes, 0 all; of `kept_tokens`, what enters the lowest of them is kept from epoch to epoch. Of a micro-batch's
+    tokens `virtual` stand before the text, which the `longest` example counts alone.
     `quantize` is how the base's weights are held, `layers` who is to compute its layers (`adapters.method.Preset`),
     `kernels` whether the device has what ours need, `moment_bytes` what the optimizer keeps of a trained parameter.
     `devices` share the work; `shards` of them hold the weights together, 1: each holds all of them. `answer_tokens` is
@@ -144,6 +141,7 @@ class Job:
     full: bool = False
     depth: int = 0
     kept_tokens: int = 0
+    virtual: int = 0
     moment_bytes: int = MOMENTS["adamw"]
     quantize: Quantized = "none"
     layers: str = "hand-written"
@@ -164,9 +162,19 @@ class Job:
         return self.num_trainable / (self.shards if self.full else 1)
 
     @property
+    def text_tokens(self) -> int:
+        """Tokens of a micro-batch when it is packed, before virtual ones are put in."""
+        return self.micro_tokens - self.virtual
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the weights are packed in layers of others, such as GPTQ's."""
+        return self.quantize not in ("none", *OURS)
+
+    @property
     def computed_by(self) -> str:
         """Who computes the layers, as `layers`: ours need their kernels and whole weights, and drop nothing."""
-        ours = self.kernels and self.shards == 1 and not self.dropout
+        ours = self.kernels and self.shards == 1 and not self.dropout and not self.foreign
         return "transformers" if self.layers == "hand-written" and not ours else self.layers
 
     @property
@@ -193,9 +201,9 @@ def base_bytes(shape: Shape, quantize: Quantized, item_bytes: int) -> int:
     return int(sum(count * size for count, size in weight_parts(shape, quantize, item_bytes).values()))
 
 
-def answering(job: Job) -> Quantized:
-    """How an engine holds the weights: packed ones of ours as the numbers that they stand for."""
-    return "none" if job.quantize in OURS else job.quantize
+def answering_bytes(shape: Shape, quantize: Quantized, item_bytes: int) -> int:
+    """Bytes of the weights where they answer: on one device, packed ones of ours as the numbers that they stand for."""
+    return base_bytes(shape, "none" if quantize in OURS else quantize, item_bytes)
 
 
 def query_width(shape: Shape) -> int:
@@ -242,7 +250,7 @@ def saved_parts(job: Job) -> dict[str, int]:
 
 def _copies(job: Job) -> int:
     """Copies that PEFT's own LoRA keeps of what an adapted matrix reads: ours takes its place on whole weights."""
-    return DROPPED if job.dropout else int(job.shards > 1 and job.layers == "hand-written")
+    return DROPPED if job.dropout else int((job.shards > 1 or job.foreign) and job.layers == "hand-written")
 
 
 def _before_norms(job: Job) -> dict[str, int]:
@@ -296,7 +304,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
         products=calibration.product_bytes * calibration.num_products if job.item_bytes < MASTER else 0,
         kept=job.kept_tokens * shape.hidden * STREAM,
     )
-    logits = int(job.tile * shape.vocab * job.item_bytes * calibration.logits_copies)
+    logits = job.tile * shape.vocab * job.item_bytes
     attention = job.micro_tokens * attention_per_token(job)
     gathered = _gathered(job) + _made(job)
     computing = {"attention": attention, "logits": logits}
@@ -318,13 +326,13 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
         "resume": held.model_copy(update={"disk": disk}),
         "generate": held.model_copy(
             update={
-                "weights": int(base_bytes(shape, answering(job), job.item_bytes) * share),
+                "weights": answering_bytes(shape, job.quantize, job.item_bytes),
                 "masters": 0,
                 "moments": 0,
                 "kept": 0,
                 "products": calibration.product_bytes * calibration.num_products,
                 "keys": job.answer_tokens * shape.num_layers * 2 * key_width(shape) * job.item_bytes,
-                "layer": min(calibration.prefill_tokens, job.answer_tokens) * scratch_per_token(job) + gathered,
+                "layer": min(calibration.prefill_tokens, job.answer_tokens) * scratch_per_token(job),
                 "logits": job.answer_rows * shape.vocab * (job.item_bytes + 4),
             }
         ),
@@ -333,8 +341,7 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
 
 def loading(held: Memory, job: Job, calibration: Calibration) -> Memory:
     """What a run holds when the last weight is taken from the checkpoint, whose pages stay until then."""
-    stored = job.quantize not in ("none", *OURS)
-    num_bytes = base_bytes(job.shape, job.quantize, STORED) if stored else job.shape.num_parameters * STORED
+    num_bytes = base_bytes(job.shape, job.quantize, STORED) if job.foreign else job.shape.num_parameters * STORED
     return Memory(runtime=held.runtime, weights=held.weights, mapped=num_bytes if calibration.reads_here else 0)
 
 
@@ -418,7 +425,8 @@ def forward_seconds(job: Job, calibration: Calibration, *, num_tokens: float, fl
 def decode_seconds(job: Job, calibration: Calibration, *, rows: int, flops: float) -> float:
     """Seconds for one more token of each of `rows` answers: the weights are read once, and multiplied by each."""
     shape = job.shape
-    weights, held = shape.num_linear + shape.vocab * shape.hidden, base_bytes(shape, answering(job), job.item_bytes)
+    weights = shape.num_linear + shape.vocab * shape.hidden
+    held = answering_bytes(shape, job.quantize, job.item_bytes)
     reading = weights * held / shape.num_parameters / calibration.bandwidth
     products = 2.0 * rows * weights / (flops * calibration.efficiency)
     return max(reading, products) + shape.num_layers * calibration.decode_seconds

@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sartor.backends.placement import Policy, device_of, layers_of
-from sartor.backends.ranks import LARGEST_BASE, Place, here
+from sartor.backends.ranks import Place, fits_each, here
 from sartor.backends.torch import TorchBackend
 from sartor.errors import MachineError
 from sartor.hardware import look
@@ -101,8 +101,8 @@ def fits(policy: Policy, place: Place, device: torch.device) -> bool:
     """Whether the whole base leaves this rank enough memory."""
     size = sum(item.numel() * item.element_size() for item in policy.parameters())
     if device.type == "cuda":
-        return size <= LARGEST_BASE * torch.cuda.get_device_properties(device).total_memory
-    return size <= LARGEST_BASE * look(Path()).memory_bytes / place.local_size
+        return fits_each(size, torch.cuda.get_device_properties(device).total_memory)
+    return fits_each(size, look(Path()).memory_bytes / place.local_size)
 
 
 def shard_policy(policy: Policy, device: torch.device, size: int, *, trains: str) -> None:
@@ -138,7 +138,7 @@ def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> TorchBackend:
         MachineError: the ranks were given different plans.
     """
     ranks = Together()
-    if len(set(ranks.join([plan.digest]))) != 1:
+    if len(set(ranks.join([f"{plan.digest} {plan.save_every}"]))) != 1:  # all of them gather for a save
         raise MachineError("the ranks read different plans", hint="give them one file system, and start them at once")
     return TorchBackend(plan, ranks, examples)
 
@@ -170,7 +170,12 @@ def _waiting() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Part from the other ranks in an orderly way, where that is still possible."""
+    """Part from the other ranks when all are ready to, where that is still possible.
+
+    The first to end after a stop has torchrun end the others: a checkpoint that rank 0 still writes would be lost.
+    """
     if dist.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            dist.all_reduce(torch.zeros(1))
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()

@@ -12,12 +12,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from sartor.backends.estimate import EIGHT_BIT
 from sartor.errors import RecipeError, UserError
 from sartor.names import suggest
 from sartor.plan import Adam
 
-#: Optimizers of bitsandbytes, whose moments have 8 bits; paged ones live in memory that the GPU shares with the CPU.
-EIGHT_BIT = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"}
 NAMES = ("adamw", "sgd", *EIGHT_BIT)
 
 

@@ -31,12 +31,13 @@ from sartor.ops import attention, consistency, cross_entropy, varlen
 from sartor.ops.forest_attention import Forest, separate
 from sartor.ops.quantised_linear import QuantisedLinear
 from sartor.ops.workspace import Buffers
-from sartor.types import Batch
+from sartor.types import Batch, digest_of
 
 #: On a GPU the list of segment ends is filled up to a multiple of this, so that it has few lengths.
 SEGMENT_STEP = 64
 #: A micro-batch with more tokens than one should have is filled up to a multiple of this, for the same reason.
 FILL_STEP = 512
+SHORT_TAIL = 128  # tokens: no known window is shorter
 #: Share by which a hidden state may differ when its beginning is computed once for several segments (SmolLM2-135M in
 #: bf16: 0.011; one that does not see its beginning: more than 1).
 TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.05}
@@ -121,7 +122,7 @@ class Policy(nn.Module):
         """The log-probability (N,) of each target, fp32; in training, where two passes are coupled, (2, N): below it
         how far the passes are apart.
 
-        `offsets_S1` are on the CPU where nothing is packed. Fused layers take them as a forest whose nodes have
+        Fused layers take `offsets_S1` as a forest whose nodes have
         `parents_P` (left out, they share nothing), and give back the supervised rows only. `stream_TD` is what enters
         the first layer of `upper`.
         """
@@ -318,6 +319,13 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
         layer.compile(backend=backend)
 
 
+def shortest_window(model: nn.Module) -> int:
+    """The shortest sliding window of a transformers model's layers, in tokens; 0 if none has one."""
+    own = [vars(module)["sliding_window"] for module in model.modules() if "sliding_window" in vars(module)]
+    config: Any = vars(model)["config"]
+    return min(filter(None, own or [config.get_text_config().to_dict().get("sliding_window")]), default=0)
+
+
 def room_for(batch: Batch, num_tokens: int) -> int:
     """The tokens that a micro-batch is filled up to: `num_tokens`, and for a longer one the next of few lengths."""
     return num_tokens if batch.num_tokens <= num_tokens else -(-batch.num_tokens // FILL_STEP) * FILL_STEP
@@ -326,24 +334,27 @@ def room_for(batch: Batch, num_tokens: int) -> int:
 def filled(batch: Batch, num_tokens: int, *, segment_step: int = 1) -> Batch:
     """A batch with a tail of weight zero that brings it to `num_tokens`; a longer one stays as it is.
 
-    Its segment ends are filled up to a multiple of `segment_step` by repeating the last: empty segments. What is added
-    is of the row "", which is none.
+    Its segments are short, or no longer than the batch's own: a sliding window may bound those. Ends are filled up to a
+    multiple of `segment_step` by repeating the last: empty segments. What is added is of the row "", which is none.
     """
     missing = num_tokens - batch.num_tokens
     if missing <= 0:
         return batch
-    num_ends = len(batch.offsets_S1) + 1
+    longest = max(batch.longest_segment, SHORT_TAIL)
+    num_tails = -(-missing // longest)
+    num_ends = len(batch.offsets_S1) + num_tails
     ends = np.full(-(-num_ends // segment_step) * segment_step, num_tokens, dtype=batch.offsets_S1.dtype)
-    ends[: num_ends - 1] = batch.offsets_S1
+    ends[: len(batch.offsets_S1)] = batch.offsets_S1
+    ends[len(batch.offsets_S1) : num_ends - 1] = batch.num_tokens + longest * np.arange(1, num_tails)
     nothing = np.zeros(missing, dtype=batch.tokens_T.dtype)
     return replace(
         batch,
         tokens_T=np.concatenate([batch.tokens_T, nothing]),
-        positions_T=np.concatenate([batch.positions_T, np.arange(missing, dtype=batch.positions_T.dtype)]),
+        positions_T=np.concatenate([batch.positions_T, np.arange(missing, dtype=batch.positions_T.dtype) % longest]),
         targets_T=np.concatenate([batch.targets_T, nothing]),
         weights_T=np.concatenate([batch.weights_T, np.zeros(missing, dtype=batch.weights_T.dtype)]),
         offsets_S1=ends,
-        rows=(*batch.rows, *[""] * (len(ends) - num_ends + 1)),
+        rows=(*batch.rows, *[""] * (len(ends) - len(batch.offsets_S1))),
     )
 
 
@@ -356,15 +367,16 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 def set_random_state(tensors: Mapping[str, torch.Tensor], rank: int) -> None:
     """The mirror of `random_state`, from those of all ranks below each other; one from a CPU leaves a GPU's as it is.
 
-    Where fewer ranks saved than are here, theirs serve again: all ranks begin with the same one anyway.
+    Where fewer ranks saved than are here, each of the others begins anew, by a seed made of what they saved and of its
+    own number: no two ranks drop out alike.
     """
-
-    def own(states_R: torch.Tensor) -> torch.Tensor:
-        return states_R[rank % len(states_R)].clone()  # torch 2.13 crashes on a state that is part of a larger tensor
-
-    torch.set_rng_state(own(tensors["random"]))
+    states_R = tensors["random"]
+    if rank >= len(states_R):
+        torch.manual_seed(int(digest_of(states_R.tolist(), rank)[:16], 16))  # of the GPU's numbers as well
+        return
+    torch.set_rng_state(states_R[rank].clone())  # torch 2.13 crashes on a state that is part of a larger tensor
     if "random_cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(own(tensors["random_cuda"]))
+        torch.cuda.set_rng_state(tensors["random_cuda"][rank].clone())
 
 
 def on_one_rank(model: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

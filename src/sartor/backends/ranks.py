@@ -99,6 +99,11 @@ def idle() -> Batch:
     )
 
 
+def fits_each(base_bytes: float, rank_bytes: float) -> bool:
+    """Whether a whole base leaves each rank enough of its memory; where it does not, all shard it."""
+    return base_bytes <= LARGEST_BASE * rank_bytes
+
+
 class Ranks(Protocol):
     """What a backend asks of the processes beside it. Every call but `part` must be made by all ranks, in one order."""
 

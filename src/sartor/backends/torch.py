@@ -24,7 +24,7 @@ from sartor.adapters.beside.tuner import Beside
 from sartor.backends import frozen, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
-from sartor.backends.updates import Updates
+from sartor.backends.updates import Updates, mode
 from sartor.base import load_base
 from sartor.data.fold import fold
 from sartor.errors import ModelError, Unsupported
@@ -80,8 +80,9 @@ class TorchBackend:
         self._frozen = self._keep_below() if self._shares else None
         self._updates = Updates(self._model, family, self._config, plan, self._ranks, self._device)
         self._micro_tokens = max(plan.micro_tokens, plan.max_length)
-        self._check_packing()
-        self._check_head()
+        with mode(self._model, training=False):  # dropout is drawn anew in each forward: two would never be equal
+            self._check_packing(plan.max_length)
+            self._check_head()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -224,14 +225,20 @@ class TorchBackend:
     def _here(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self._device)
 
-    def _check_packing(self) -> None:
-        """Whether packed segments stay apart in this very model; else it falls back to one segment at a time.
+    def _check_packing(self, longest: int) -> None:
+        """Whether packed segments stay apart in this very model, and its windows reach over the `longest`.
+
+        Else it falls back to one segment at a time.
 
         Raises:
             ModelError: they do not, and the model is sharded, or its layers are the hand-written ones.
         """
+        window = 0 if self._policy.fused else placement.shortest_window(self._policy.model)
+        longest += self._family.HOOKS.num_virtual(self._config)
         if not self._packable:
             problem = "this tuning method cannot be packed"
+        elif 0 < window < longest:
+            problem = f"rows of up to {longest} tokens reach beyond a sliding window of {window}"
         else:
             try:
                 problem = attention.find_leak(self._probe, self._policy.model.config.get_text_config().vocab_size)

@@ -49,7 +49,7 @@ class Updates:
         self, stats_of: StatsOf, batch: Batch, objective: Any, config: Any, weight: float, *, grad: bool
     ) -> Sums:
         """See `protocol.Backend.forward_backward`; `stats_of` is the backend's forward."""
-        with torch.set_grad_enabled(grad), placement.made_on(self._device), _mode(self._model, training=grad):
+        with torch.set_grad_enabled(grad), placement.made_on(self._device), mode(self._model, training=grad):
             stats = stats_of(batch)
             loss, metrics = objective.loss(config, stats, batch)
             total = loss
@@ -155,7 +155,7 @@ class Updates:
 
 
 @contextmanager
-def _mode(model: torch.nn.Module, *, training: bool) -> Iterator[None]:
+def mode(model: torch.nn.Module, *, training: bool) -> Iterator[None]:
     """Where nothing is learned, nothing is dropped either; what was in training mode is so again afterwards."""
     learning = [] if training else [part for part in model.modules() if part.training]
     for part in learning:

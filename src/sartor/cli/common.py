@@ -33,6 +33,8 @@ NumRanks = Annotated[int, typer.Option("--ranks", min=1, help="Processes that tr
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 DEFAULT = Path("sartor.yaml")
 EMBEDDED_MODEL = "smollm2-135m-instruct"
+#: Engines that answer with the adapters of every method as they are.
+EVERY_METHOD = frozenset({"sartor", "peft"})
 #: The system's numbers for places where nothing can be written: another place helps, another disk does not.
 _NO_PLACE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -46,12 +48,21 @@ def work(
     without: tuple[str, ...] = (),
     anyway: bool = False,
 ) -> Bench:
-    """Bring a run to a stage, telling what happens on the way."""
+    """Bring a run to a stage, telling what happens on the way.
+
+    Raises:
+        UserError: a run is named, whose recipe is fixed, and other settings for it.
+    """
     from sartor.hardware import prepare_environment
     from sartor.launch.signals import requests
     from sartor.sinks.console import ConsoleSink
     from sartor.stages import Bench, run_until
 
+    if name and sets:
+        raise UserError(
+            f"--set {sets[0]} does not go with --run {name}: a run keeps the recipe it was made from",
+            hint="leave out --run: other settings make another run, which takes over the stages they leave alone",
+        )
     prepare_environment()
     run = run_named(name) if name else open_recipe(recipe, sets)[0]
     bench = Bench(run, anyway=anyway)
@@ -132,27 +143,67 @@ def newest_run() -> Run:
     return found[0]
 
 
-def runs_named(names: list[str], recipe: Path) -> list[Run]:
-    return [run_named(name) for name in names] if names else [open_recipe(recipe, None)[0]]
+def runs_named(names: list[str], recipe: Path) -> list[Run | Path]:
+    """Runs by name, or the recipe's own. A folder with a lineage, such as a copied artifact, is taken as it is."""
+    from sartor.store import LINEAGE
+
+    if not names:
+        return [open_recipe(recipe, None)[0]]
+    return [Path(name) if (Path(name) / LINEAGE).is_file() else run_named(name) for name in names]
 
 
-def servable(run: Run, engine: str) -> Path:
-    """A run's artifact; its bare adapter or model, with a warning, when it was not packaged.
+def servable(run: Run | Path, engine: str) -> Path:
+    """A folder as it is; of a run the artifact, or with a warning its bare adapter or model, if it was not packaged.
 
-    Engines other than ours get what `sartor convert` made, if it did.
+    Engines that do not answer every method get what `sartor convert` made of this training, if it did.
     """
-    for form in ("lora", "model") if engine != "sartor" else ():
-        if run.path(f"converted-{form}.json").is_file():
-            return run.path(f"converted-{form}")
-    if run.path("artifact/manifest.json").is_file():
-        return run.path("artifact")
-    if (run.result / "manifest.json").is_file():
-        talk.print(
-            f"[yellow]warning[/yellow] {run.id} is not packaged (verdict: {run.verdict() or 'none yet'})",
-            highlight=False,
-        )
-        return run.result
-    raise Refused(f"{run.id} has nothing to serve yet", hint="`sartor run` trains, proves and packages it")
+    from sartor import durable
+
+    if isinstance(run, Path):
+        return run
+    trained, artifact = run.result, run.path("artifact")
+    packaged = (artifact / durable.MANIFEST).is_file()
+    newer = packaged and _was_trained_again(trained, artifact)
+    folder = _converted(run, engine) or (artifact if packaged else trained)
+    if not (folder / durable.MANIFEST).is_file():
+        raise Refused(f"{run.id} has nothing to serve yet", hint="`sartor run` trains, proves and packages it")
+    if folder == artifact and newer:
+        _warn(f"{run.id} was trained again after it was packaged, and is served as packaged: see `sartor package`")
+    elif not packaged or newer:
+        _warn(f"{run.id} is not packaged (verdict: {run.verdict() or 'none yet'})")
+    return folder
+
+
+def _converted(run: Run, engine: str) -> Path | None:
+    """What `sartor convert` made of a run's training, for an engine that does not answer every method."""
+    from sartor import durable
+    from sartor.store import read_json
+
+    trained = durable.digest(run.result)
+    for form in ("lora", "model") if engine not in EVERY_METHOD else ():
+        folder = run.path(f"converted-{form}")
+        if not (record := run.path(f"{folder.name}.json")).is_file():
+            continue
+        if not trained or read_json(record).get("trained") == trained:
+            talk.print(f"{run.id} is served as {folder.name}", highlight=False)
+            return folder
+        _warn(f"{folder.name} of {run.id} is of an earlier training, and is left aside: `sartor convert` makes it anew")
+    return None
+
+
+def _was_trained_again(trained: Path, artifact: Path) -> bool:
+    """Whether an artifact holds other files than those that training wrote last."""
+    from sartor import durable
+    from sartor.store import read_json
+
+    if not (trained / durable.MANIFEST).is_file():
+        return False
+    now, then = (read_json(folder / durable.MANIFEST).get("files", {}) for folder in (trained, artifact))
+    return any(then.get(name) != facts for name, facts in now.items())
+
+
+def _warn(text: str) -> None:
+    talk.print(f"[yellow]warning[/yellow] {text}", highlight=False, soft_wrap=True)
 
 
 def put(document: Any, shown: Any, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -230,7 +231,8 @@ def run_all(
 @app.command()
 def serve(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs to serve; the recipe's own if none.")
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs or artifact folders to serve; the recipe's own run if none."),
     ] = None,
     recipe: Annotated[Path, typer.Option("--recipe", help="The recipe whose run is served.")] = DEFAULT,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
@@ -250,6 +252,7 @@ def serve(
 ) -> None:
     """Serve the base and tuned adapters by name, behind the OpenAI API. A key is always needed."""
     from sartor.hardware import prepare_environment
+    from sartor.launch.signals import handled
     from sartor.serve.chat_log import ChatLog
     from sartor.serve.desk import open_desk
     from sartor.serve.keys import find_key
@@ -258,7 +261,8 @@ def serve(
 
     prepare_environment()
     chosen = runs_named(runs or [], recipe)
-    engine = engine or chosen[0].recipe.serve.engine or "sartor"
+    first = chosen[0]
+    engine = engine or ("" if isinstance(first, Path) else first.recipe.serve.engine) or "sartor"
     folders = [servable(run, engine) for run in chosen]
     key = find_key(api_key, os.environ)
 
@@ -269,8 +273,15 @@ def serve(
         if log_chats:
             talk.print(f"  chats that say `store: true` are kept in {log_chats}", highlight=False, soft_wrap=True)
 
-    with bind(host, port, behind_proxy=behind_proxy) as bound:  # before the minutes that a large model takes to open
-        log = ChatLog(log_chats) if log_chats else None
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)  # not at once: an engine may have a server of its own to stop
+
+    # The address before the minutes that a large model takes to open.
+    with handled(leave, signal.SIGTERM), bind(host, port, behind_proxy=behind_proxy) as bound:
+        log = None
+        if log_chats:
+            with writing(log_chats, "--log-chats"):
+                log = ChatLog(log_chats)
         with uncollected():
             desk = open_desk(folders, engine)
         gc.freeze()  # it all stays as long as the server: collections later on, which stop every answer, pass it by

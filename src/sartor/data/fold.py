@@ -208,18 +208,3 @@ def grow(alphabet: Alphabet, ranks: Sequence[Any], *, shortest: int = SHORTEST) 
 def _forks(common: Sequence[int], first: int, last: int, end: int) -> list[tuple[int, int]]:
     """What a group of leaves falls into after the `end` positions that all of them share."""
     return list(pairwise([first, *(leaf for leaf in range(first + 1, last) if common[leaf] == end), last]))
-
-
-def visible_UU(folded: Folded) -> np.ndarray:
-    """Which token (row) may see which (column), bool: those of its own node and of the nodes above, none after itself.
-
-    The plain twin of every kernel that attends along the forest.
-    """
-    nodes = range(len(folded.parents_P))
-    above_PP = np.eye(len(nodes), dtype=bool)
-    for node, parent in zip(nodes, folded.parents_P.tolist(), strict=True):
-        if parent != NOWHERE:
-            above_PP[node] |= above_PP[parent]
-    node_U = np.repeat(nodes, np.diff(folded.offsets_P1))
-    visible: np.ndarray = above_PP[node_U[:, None], node_U] & (folded.positions_U <= folded.positions_U[:, None])
-    return visible

@@ -49,7 +49,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: ids without the stop token, why it ended, and the seconds from the start of its batch."""
+    """A whole answer: ids, why it ended, and its equal share of the seconds that its batch took.
+
+    The ids are what was sampled, without the stop token, or what was weighed.
+    """
 
     ids: tuple[int, ...]
     finish: FinishReason
@@ -162,9 +165,14 @@ def require_adapter(adapter: str | None, adapters: tuple[str, ...]) -> None:
 
 
 def room_for_answer(
-    prompt: Sequence[int], sampling: Sampling, context: int, *, way_out: str = "shorten the prompt"
+    prompt: Sequence[int],
+    sampling: Sampling,
+    context: int,
+    *,
+    bound: str = "the context is",
+    way_out: str = "shorten the prompt",
 ) -> int:
-    """Tokens that an answer may have in a context of so many.
+    """Tokens that an answer may have in a context of so many; `bound` names it before its number.
 
     Raises:
         NoRoom: the prompt is as long as the context.
@@ -174,7 +182,7 @@ def room_for_answer(
         raise UserError("the prompt is empty", hint="a prompt has at least one token")
     if len(prompt) >= context:
         raise NoRoom(
-            f"a prompt of {len(prompt)} tokens leaves no room for an answer: the context is {context} tokens",
+            f"a prompt of {len(prompt)} tokens leaves no room for an answer: {bound} {context} tokens",
             hint=way_out,
         )
     return min(sampling.max_new_tokens, context - len(prompt))

@@ -37,7 +37,7 @@ from sartor.generate.peft import MAX_ROWS as PEFT_ROWS
 from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_adapter, require_weighable
 from sartor.generate.several import Several
 from sartor.hub import Shape, shape
-from sartor.ops import decode
+from sartor.ops import decode, gpu
 from sartor.ops.decode import PAGE, Flat, Paged, Span
 from sartor.plan import Quantized
 
@@ -276,7 +276,7 @@ class SartorEngine:
         try:
             first_TV = self._forward(flat, [BASE] * before, list(range(before)), input_ids=ids[:, :before])
             last_TV = self._forward(last, [BASE], [0], input_ids=ids[:, before:])
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except gpu.failures(AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # Not our layers' calling convention, or not our layers' parts: foreign code finds many words for it.
             raise Unsupported(f"its code does not run on our layers ({error})", hint="use the engine `peft`") from error
         self._pool.give_back(pages)

@@ -15,20 +15,24 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from sartor import durable
-from sartor.backends.estimate import TRAINING
-from sartor.backends.ranks import LARGEST_BASE, here
+from sartor.backends import estimate
+from sartor.backends.estimate import CPU, TRAINING
+from sartor.backends.ranks import here
 from sartor.errors import MachineError, Refused, SartorError, UserError
+from sartor.explain import planned_job
 from sartor.hardware import Hardware, environment_kept, look, prepare_environment
+from sartor.hub import Shape
 from sartor.launch.signals import handled, requests
-from sartor.names import resolve
-from sartor.plan import Plan
+from sartor.plan import Plan, Recompute
 from sartor.planner import room_of
 from sartor.sinks.console import ConsoleSink
+from sartor.sizing import held
 from sartor.stages import Bench, follow, is_done, run_until
 from sartor.store import Run
 from sartor.types import Json
@@ -36,10 +40,6 @@ from sartor.types import Json
 BEFORE = ("check", "baseline", "plan")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 STOPPED = 128 + signal.SIGTERM
-#: Items of the memory that ranks of a machine share: the pages of one file, and the tenth for kept activations.
-TOGETHER = frozenset({"mapped", "kept"})
-#: Items of which each rank holds a part where the model is sharded, by what is trained. Packed weights stay whole.
-CUT = {"adapter": frozenset({"weights"}), "model": frozenset({"weights", "masters", "gradients", "moments"})}
 #: torchrun would kill on these before a checkpoint is written; only a closed terminal is left to it.
 SIGNALS_OF_TORCHRUN = "SIGHUP"
 
@@ -59,7 +59,7 @@ def launch(bench: Bench, num_ranks: int) -> int:
         return 0
     machine = look(run.folder)
     if not torch.cuda.is_available():
-        refuse_if_too_many(bench.plan, num_ranks, machine)
+        refuse_if_too_many(bench.plan, bench.shape, num_ranks, machine)
     elif torch.cuda.device_count() < num_ranks:
         raise UserError(
             f"{num_ranks} ranks want a GPU each, and there are {torch.cuda.device_count()}",
@@ -84,46 +84,49 @@ def launch(bench: Bench, num_ranks: int) -> int:
                 (failure.exitcode, rank, failure.message, failure.error_file_data)
                 for rank, failure in sorted(error.failures.items(), key=lambda item: item[1].timestamp)
             ]
-            if asked and all(code in (STOPPED, -signal.SIGTERM) for code, *_ in failures):
-                return 128 + asked[0]
+            codes = {code for code, *_ in failures}
+            if codes <= {STOPPED, -signal.SIGTERM} and (asked or STOPPED in codes):  # `sartor stop` asks rank 0 alone
+                return 128 + (asked[0] if asked else signal.SIGTERM)
             raise told(failures) from None
     return 0
 
 
-def refuse_if_too_many(plan: Plan, num_ranks: int, machine: Hardware) -> None:
+def refuse_if_too_many(plan: Plan, shape: Shape, num_ranks: int, machine: Hardware) -> None:
     """Stop before ranks on a CPU crowd each other out: the plan is for one process that has the machine for itself.
 
     Raises:
         MachineError: together they need more memory than there is.
     """
     room = room_of(machine).num_bytes
-    needed = {number: held_by(plan, number, machine.memory_bytes) for number in range(1, num_ranks + 1)}
-    if needed[num_ranks] <= room:
+    needed = held_by(plan, shape, num_ranks, machine.memory_bytes)
+    if needed <= room:
         return
-    most = max((number for number, num_bytes in needed.items() if num_bytes <= room), default=1)
+    fewer = range(num_ranks - 1, 1, -1)
+    most = next((number for number in fewer if held_by(plan, shape, number, machine.memory_bytes) <= room), 1)
     raise MachineError(
-        f"{num_ranks} ranks need {needed[num_ranks] / 2**30:.1f} GiB together; this machine has "
+        f"{num_ranks} ranks need {needed / 2**30:.1f} GiB together; this machine has "
         f"{machine.memory_bytes / 2**30:.1f} GiB, of which {room / 2**30:.1f} can be used",
         hint=f"give --ranks {most}; one process uses all cores as well",
     )
 
 
-def held_by(plan: Plan, num_ranks: int, memory_bytes: int) -> int:
+def held_by(plan: Plan, shape: Shape, num_ranks: int, memory_bytes: int) -> int:
     """Bytes that the ranks of a machine without a GPU hold together at their fullest moment.
 
-    Each as much as one process, but once what they share (`TOGETHER`) and, after loading, what is cut where all shard.
+    Each as much as one process, but the pages of one file and the tenth for kept activations are there once. Ranks that
+    share the base out compute by transformers' layers, every beginning again; each still loads it whole, and gathers
+    all that a save writes.
     """
-    trains = resolve("adapters", plan.family).TRAINS
-    phases = {name: plan.estimate.memory[name] for name in TRAINING}
-    fits = plan.model.quantize != "none" or phases["train"].weights <= LARGEST_BASE * memory_bytes / num_ranks
-    cut = CUT[trains] if trains == "model" or not fits else frozenset()
-
-    def held(phase: str, item: str, size: int) -> int:
-        return size if item in TOGETHER or (item in cut and phase != "load") else num_ranks * size
-
-    return max(
-        sum(held(phase, item, size) for item, size in memory.items().items()) for phase, memory in phases.items()
-    )
+    phases = plan.estimate.memory
+    job = held(replace(planned_job(plan, shape), devices=num_ranks), memory_bytes / num_ranks)
+    if job.shards > 1:
+        again: Recompute = "none" if plan.recompute == "none" else "layer"
+        tokens = min(plan.micro_tokens, plan.batch_size * plan.max_length) + job.virtual
+        parts = estimate.memory(replace(job, micro_tokens=tokens, recompute=again), CPU)
+        disk = {name: parts[name].model_copy(update={"disk": phases[name].disk}) for name in ("save", "resume")}
+        phases = parts | disk | {"load": phases["load"]}
+    each = [phases[name] for name in TRAINING]
+    return max(num_ranks * memory.total - (num_ranks - 1) * (memory.mapped + memory.kept) for memory in each)
 
 
 def told(failures: list[tuple[int, int, str, Json]]) -> SartorError:
@@ -181,7 +184,7 @@ def work(run: Run) -> int:
             with run.locked(), ConsoleSink(Console(stderr=True)) as sink:
                 for event in run_until(bench, "train", without=BEFORE):
                     sink(event)
-    leave()
+        leave()
     return STOPPED if run.stopping else 0
 
 

@@ -109,8 +109,10 @@ class Fusion:
         if self._run is not None and self._rotation is cosine_1TC:
             cosine_TR, sine_TR = self._run.cosine_TR, self._run.sine_TR
         else:
-            wide = self._blocks[0].tools.stream_dtype
-            cosine_TR, sine_TR = (item[0, :, :num_pairs].to(wide).contiguous() for item in (cosine_1TC, sine_1TC))
+            stream_dtype = self._blocks[0].tools.stream_dtype
+            cosine_TR, sine_TR = (
+                item[0, :, :num_pairs].to(stream_dtype).contiguous() for item in (cosine_1TC, sine_1TC)
+            )
         self._rotation = cosine_1TC
         self._run = Pass(kwargs["forest"], cosine_TR, sine_TR, saved, self._recompute)
         return self._run
@@ -165,8 +167,8 @@ def fuse(
             with torch.no_grad():
                 for layer, call in zip(fused, seen, strict=True):
                     _verify(layer, call, TOLERANCE.get(dtype, TIGHT))
-    except Unsupported as error:
-        problem = error.message
+    except gpu.failures(Unsupported) as error:
+        problem = error.message if isinstance(error, Unsupported) else f"this GPU does not run the kernels ({error})"
     fusion.problem = agree(problem)
     if fusion.problem or not isinstance(layers, nn.ModuleList):
         return fusion

@@ -40,16 +40,16 @@ def flat_attention(
     prefix: attention.Prefix | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each segment, causally: (1, T, H, D). On the CPU this is `attention.flat_attention`.
+    """Attend within each segment, causally: (1, T, H, D).
 
-    `max_length_q` is an upper bound of the segments' lengths; it keeps the GPU from being asked for them.
+    On a CPU, and for what flash attention does not take, this is `attention.flat_attention`. `max_length_q` is an upper
+    bound of the segments' lengths; it keeps the GPU from being asked for them.
 
     Raises:
-        Unsupported: what `attention.flat_attention` refuses, fp32, heads larger than 256, or keys and values of
-            unequal size.
+        Unsupported: what `attention.flat_attention` refuses.
     """
     inputs = (query_1HTD, key_1GTD, value_1GTD, attention_mask)
-    if not query_1HTD.is_cuda:
+    if not query_1HTD.is_cuda or any(_beyond(query_1HTD, key_1GTD, value_1GTD).values()):
         return attention.flat_attention(module, *inputs, cu_seq_lens_q=cu_seq_lens_q, prefix=prefix, **rest)
     earlier = () if prefix is None else attention.prefix_of(module, prefix, value_1GTD)
     asked = prepared(*inputs, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q, earlier=earlier, **rest)
@@ -75,16 +75,13 @@ def prepared(
     `earlier`: keys and values (G, P, D) that stand before those of every segment.
 
     Raises:
-        Unsupported: as above.
+        Unsupported: what `attention.flat_attention` refuses, fp32, heads larger than 256, or keys and values of
+            unequal size.
     """
     if cu_seq_lens_q is None or max_length_q is None:
         raise Unsupported("flat attention without segments", hint="pass cu_seq_lens_q and max_length_q")
     longest = max_length_q + sum(part.shape[1] for part in earlier[:1])
-    also = {
-        f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
-        f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
-        **attention.unequal(key_1GTD, value_1GTD),
-    }
+    also = _beyond(query_1HTD, key_1GTD, value_1GTD)
     attention.refuse_beyond(*attention.FLAT, query_1HTD, attention_mask, longest=longest, also=also, **rest)
     dtype = value_1GTD.dtype  # rotation may leave queries and keys in fp32
     query, key, value = (part[0].transpose(0, 1).to(dtype) for part in (query_1HTD, key_1GTD, value_1GTD))
@@ -101,6 +98,15 @@ def prepared(
         "enable_gqa": query_1HTD.shape[1] != key_1GTD.shape[1],
     }
     return asked | _preceded(earlier, asked) if earlier else asked
+
+
+def _beyond(query_1HTD: torch.Tensor, key_1GTD: torch.Tensor, value_1GTD: torch.Tensor) -> dict[str, bool]:
+    """What flash attention does not take, and whether it is so here."""
+    return {
+        f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
+        f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
+        **attention.unequal(key_1GTD, value_1GTD),
+    }
 
 
 def _preceded(earlier: tuple[torch.Tensor, ...], asked: dict[str, Any]) -> dict[str, Any]:

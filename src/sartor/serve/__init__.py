@@ -2,6 +2,6 @@
 
 Reading order: errors · wire (what comes in) · replies (what goes out) · keys · text (ids to text, stop strings) ·
 answer (one answer as pieces, plain Python) · turns (all answers under way, in one thread) · desk (the served names) ·
-question (a request as token ids) · chat_log · streams · completions and embeddings (the two routes that ask the engine)
-· guard (what stands before every route) · app · run.
+question (a request as token ids) · chat_log · streams · completions, continuations and embeddings (the routes that ask
+the engine) · guard (what stands before every route) · app · run.
 """

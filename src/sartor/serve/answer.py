@@ -29,6 +29,10 @@ class Renderer(Protocol):
         """The ids that ask for the assistant's next turn."""
         ...
 
+    def opening(self, text: str) -> tuple[int, ...]:
+        """The ids of running text that is to be gone on with."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Ids as text."""
         ...
@@ -36,12 +40,13 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request, ready for an engine."""
+    """A request, ready for an engine. `goes_on`: the prompt is running text, and what comes next is part of it."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     adapter: str | None
     stops: tuple[str, ...] = ()
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Answering:
     def __init__(self, engine: Engine, renderer: Renderer, question: Question) -> None:
         self._engine = engine
         self._question = question
-        self._text = IncrementalText(renderer.decode)
+        self._text = IncrementalText(renderer.decode, question.prompt[-1:] if question.goes_on else ())
         self._stops = StopStrings(question.stops)
 
     def join(self) -> int:
@@ -71,7 +76,8 @@ class Answering:
         try:
             return self._engine.submit(self._question.prompt, self._question.sampling, self._question.adapter)
         except NoRoom as error:
-            raise refused(error, param="messages", code="context_length_exceeded") from error
+            param = "prompt" if self._question.goes_on else "messages"
+            raise refused(error, param=param, code="context_length_exceeded") from error
 
     def push(self, token: Token) -> Piece:
         """Exactly one piece a token; the first that has a finish reason is the last, whatever the engine says."""
@@ -81,8 +87,3 @@ class Answering:
         last = "" if token.finish == "stop" else self._text.push(token.id)  # a stop token is not part of the text
         ready = self._stops.push(last + self._text.flush()) + self._stops.flush()
         return Piece(ready, "stop" if self._stops.found else token.finish)
-
-
-def answer(engine: Engine, renderer: Renderer, question: Question) -> Answering:
-    """The answer to a question, ready to join the engine's batch."""
-    return Answering(engine, renderer, question)

@@ -1,4 +1,4 @@
-"""The application: five routes behind the guard, and every error in OpenAI's shape."""
+"""The application: six routes behind the guard, and every error in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from sartor.errors import SartorError
 from sartor.serve.chat_log import ChatLog
 from sartor.serve.completions import complete
+from sartor.serve.continuations import continued
 from sartor.serve.desk import Desk, Served
 from sartor.serve.embeddings import embed
 from sartor.serve.errors import ApiError, from_error, no_such_route, wrong_method
@@ -49,6 +50,10 @@ def _add_routes(app: FastAPI, desk: Desk, log: ChatLog | None) -> None:
     @app.post("/v1/chat/completions")
     async def chat(http: Request) -> Response:
         return await complete(desk, http, log)
+
+    @app.post("/v1/completions")
+    async def texts(http: Request) -> Response:
+        return await continued(desk, http)
 
     @app.post("/v1/embeddings")
     async def embeddings(http: Request) -> Response:

@@ -12,9 +12,11 @@ import logging
 import threading
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from sartor import durable
 from sartor.collect.logged import Heading, Logged
-from sartor.errors import MachineError
+from sartor.errors import MachineError, UserError
 from sartor.serve.question import messages_of, tools_of
 from sartor.serve.wire import ChatRequest
 
@@ -22,6 +24,7 @@ log = logging.getLogger("sartor.serve")
 
 #: OpenAI's bounds on metadata: pairs, and characters of a name and of a value.
 _PAIRS, _NAME, _VALUE = 16, 64, 512
+_LONGEST_HEADING = 1024
 #: Nobody but the server's own user reads what people said.
 _MODE = 0o600
 
@@ -33,8 +36,11 @@ class ChatLog:
         """Begin a log, or go on with it.
 
         Raises:
+            UserError: the file is there, and is no such log.
             MachineError: it cannot be written.
+            OSError: it cannot be read, or is another user's.
         """
+        _require_log(path)
         self._path = path
         self._lock = threading.Lock()
         durable.append(path, Heading(started=_now()).model_dump_json())
@@ -59,6 +65,19 @@ class ChatLog:
                 durable.append(self._path, line.model_dump_json())
         except MachineError as error:
             log.error("a chat was not logged: %s", error)
+
+
+def _require_log(path: Path) -> None:
+    """Nothing is appended to a file that holds something else, a recipe perhaps."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        first = file.readline(_LONGEST_HEADING)
+    try:
+        if first:
+            Heading.model_validate_json(first)
+    except ValidationError as error:
+        raise UserError(f"{path} is there and is no log of chats", hint="name another file with --log-chats") from error
 
 
 def _bounded(metadata: object) -> dict[str, str]:

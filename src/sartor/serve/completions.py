@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from sartor.generate.protocol import FinishReason
-from sartor.serve.answer import Piece, Question, answer
+from sartor.serve.answer import Answering, Piece, Question
 from sartor.serve.chat_log import ChatLog
 from sartor.serve.desk import Desk, Served
 from sartor.serve.question import ask
@@ -53,19 +53,21 @@ class _Keeping:
 
 
 @asynccontextmanager
-async def _answered(request: ChatRequest, model: Served) -> AsyncGenerator[tuple[Question, AsyncGenerator[Piece]]]:
-    """A place, and in it the question and the pieces of its answer."""
+async def answered(
+    model: Served, asked: Callable[[], Question]
+) -> AsyncGenerator[tuple[Question, AsyncGenerator[Piece]]]:
+    """A place, and in it the question, which is made on the engine's thread, and the pieces of its answer."""
     turns = model.turns
     with turns.place():
-        question = await turns.call(partial(ask, request, model))
-        async with aclosing(turns.steps(partial(answer, turns.engine, model.renderer, question))) as pieces:
+        question = await turns.call(asked)
+        async with aclosing(turns.steps(partial(Answering, turns.engine, model.renderer, question))) as pieces:
             yield question, pieces
 
 
 async def _whole(model: Served, envelope: Envelope, keeping: _Keeping) -> Completion:
     parts = keeping.parts
     finish: FinishReason = "stop"
-    async with _answered(keeping.request, model) as (question, pieces):
+    async with answered(model, partial(ask, keeping.request, model)) as (question, pieces):
         async for piece in pieces:
             parts.append(piece.text)
             finish = piece.finish or finish
@@ -76,7 +78,7 @@ async def _whole(model: Served, envelope: Envelope, keeping: _Keeping) -> Comple
 async def _events(model: Served, envelope: Envelope, keeping: _Keeping) -> AsyncGenerator[bytes]:
     """The first chunk has the role; the last has the finish reason; usage and the end mark follow."""
     num_tokens = 0
-    async with _answered(keeping.request, model) as (question, pieces):
+    async with answered(model, partial(ask, keeping.request, model)) as (question, pieces):
         async for piece in pieces:
             num_tokens += 1
             keeping.parts.append(piece.text)

@@ -9,15 +9,16 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from sartor.errors import UserError
 from sartor.generate.embedder import embedder
 from sartor.serve.desk import Desk, Served
-from sartor.serve.errors import from_validation, refused
+from sartor.serve.errors import refused
 from sartor.serve.streams import reply
-from sartor.serve.wire import Wire, only
+from sartor.serve.wire import Wire, only, read
 from sartor.types import Json, Message
 
 MOST_TEXTS = 2048
@@ -29,8 +30,17 @@ def _as_list(value: Any) -> Any:
     return [value] if one else value
 
 
-Ids = Annotated[list[int], Field(min_length=1)]  # the engine knows its vocabulary
-Texts = Annotated[list[Annotated[str, Field(min_length=1)]] | list[Ids], Field(min_length=1, max_length=MOST_TEXTS)]
+def _as_text(value: Any) -> Any:
+    """Here and not by the type: pydantic would put the names of a union's members into the place of an error."""
+    ids = isinstance(value, list) and all(type(id) is int for id in value)  # the engine knows its vocabulary
+    if value and (isinstance(value, str) or ids):
+        return value
+    raise PydanticCustomError("invalid_input", "Input should be a text or a list of token ids, and not empty")
+
+
+Texts = Annotated[
+    list[Annotated[str | list[int], BeforeValidator(_as_text)]], Field(min_length=1, max_length=MOST_TEXTS)
+]
 
 
 class EmbeddingRequest(Wire):
@@ -49,10 +59,7 @@ async def embed(desk: Desk, http: Request) -> Response:
     Raises:
         ApiError: the request cannot be answered as it is.
     """
-    try:
-        request = EmbeddingRequest.model_validate_json(await http.body())
-    except ValidationError as error:
-        raise from_validation(error) from error
+    request = read(EmbeddingRequest, await http.body())
     model = desk.find(request.model)
     return await reply(http.receive, _embedded(request, model), JSONResponse)
 

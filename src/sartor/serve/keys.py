@@ -36,19 +36,24 @@ def find_key(given: str | None, environment: Mapping[str, str]) -> Key:
     """The key to serve with; made and stored if none is given, set or stored.
 
     Raises:
-        UserError: the key cannot be sent in a header, or its file can be read by others.
+        UserError: the key cannot be sent in a header, or kept, or its file can be read by others.
     """
     if given is not None:
         return _usable(Key(given, "--api-key"))
     if VARIABLE in environment:
         return _usable(Key(environment[VARIABLE], VARIABLE))
-    path = config_dir(environment) / "keys" / "serve"
-    with durable.exclusive(path.parent / "lock"):  # two first starts at once must agree on one key
-        path.parent.chmod(0o700)
-        if not path.exists():
-            durable.atomic_write(path, generate() + "\n")
-            path.chmod(0o600)
-        return _usable(_stored(path))
+    try:
+        path = config_dir(environment) / "keys" / "serve"
+        with durable.exclusive(path.parent / "lock"):  # two first starts at once must agree on one key
+            path.parent.chmod(0o700)
+            if not path.exists():
+                durable.atomic_write(path, generate() + "\n")
+                path.chmod(0o600)
+            return _usable(_stored(path))
+    except (OSError, RuntimeError) as error:  # the latter from `Path.home`, where nobody knows it
+        raise UserError(
+            f"there is no place to keep the key: {error}", hint=f"give --api-key, or set {VARIABLE} or SARTOR_HOME"
+        ) from error
 
 
 def config_dir(environment: Mapping[str, str]) -> Path:

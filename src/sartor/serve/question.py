@@ -10,7 +10,7 @@ from sartor.generate.protocol import Sampling
 from sartor.serve.answer import Question, Renderer
 from sartor.serve.desk import Served
 from sartor.serve.errors import refused
-from sartor.serve.wire import ChatMessage, ChatRequest
+from sartor.serve.wire import ChatMessage, ChatRequest, Request
 from sartor.types import Json, Message, ToolCall
 
 #: Sampled greedily unless the request says otherwise (OpenAI: 1), because the proof measured greedy answers.
@@ -58,7 +58,21 @@ def _render(renderer: Renderer, messages: tuple[Message, ...], tools: tuple[Json
         raise refused(error, param="messages", code="invalid_messages") from error
 
 
-def _sampling(request: ChatRequest, stop_ids: frozenset[int]) -> Sampling:
+def go_on(request: Request, text: str, model: Served) -> Question:
+    """The question of what comes after running text. On the engine's thread, as `ask`.
+
+    Raises:
+        ApiError: 400, if the base goes on with no such text.
+    """
+    try:
+        prompt = model.renderer.opening(text)
+    except UserError as error:
+        raise refused(error, param="prompt", code="invalid_prompt") from error
+    sampling = _sampling(request, model.renderer.stop_ids)
+    return Question(prompt, sampling, model.adapter, tuple(request.stop or ()), goes_on=True)
+
+
+def _sampling(request: Request, stop_ids: frozenset[int]) -> Sampling:
     """Without a seed every request draws its own. `top_p` 0 leaves one token to choose from, that is, greedy."""
     limit = DEFAULT_NEW_TOKENS if request.limit is None else request.limit
     temperature = TEMPERATURE if request.temperature is None else request.temperature

@@ -50,7 +50,7 @@ def serve(
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     server = uvicorn.Server(config)
-    with closing(desk), _signals_end_quietly(server):
+    with _signals_end_quietly(server), closing(desk):
         ready(f"http://{_written(host)}:{bound.getsockname()[1]}/v1")
         server.run(sockets=[bound])
 

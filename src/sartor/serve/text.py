@@ -13,13 +13,14 @@ class IncrementalText:
 
     Only a window of ids is decoded each time, so a long answer costs no more per token than a short one. The window
     begins at an earlier whole piece, because decoders treat the first token of a text in a special way (the space that
-    SentencePiece drops). While the text ends in bytes that are not a character, it is held back.
+    SentencePiece drops). While the text ends in bytes that are not a character, it is held back. What comes `after`
+    other ids is decoded as a part of their text.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], after: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window: list[int] = []
-        self._num_sent = 0  # ids at the window's start whose text has been given out
+        self._window = list(after)
+        self._num_sent = len(after)  # ids at the window's start whose text has been given out
 
     def push(self, token: int) -> str:
         """The text that this id completes; may be empty."""

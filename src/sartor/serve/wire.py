@@ -1,4 +1,4 @@
-"""What `/v1/chat/completions` accepts, field by field, each with its bounds.
+"""What the two routes that answer accept, field by field, each with its bounds.
 
 Three kinds of field: those that we implement; those that change nothing about the answer, which are accepted and
 ignored; and those that would change it and that we do not implement, which are refused unless they ask for nothing.
@@ -8,7 +8,7 @@ A field that OpenAI does not know is refused too. Source: OpenAI's specification
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ from sartor.serve.errors import from_validation
 from sartor.types import Json, Role
 
 MAX_MESSAGES = 1024  # templates are rendered once per turn, so the work grows with the square
+MAX_PROMPTS = 128  # each has a place of its own among the requests under way
 MAX_TOOLS = 128
 MAX_NEW_TOKENS = 1 << 20
 MAX_STOPS = 4
@@ -36,6 +37,9 @@ class Wire(BaseModel):
     """A part of a request: no coercion, no unknown keys, no infinities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Body = TypeVar("Body", bound=Wire)
 
 
 def only(*accepted: Any) -> AfterValidator:
@@ -172,21 +176,49 @@ class StreamOptions(Wire):
 Stops = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=MAX_STOPS)]
 
 
-class ChatRequest(Wire):
-    """The body of `POST /v1/chat/completions`."""
+class Request(Wire):
+    """What both bodies have in common."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Annotated[Any, only("auto", "none")] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-SEED_LIMIT, lt=SEED_LIMIT)] | None = None
     stop: Annotated[Stops | None, BeforeValidator(_as_list)] = None
+    user: Any = None  # it describes the caller, and changes nothing
+
+    # They would change the answer and are not implemented: refused, unless they ask for nothing.
+    frequency_penalty: Annotated[Any, only(0)] = None
+    logit_bias: Annotated[Any, only({})] = None
+    n: Annotated[Any, only(1)] = None
+    presence_penalty: Annotated[Any, only(0)] = None
+
+    @model_validator(mode="after")
+    def _streams_with_its_options(self) -> Request:
+        if self.stream_options is not None and not self.stream:
+            raise _misfit("stream_options", "only allowed with `stream`: true")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens the caller wants."""
+        return self.max_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk that carries the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(Request):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Annotated[Any, only("auto", "none")] = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
 
     # Accepted and without effect on the answer: they describe the caller, or hint at effort and speed. `store: true`
     # lets the chat be kept, with its `metadata`, where the server keeps a log (`serve/chat_log.py`).
@@ -199,21 +231,16 @@ class ChatRequest(Wire):
     safety_identifier: Any = None
     service_tier: Any = None
     store: Any = None
-    user: Any = None
     verbosity: Any = None
 
-    # They would change the answer and are not implemented: refused, unless they ask for nothing.
+    # Refused as those above are.
     audio: Annotated[Any, only()] = None
-    frequency_penalty: Annotated[Any, only(0)] = None
     function_call: Annotated[Any, only("auto", "none")] = None
     functions: Annotated[Any, only()] = None
-    logit_bias: Annotated[Any, only({})] = None
     logprobs: Annotated[Any, only(False)] = None
     modalities: Annotated[Any, only(["text"])] = None
     moderation: Annotated[Any, only()] = None
-    n: Annotated[Any, only(1)] = None
     parallel_tool_calls: Annotated[Any, only(True)] = None
-    presence_penalty: Annotated[Any, only(0)] = None
     response_format: Annotated[Any, only({"type": "text"})] = None
     top_logprobs: Annotated[Any, only(0)] = None
     web_search_options: Annotated[Any, only()] = None
@@ -222,8 +249,6 @@ class ChatRequest(Wire):
     def _fits_together(self) -> ChatRequest:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise _misfit("max_tokens", "send `max_completion_tokens` or `max_tokens`, not both")
-        if self.stream_options is not None and not self.stream:
-            raise _misfit("stream_options", "only allowed with `stream`: true")
         return self
 
     @property
@@ -231,19 +256,36 @@ class ChatRequest(Wire):
         """The most tokens the caller wants, under either of its names."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
-    @property
-    def wants_usage(self) -> bool:
-        """Whether a stream ends with a chunk that carries the usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+
+class TextRequest(Request):
+    """The body of `POST /v1/completions`, which OpenAI calls legacy: running text, and no messages."""
+
+    prompt: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1, max_length=MAX_PROMPTS)]
+
+    best_of: Annotated[Any, only(1)] = None
+    echo: Annotated[Any, only(False)] = None
+    logprobs: Annotated[Any, only()] = None
+    suffix: Annotated[Any, only()] = None
+
+    @model_validator(mode="after")
+    def _streams_one(self) -> TextRequest:
+        if self.stream and len(self.prompt) > 1:
+            raise _misfit("stream", "one prompt at a time can be streamed by this server")
+        return self
 
 
 def parse(body: bytes) -> ChatRequest:
+    """The chat request in a body. Raises as `read` does."""
+    return read(ChatRequest, body)
+
+
+def read(kind: type[Body], body: bytes) -> Body:
     """The request in a body.
 
     Raises:
         ApiError: 400, naming the parameter.
     """
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error) from error

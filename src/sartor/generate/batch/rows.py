@@ -86,9 +86,6 @@ class Rows:
         self._waiting: deque[Row] = deque()
         self._running: dict[int, Row] = {}  # in the order in which they joined
 
-    def __len__(self) -> int:
-        return len(self._waiting) + len(self._running)
-
     @property
     def handles(self) -> list[int]:
         """The handles of all of them."""
@@ -96,9 +93,12 @@ class Rows:
 
     def context(self, adapter: int) -> int:
         """The longest sequence beside an adapter's virtual tokens: the model's, or what the cache holds of it."""
-        virtual = len(self._beginnings.of(adapter).ids)
-        pages = self._pool.num_pages - self._beginnings.num_pages + virtual // PAGE
-        return min(self._context, pages * PAGE) - virtual
+        return min(self._context, self._held(adapter)) - len(self._beginnings.of(adapter).ids)
+
+    def _held(self, adapter: int) -> int:
+        """The longest sequence that the cache holds, with an adapter's virtual tokens."""
+        shared = len(self._beginnings.of(adapter).ids) // PAGE
+        return (self._pool.num_pages - self._beginnings.num_pages + shared) * PAGE
 
     def submit(self, prompt: list[int], sampling: Sampling, adapter: int) -> int:
         """A new row at the end of the line; its handle.
@@ -106,7 +106,8 @@ class Rows:
         Raises:
             UserError: the prompt leaves no room for an answer, in the context or in the cache.
         """
-        limit = room_for_answer(prompt, sampling, self.context(adapter))
+        bound = "the context is" if self._context <= self._held(adapter) else "the cache holds"
+        limit = room_for_answer(prompt, sampling, self.context(adapter), bound=bound)
         handle = next(self._handles)
         tokens = [*self._beginnings.of(adapter).ids, *prompt]
         self._waiting.append(Row(handle, adapter, sampling, tokens, len(tokens), limit))

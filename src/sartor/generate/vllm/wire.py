@@ -67,7 +67,7 @@ class Wire:
             async with self._client.stream("POST", path, json=asked) as answer:
                 if answer.status_code != 200:
                     await answer.aread()
-                    self._refuse(answer)
+                    self._refuse(answer, wrong_server=MachineError)  # whoever asks cannot mend that
                 async for line in answer.aiter_lines():
                     data = line.removeprefix("data:").strip()
                     if data == "[DONE]":
@@ -95,13 +95,18 @@ class Wire:
             )
         return MachineError(f"{url} broke the connection: {error}", hint="see the log of the server; it may have died")
 
-    def _refuse(self, answer: httpx2.Response) -> None:
-        """Turn a status that is not 200 into the error of whoever can mend it."""
+    def _refuse(
+        self, answer: httpx2.Response, *, wrong_server: type[UserError] | type[MachineError] = UserError
+    ) -> None:
+        """Turn a status that is not 200 into the error of whoever can mend it.
+
+        `wrong_server` is for a key or a name that the server does not know: at opening the mistake of whoever opens.
+        """
         status, url = answer.status_code, self._address.url
         if status in (401, 403):
-            raise UserError(f"{url} does not accept the key", hint="put the server's --api-key into SARTOR_VLLM_KEY")
+            raise wrong_server(f"{url} does not accept the key", hint="put the server's --api-key into SARTOR_VLLM_KEY")
         if status == 404:
-            raise UserError(f"{url} knows no such thing: {message(answer)}", hint=LORA)
+            raise wrong_server(f"{url} knows no such thing: {message(answer)}", hint=LORA)
         if status in (400, 413, 422):
             raise UserError(f"{url} refuses the request: {message(answer)}", hint="shorten the prompt, or " + LORA)
         if status != 200:

@@ -1,7 +1,8 @@
 """Attention along forests on a GPU: Triton's kernels behind the interface of `ops/forest_attention.py`.
 
 The twin, and what is computed: `Plain` there. Shared beginnings are read where they lie, by all who see them. Sums are
-fp32 and in one order: the same call gives the same bits. Block sizes are fixed, since others would give others.
+fp32 and in one order: the same call gives the same bits on a card. Block sizes are fixed, since others would give
+others.
 
 Shapes: T tokens · H query heads · G key/value heads · C head size · P nodes · B blocks.
 """
@@ -23,6 +24,10 @@ SURVEY = 1024  # tokens or nodes that one program looks at together
 FORWARD = {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 2)}
 BACKWARD_QUERIES = {64: (128, 64, 8, 2), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2)}
 BACKWARD_KEYS = {64: (64, 128, 8, 2), 128: (64, 128, 8, 2), 256: (16, 64, 8, 2)}
+#: Shared memory of a program: the most that `BACKWARD_KEYS` asks for. Cards of compute capability 8.6, 8.9 and 12.0
+#: have 99 KiB for each, and get smaller blocks.
+ROOMY = 113 << 10
+SMALL_BACKWARD_KEYS = {**BACKWARD_KEYS, 128: (64, 64, 8, 2)}
 UNSHORT = (32, 32, 4, 1)  # for tests in fp32, which no GPU multiplies fast
 Options = dict[str, int]
 
@@ -90,7 +95,7 @@ class Trees:
             **_sizes(heads),
             **options,
         )
-        options = _options(BACKWARD_KEYS, heads, qkv_TC)
+        options = _options(BACKWARD_KEYS if _is_roomy(qkv_TC.device) else SMALL_BACKWARD_KEYS, heads, qkv_TC)
         blocks_B2 = found.blocks(options["BLOCK_N"])
         forest_kernels.backward_keys[len(blocks_B2) * heads.num_key,](
             *query_key_value,
@@ -171,6 +176,13 @@ def _sizes(heads: Heads) -> dict[str, Any]:
 def _options(sizes: dict[int, tuple[int, int, int, int]], heads: Heads, qkv_TC: Tensor) -> Options:
     found = sizes[max(next_power_of_2(heads.size), min(sizes))] if qkv_TC.dtype in SHORT else UNSHORT
     return dict(zip(("BLOCK_M", "BLOCK_N", "num_warps", "num_stages"), found, strict=True))
+
+
+def _is_roomy(device: torch.device) -> bool:
+    if device.type != "cuda":  # Triton's interpreter
+        return True
+    properties: Any = torch.cuda.get_device_properties(device)
+    return bool(properties.shared_memory_per_block_optin >= ROOMY)
 
 
 def _step(size: int, group: int) -> int:

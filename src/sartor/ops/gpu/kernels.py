@@ -141,7 +141,8 @@ def loss_tile(logits, targets, logprobs, VOCABULARY: tl.constexpr, BLOCK: tl.con
         largest = above
     normaliser = largest + tl.log(total)
     target = tl.load(targets + row)
-    tl.store(logprobs + row, tl.load(places + target).to(tl.float32) - normaliser)
+    known = (target >= 0) & (target < VOCABULARY)  # another one reads nothing, and its loss is no number
+    tl.store(logprobs + row, tl.load(places + target, mask=known, other=float("nan")).to(tl.float32) - normaliser)
     tl.debug_barrier()  # the target's logit has been read by all
     for start in range(0, VOCABULARY, BLOCK):
         columns = start + tl.arange(0, BLOCK)

@@ -13,7 +13,8 @@ from sartor.ops.decode import PAGE, Flat, copy_page
 from sartor.ops.gpu import paged_kernels
 
 SMALLEST = 16  # rows of a matrix product
-PROMPT_TOKENS = 16  # of one program, where a span has several
+PROMPT_TOKENS = 16  # of one program, where a span has several: at most
+MOST_NUMBERS = 128 * 128  # of the queries of one program, which stay on its processor
 KEYS = 64
 
 
@@ -44,20 +45,19 @@ class TritonPages:
             query_THD = query_THD.contiguous()
         (_, num_heads, size), num_groups = query_THD.shape, keys.shape[1]
         mixed_THD = query_THD.new_empty(query_THD.shape)
-        tokens = _tokens(flat)
-        blocks, spans, pages = self._tables(flat)
+        group = num_heads // num_groups
+        tokens = 1 if all(span.length == 1 for span in flat.spans) else tokens_of_program(group, size)
+        blocks, spans, pages = self._tables(flat, tokens)
         paged_kernels.attend[len(blocks), num_groups](
             query_THD, *query_THD.stride()[:2], mixed_THD, keys, values, blocks, spans, pages, scale, softcap, window,
             NUM_HEADS=num_heads, NUM_GROUPS=num_groups, SIZE=size, PAGE=PAGE, CAPPED=softcap > 0, TOKENS=tokens,
-            ROWS=max(SMALLEST, next_power_of_2(tokens * (num_heads // num_groups))), KEYS=KEYS,
-            WIDTH=next_power_of_2(size),
+            ROWS=rows_of_program(tokens, group), KEYS=KEYS, WIDTH=next_power_of_2(size),
         )  # fmt: skip
         return mixed_THD
 
-    def _tables(self, flat: Flat) -> tuple[torch.Tensor, ...]:
+    def _tables(self, flat: Flat, step: int) -> tuple[torch.Tensor, ...]:
         """Which tokens each program takes, (blocks, 2); what each span is, (S, 4); all pages. For one forward, once."""
         if self._laid_out is None or self._laid_out[0] is not flat:
-            step = _tokens(flat)
             firsts = [
                 (number, first) for number, span in enumerate(flat.spans) for first in range(0, span.length, step)
             ]
@@ -73,6 +73,13 @@ class TritonPages:
         return self._laid_out[1:]
 
 
-def _tokens(flat: Flat) -> int:
-    """Tokens of one program: one where all rows are answering."""
-    return PROMPT_TOKENS if any(span.length > 1 for span in flat.spans) else 1
+def tokens_of_program(group: int, size: int) -> int:
+    """Tokens of a prompt that one program reads: as many as leave room for all query heads of their key head."""
+    most: int = MOST_NUMBERS // (group * next_power_of_2(size))
+    return min(PROMPT_TOKENS, max(1, most))
+
+
+def rows_of_program(tokens: int, group: int) -> int:
+    """Rows of its products."""
+    rows: int = next_power_of_2(tokens * group)
+    return max(SMALLEST, rows)

@@ -161,7 +161,8 @@ def _compile(name: str, element: Element, target: Path) -> None:
 def _digest(name: str, element: Element) -> str:
     files = [HERE / f"{name}.cpp", *sorted(HERE.glob("*.hpp"))]
     sources = [file.read_text(encoding="utf-8") for file in files]
-    return digest_of(sources, element, FLAGS, LIBRARIES, _words_of(compiler()), _processor())
+    made_by = compiler()[1:], _words_of(compiler())  # its arguments change what it makes, and nothing that it says
+    return digest_of(sources, element, FLAGS, LIBRARIES, made_by, _processor())
 
 
 @cache

@@ -31,6 +31,7 @@ constexpr long LANES = 8;
 // A tile of a product has at most TALL rows of WIDE vectors: its sums, a row of the right side and one factor are all in
 // registers, of which AVX-512 has 32, AVX2 16 (and NEON 32 of half the size).
 constexpr long TALL = 6;
+static_assert(16 % LANES == 0, "ops/native/__init__.py leaves other widths than multiples of 16 to the twins");
 constexpr int WIDE = LANES == 16 ? 4 : 2;
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));

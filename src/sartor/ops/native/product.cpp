@@ -20,6 +20,7 @@ constexpr long INNER = 640;            // of a panel and a block: small layers' 
 constexpr long COLUMNS = 1536;         // of a panel
 constexpr long BLOCK = 8;              // tiles of a block, one below the other
 constexpr long STRIPE = WIDE * LANES;  // columns of a tile
+static_assert(64 % STRIPE == 0, "ops/product.py makes room for columns in units of 64");
 constexpr long LAID_BLOCK = 16;        // of what `product_laid` multiplies: more would not stay in the second cache
 constexpr long SHARES = 4;             // of it for each thread, at least: one of them may be held up
 
