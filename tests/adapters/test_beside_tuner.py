@@ -211,7 +211,7 @@ def test_segments_of_a_packed_batch_stay_apart(folder: Path, method: str, make_p
         for item in backend._updates.masters.values():
             item.add_(0.1 * torch.randn(item.shape, generator=torch.Generator().manual_seed(3)))
     backend._refresh()
-    backend._check_packing()
+    backend._check_packing(12)
     assert backend._policy.packed
     tokens_T, positions_T = torch.arange(12) % VOCAB, torch.arange(12)
     ends = (torch.tensor([0, 12]), torch.tensor([0, 7, 12]))

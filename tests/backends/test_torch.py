@@ -122,17 +122,22 @@ def test_a_planted_leak_trips_the_self_check_and_the_slow_path_is_right(
     assert relative_error(found, plain_gradients(backend, tiny_folder, segments)) < 1e-5
 
 
-def test_a_model_with_a_sliding_window_takes_the_slow_path(
-    tmp_path: Path, make_plan: MakePlan, segments: list[Segment]
-) -> None:
+def windowed(folder: Path, window: int) -> Any:
+    """A small model whose layers see so many tokens back, written to a folder."""
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=4, tie_word_embeddings=True,
+        num_key_value_heads=2, sliding_window=window, tie_word_embeddings=True,
     )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(tmp_path)
+    model = MistralForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_a_model_with_a_sliding_window_takes_the_slow_path(tmp_path: Path, make_plan: MakePlan) -> None:
+    windowed(tmp_path, 4)
     backend = TorchBackend(make_plan(tmp_path))
     assert "sliding window" in backend.warnings[0]
 
@@ -141,19 +146,11 @@ def test_rows_longer_than_a_sliding_window_go_one_by_one_through_the_models_own_
     tmp_path: Path, make_plan: MakePlan
 ) -> None:
     """The window is longer than what the check of packing tries, and the method is none of the hand-written layers."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=24, tie_word_embeddings=True,
-    )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(tmp_path)
+    plain = windowed(tmp_path, 24)
     long = [Segment(f"row {row}", (row, *range(40)), (*range(40), row), (1.0,) * 41) for row in (3, 4)]
     plan = make_plan(tmp_path, adapter={"name": "dora", "settings": {"r": 4, "use_dora": True}})
     backend = TorchBackend(plan.model_copy(update={"max_length": 41}))
     assert any("rows of up to 41 tokens reach beyond a sliding window of 24" in each for each in backend.warnings)
-    plain = MistralForCausalLM.from_pretrained(tmp_path).eval()
     with torch.no_grad():
         logits = [plain(input_ids=torch.tensor([row.tokens])).logits[0] for row in long]
         wanted = sum(

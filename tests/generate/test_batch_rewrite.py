@@ -10,7 +10,8 @@ from torch import nn
 
 from sartor.adapters.changes import Changes, Scale, Shift, Weight
 from sartor.errors import ModelError
-from sartor.generate.batch.layers import Norm, prepare
+from sartor.generate.batch.faster import Norm
+from sartor.generate.batch.layers import prepare
 from sartor.generate.batch.runs import BASE
 
 
