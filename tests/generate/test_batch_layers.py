@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from sartor.adapters.changes import Bottleneck, Change, Changes, LowRank, Scale, Shift, Weight
 from sartor.errors import ModelError, Unsupported
+from sartor.generate.batch import layers
 from sartor.generate.batch.joint import Part
 from sartor.generate.batch.layers import prepare
 from sartor.generate.batch.runs import BASE
@@ -167,3 +169,13 @@ def test_an_adapter_of_another_model_is_refused(change: dict[str, Change], says:
     with pytest.raises(ModelError, match=says) as refused:
         prepare(Block(), adapters_of([change]))
     assert "another base model" in refused.value.hint
+
+
+def test_weights_are_let_go_module_by_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the process would hold all of them twice."""
+    model = nn.ModuleList([Block() for _ in range(3)])
+    weights = [weakref.ref(weight) for block in model for weight in block.parameters()]
+    alive: list[int] = []
+    monkeypatch.setattr(layers, "return_freed_memory", lambda: alive.append(sum(ref() is not None for ref in weights)))
+    prepare(model, [])
+    assert alive == [8, 4, 0]

@@ -18,6 +18,7 @@ from sartor.generate.batch.joint import ByModule, JointLinears, Part
 from sartor.generate.batch.products import scales_input
 from sartor.generate.batch.rewrite import Rewrite
 from sartor.generate.batch.runs import Choice
+from sartor.hardware import return_freed_memory
 from sartor.hub import TOGETHER
 
 
@@ -46,25 +47,34 @@ def prepare(model: nn.Module, adapters: Sequence[Changes], *, head: str = "") ->
         for name, own in changes.items()
         if type(modules[name]) is not nn.Linear
     }
-    for prefix, parent in modules.items():
-        children = {f"{prefix}.{name}".strip("."): child for name, child in parent.named_children()}
-        linear = {name: child for name, child in children.items() if type(child) is nn.Linear}
-        for group in _groups(linear, changes):
-            layers = {name: linear[name] for name in group}
-            together = JointLinears(layers, changes, choice.wanted if group == (head,) else choice.tokens)
-            for place, name in enumerate(group):
-                parent.register_module(name.rpartition(".")[2], Part(together, place))
-        for name, child in children.items():
-            faster = faster_norm(child)
-            if faster is not child:
-                parent.register_module(name.rpartition(".")[2], faster)
-    for name, module in modules.items():
+    parents = {name: module for name, module in modules.items() if type(module) is not nn.Linear}
+    del modules  # it would hold each weight a second time until the last is laid out
+    for prefix, parent in parents.items():
+        if _replace_children(prefix, parent, changes, choice, head):
+            return_freed_memory()
+    for name, module in parents.items():
         faster = module if any(other.startswith(f"{name}.") for other in rewrites) else faster_gate(module)
         if faster is not module:
             model.set_submodule(name, faster)
     for name, rewrite in rewrites.items():
         model.get_submodule(name).register_forward_hook(rewrite, with_kwargs=True)
     return choice
+
+
+def _replace_children(prefix: str, parent: nn.Module, changes: ByModule, choice: Choice, head: str) -> bool:
+    """Put joint linear layers and faster norms in the places of a module's own; whether there were linear layers."""
+    children = {f"{prefix}.{name}".strip("."): child for name, child in parent.named_children()}
+    linear = {name: child for name, child in children.items() if type(child) is nn.Linear}
+    for group in _groups(linear, changes):
+        layers = {name: linear[name] for name in group}
+        together = JointLinears(layers, changes, choice.wanted if group == (head,) else choice.tokens)
+        for place, name in enumerate(group):
+            parent.register_module(name.rpartition(".")[2], Part(together, place))
+    for name, child in children.items():
+        faster = faster_norm(child)
+        if faster is not child:
+            parent.register_module(name.rpartition(".")[2], faster)
+    return bool(linear)
 
 
 def _by_module(adapters: Sequence[Changes]) -> ByModule:
