@@ -17,6 +17,7 @@ from sartor.generate.batch.runs import BASE
 from sartor.ops import native
 
 DTYPES = (torch.float32, torch.bfloat16)
+needs_kernels = pytest.mark.skipif(bool(native.problem()), reason=native.problem())
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "mlp_bias": False}
 
 
@@ -85,7 +86,7 @@ def feed_forward(family: str, **settings: Any) -> nn.Module:
 FAMILIES = {"llama": "llama", "gemma3": "gemma3_text", "qwen3": "qwen3", "phi3": "phi3"}
 
 
-@pytest.mark.skipif(bool(native.problem()), reason=native.problem())
+@needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gated_layers(family: str, dtype: torch.dtype) -> None:
@@ -99,7 +100,7 @@ def test_gated_layers(family: str, dtype: torch.dtype) -> None:
     assert apart(outer["mlp"](x), wanted) < APART[dtype]
 
 
-@pytest.mark.skipif(bool(native.problem()), reason=native.problem())
+@needs_kernels
 def test_each_token_of_a_gated_layer_has_its_own_adapter() -> None:
     outer = feed_forward("llama")
     weights = {name: weight.detach().clone() for name, weight in outer.named_parameters()}

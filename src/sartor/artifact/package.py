@@ -38,8 +38,8 @@ def add_speech(base: Path, folder: Path, lineage: Lineage) -> None:
 
 
 def speech_digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of `SPEECH` in a folder, by name: folders of the same ones speak alike."""
-    return {name: durable.digest(folder / name) for name in SPEECH if (folder / name).is_file()}
+    """The digest of each file of `SPEECH` in a folder, empty where there is none: folders of the same speak alike."""
+    return {name: durable.digest(folder / name) for name in SPEECH}
 
 
 def package(run: Run, plan: Plan, proof: Proof, *, anyway: bool) -> Path:

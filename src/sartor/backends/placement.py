@@ -122,9 +122,8 @@ class Policy(nn.Module):
         """The log-probability (N,) of each target, fp32; in training, where two passes are coupled, (2, N): below it
         how far the passes are apart.
 
-        Fused layers take `offsets_S1` as a forest whose nodes have
-        `parents_P` (left out, they share nothing), and give back the supervised rows only. `stream_TD` is what enters
-        the first layer of `upper`.
+        Fused layers take `offsets_S1` as a forest whose nodes have `parents_P` (left out, they share nothing), and give
+        back the supervised rows only. `stream_TD` is what enters the first layer of `upper`.
         """
 
         def run() -> torch.Tensor:

@@ -43,8 +43,7 @@ class JointLinears:
     def take(self, place: int, x: torch.Tensor) -> torch.Tensor:
         """The output of the layer at a place of the group."""
         if x is not self._seen or place not in self._made:
-            parts = torch.split(self.whole(x), self._sizes, dim=-1) if len(self._sizes) > 1 else (self.whole(x),)
-            self._seen, self._made = x, dict(enumerate(parts))
+            self._seen, self._made = x, dict(enumerate(torch.split(self.whole(x), self._sizes, dim=-1)))
         y = self._made.pop(place)
         if not self._made:
             self._seen = None
