@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +40,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="session")
-def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny random model in fp32, by its family."""
-    made: dict[str, Path] = {}
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a tiny random model in fp32, by its family; with other sizes than `SIZES`, if some are given."""
+    made: dict[tuple[str, str], Path] = {}
 
-    def folder(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family)
-            _save(family, made[family])
-        return made[family]
+    def folder(family: str, **sizes: int) -> Path:
+        key = family, str(sizes)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(family)
+            _save(family, made[key], sizes)
+        return made[key]
 
     return folder
 
 
-def _save(family: str, folder: Path) -> None:
+def _save(family: str, folder: Path, sizes: Mapping[str, int]) -> None:
     import transformers
 
     kind: Any = operator.attrgetter("Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")(transformers)
     torch.manual_seed(5)
-    model = transformers.AutoModelForCausalLM.from_config(kind(**{**SIZES, **FAMILIES[family]}))
+    model = transformers.AutoModelForCausalLM.from_config(kind(**{**SIZES, **FAMILIES[family], **sizes}))
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.data.normal_(0.0 if family.startswith("Gemma") else 1.0, 0.2)

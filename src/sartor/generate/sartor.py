@@ -23,6 +23,7 @@ import torch
 from sartor.adapters.changes import Changes, Prefix, Prompt
 from sartor.errors import Unsupported, UserError
 from sartor.generate import protocol
+from sartor.generate.batch.attention import hasten
 from sartor.generate.batch.beginnings import Beginnings
 from sartor.generate.batch.choose import Ask, choose
 from sartor.generate.batch.layers import prepare
@@ -38,7 +39,7 @@ from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_
 from sartor.generate.several import Several
 from sartor.hub import Shape, shape
 from sartor.ops import decode, gpu
-from sartor.ops.decode import PAGE, Flat, Paged, Span
+from sartor.ops.decode import PAGE, Flat, Paged, Pages, Span
 from sartor.plan import Quantized
 
 CACHE_BYTES = 1 << 30  # of keys and values; memory is touched only as it is needed
@@ -214,8 +215,18 @@ class SartorEngine:
         logprobs_T = torch.log_softmax(logits_TV.float(), dim=-1).gather(1, targets[:, None])[:, 0]
         return [float(part.double().sum()) for part in torch.split(logprobs_T, [len(part) - 1 for part in parts])]
 
-    def _forward(self, flat: Flat, adapters: Sequence[int], wanted: list[int], **read: torch.Tensor) -> torch.Tensor:
-        """The logits at the wanted places of a flat forward, (len(wanted), V). `read`: ids, or embeddings."""
+    def _forward(
+        self,
+        flat: Flat,
+        adapters: Sequence[int],
+        wanted: list[int],
+        pages: Pages | None = None,
+        **read: torch.Tensor,
+    ) -> torch.Tensor:
+        """The logits at the wanted places of a flat forward, (len(wanted), V). `read`: ids, or embeddings.
+
+        `pages`: a cache in the place of ours.
+        """
         with torch.inference_mode():
             self._choice.set(adapters, wanted)
             logits_1BV: torch.Tensor = self._model(
@@ -223,7 +234,7 @@ class SartorEngine:
                 position_ids=flat.positions_T[None],
                 use_cache=False,
                 logits_to_keep=self._ids(wanted)[0],
-                paged=Paged(self._pages, flat),
+                paged=Paged(pages or self._pages, flat),
             ).logits
         return logits_1BV[0]
 
@@ -274,7 +285,13 @@ class SartorEngine:
         ids, before = self._ids(PROBE) % self._shape.vocab, len(PROBE) - 1
         flat, last = (Flat.of([span], self._device) for span in (Span(before, 0, pages), Span(1, before, pages)))
         try:
-            first_TV = self._forward(flat, [BASE] * before, list(range(before)), input_ids=ids[:, :before])
+            first_TV = hasten(
+                self._model,
+                self._pages,
+                lambda pages: self._forward(
+                    flat, [BASE] * before, list(range(before)), pages, input_ids=ids[:, :before]
+                ),
+            )
             last_TV = self._forward(last, [BASE], [0], input_ids=ids[:, before:])
         except gpu.failures(AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             # Not our layers' calling convention, or not our layers' parts: foreign code finds many words for it.

@@ -229,20 +229,23 @@ class PlainPages:
 
 
 class NativePages:
-    """The cache as `native/decode.cpp` lays it out, and its attention."""
+    """The cache as `native/decode.cpp` lays it out, and its attention: of a layer, (G, pages, PAGE · D) twice."""
 
     def __init__(self, num_pages: int, library: ctypes.CDLL) -> None:
         self._num_pages = num_pages
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._write = native.function(library, "write", "pllpllppplll")
-        self._attend = native.function(library, "attend", "pllpppppppp" + "llll" + "ffl")
+        self._write = native.function(library, "write", "pllpllppp" + "llll")
+        self._attend = native.function(library, "attend", "pllpppppppp" + "lllll" + "ffl")
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int) -> None:
-        copy_page(self._layers, self._num_pages, source, target)
+        for layer in self._layers.values():
+            for part in layer:
+                part[:, target] = part[:, source]
 
     def write(self, layer: int, key_TGD: torch.Tensor, value_TGD: torch.Tensor, flat: Flat) -> None:
         if layer not in self._layers:
-            size = self._num_pages * PAGE * key_TGD.shape[1] * key_TGD.shape[2]
+            size = key_TGD.shape[1], self._num_pages, PAGE * key_TGD.shape[2]
             self._layers[layer] = torch.empty(size, dtype=key_TGD.dtype), torch.empty(size, dtype=key_TGD.dtype)
         keys, values = self._layers[layer]
         key_TGD, value_TGD = (part if part.stride(2) == 1 else part.contiguous() for part in (key_TGD, value_TGD))
@@ -254,6 +257,7 @@ class NativePages:
             flat.slots_T.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
+            self._num_pages,
             *key_TGD.shape,
         )
 
@@ -265,7 +269,6 @@ class NativePages:
         if query_THD.stride(2) != 1:
             query_THD = query_THD.contiguous()
         mixed_THD = torch.empty(query_THD.shape, dtype=keys.dtype)
-        num_kv_heads = len(keys) // (self._num_pages * PAGE * query_THD.shape[2])
         self._attend(
             query_THD.data_ptr(),
             *query_THD.stride()[:2],
@@ -275,8 +278,9 @@ class NativePages:
             *(part.data_ptr() for part in flat.tables),
             len(flat.groups),
             query_THD.shape[1],
-            num_kv_heads,
+            len(keys),
             query_THD.shape[2],
+            self._num_pages,
             scale,
             softcap,
             window,

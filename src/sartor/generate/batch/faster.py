@@ -70,7 +70,7 @@ def faster_norm(module: nn.Module) -> nn.Module:
     weight_D = weights[0].detach()
     for scale_D in (weight_D, (1.0 + weight_D.float()).to(weight_D.dtype)):
         norm = Norm(scale_D, epsilon)
-        if _alike(norm, module, weight_D):
+        if _agree(norm, module, weight_D):
             return norm
     return module
 
@@ -89,12 +89,17 @@ def faster_gate(module: nn.Module) -> nn.Module:
     if not isinstance(kernel, Native) or activation is None or gate.together.num_outputs != 2 * width:
         return module
     made = Gated(module, gate, down, kernel, activation)
-    return made if _alike(made, module, like_D) else module
+    return made if _agree(made, module, like_D) else module
 
 
-def _alike(one: nn.Module, other: nn.Module, like_D: torch.Tensor) -> bool:
+def alike(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether what two modules gave is the same but for roundings."""
+    same = found.shape == wanted.shape and found.dtype == wanted.dtype
+    return same and bool((found.float() - wanted.float()).norm() <= APART[wanted.dtype] * wanted.float().norm())
+
+
+def _agree(one: nn.Module, other: nn.Module, like_D: torch.Tensor) -> bool:
     """Whether two modules give the same for some rows of the width, type and place of `like_D`."""
     x = torch.randn(1, 4, len(like_D), generator=torch.Generator().manual_seed(0)).to(like_D)
     with torch.no_grad():
-        found, wanted = one(x).float(), other(x).float()
-    return bool((found - wanted).norm() <= APART[like_D.dtype] * wanted.norm())
+        return alike(one(x), other(x))

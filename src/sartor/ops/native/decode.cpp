@@ -1,7 +1,8 @@
 // Attention of a running batch over a paged cache, on the processor.
 //
 // A page holds PAGE tokens of one sequence, laid out for the dot product: keys with their head's elements down and the
-// page's tokens across, values the other way round. A block of queries keeps a running maximum, sum and output (Milakov
+// page's tokens across, values the other way round. All pages of a key/value head lie together, as a block reads those of
+// one head, mostly one after the other. A block of queries keeps a running maximum, sum and output (Milakov
 // and Gimelshein 2018, arXiv 1805.02867), so pages are read once each: those that a group of spans shares for all rows
 // of the block together, then each span's own. Scores and sums are fp32; operands are of the element type.
 //
@@ -16,7 +17,10 @@
 constexpr long PAGE = 16;                             // tokens
 constexpr long PER_PAGE = PAGE / LANES;               // vectors
 constexpr long STRETCH = 16;                          // pages at a time: the scores of a block stay in the first cache
+constexpr long AHEAD = 2;                             // pages that are asked for before they are read
+constexpr long LINE = 16;                             // units of a line of the caches
 constexpr long ROWS = 48;                             // of a block: tokens times the query heads of a group
+constexpr long FEW = 16;                              // tokens that one thread writes: more are shared out
 constexpr float NONE = -INFINITY;
 
 // ---- small products -------------------------------------------------------------------------------------------------
@@ -29,6 +33,7 @@ static inline void across(const Unit* a, long a_row, const Unit* const* b, long 
     for (int i = 0; i < NUM_ROWS; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < VECTORS; j++) sums[i][j] = Floats{};
+#pragma GCC unroll 8
     for (long k = 0; k < steps; k++) {
         Words right[VECTORS];
 #pragma GCC unroll 4
@@ -103,6 +108,7 @@ static void down_rows(long rows, const Unit* a, long a_row, const Unit* const* b
 
 struct Shape {
     long heads, groups, size;  // H, G, D
+    long num_pages;            // of the cache
     float scale, softcap;
     long window;
 
@@ -132,7 +138,12 @@ struct Block {
     }
 
     const Unit* page(const Unit* of, long number) const {
-        return of + (number * shape.groups + head) * shape.page_units();
+        return of + (head * shape.num_pages + number) * shape.page_units();
+    }
+
+    // Ask for a page before it is read: the processor itself looks no further than the end of one.
+    void fetch(const Unit* page) const {
+        for (long unit = 0; unit < shape.page_units(); unit += LINE) __builtin_prefetch(page + unit);
     }
 
     // Rows `first` to `end` look at `num_pages` pages whose tokens stand at `place` and after.
@@ -151,9 +162,15 @@ struct Block {
         const Unit* asked = &queries[first * units];
         for (long p = 0; p < num_pages; p++) of_values[p] = page(values, pages[p]);
         for (long v = 0; v < num_vectors; v++) of_keys[v] = page(keys, pages[v / PER_PAGE]) + v % PER_PAGE * LANES;
+        for (long p = 0; p < std::min(num_pages, AHEAD); p++) fetch(of_keys[p * PER_PAGE]);
         long v = 0;
-        for (; v + WIDE <= num_vectors; v += WIDE)
+        for (; v + WIDE <= num_vectors; v += WIDE) {
+            for (long p = (v + PER_PAGE - 1) / PER_PAGE; p * PER_PAGE < v + WIDE; p++) {
+                fetch(of_values[p]);
+                if (p + AHEAD < num_pages) fetch(of_keys[(p + AHEAD) * PER_PAGE]);
+            }
             across_rows<WIDE>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row);
+        }
         switch (num_vectors - v) {
             case 3: across_rows<3>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row); break;
             case 2: across_rows<2>(rows, asked, units, of_keys + v, units, &scores[v * LANES], row); break;
@@ -210,24 +227,34 @@ struct Block {
 
 // ---- what torch calls -----------------------------------------------------------------------------------------------
 
+// The first token of a part of all, moved on to where a page begins to be written: no two parts write one page.
+static long start_of(long part, long parts, const int64_t* slots, long num_tokens) {
+    long t = part * num_tokens / parts;
+    while (t > 0 && t < num_tokens && slots[t] / PAGE == slots[t - 1] / PAGE) t++;
+    return t;
+}
+
 // Put keys and values (T, G, D), with their distances between tokens and between heads, into their slots. The first
 // token of a page clears its values: a weight of zero times what happened to be in memory need not be zero.
 KERNEL void write(const Element* key, long key_token, long key_head, const Element* value, long value_token,
-                  long value_head, const int64_t* slots, Unit* keys, Element* values, long num_tokens, long groups,
-                  long size) {
-    const long units = size / PER;
-#pragma omp parallel for schedule(static) if (num_tokens > 64)
-    for (long g = 0; g < groups; g++)
-        for (long t = 0; t < num_tokens; t++) {
-            const long page = slots[t] / PAGE * groups + g, place = slots[t] % PAGE;
-            const Element *k = key + t * key_token + g * key_head, *v = value + t * value_token + g * value_head;
-            Unit* to = keys + page * units * PAGE + place;
-            for (long p = 0; p < units; p++) memcpy(to + p * PAGE, k + p * PER, sizeof(Unit));
-            Element* into = values + page * size * PAGE;
-            if (place == 0) memset(into, 0, size * PAGE * sizeof(Element));
-            into += place / PER * size * PER + place % PER;
-            for (long d = 0; d < size; d++) into[d * PER] = v[d];
-        }
+                  long value_head, const int64_t* slots, Unit* keys, Element* values, long num_pages, long num_tokens,
+                  long groups, long size) {
+    const long units = size / PER, parts = num_tokens < FEW ? 1 : omp_get_max_threads();
+#pragma omp parallel for schedule(static) if (parts > 1)
+    for (long part = 0; part < parts; part++) {
+        const long end = start_of(part + 1, parts, slots, num_tokens);
+        for (long t = start_of(part, parts, slots, num_tokens); t < end; t++)
+            for (long g = 0; g < groups; g++) {
+                const long page = g * num_pages + slots[t] / PAGE, place = slots[t] % PAGE;
+                const Element *k = key + t * key_token + g * key_head, *v = value + t * value_token + g * value_head;
+                Unit* to = keys + page * units * PAGE + place;
+                for (long p = 0; p < units; p++) memcpy(to + p * PAGE, k + p * PER, sizeof(Unit));
+                Element* into = values + page * size * PAGE;
+                if (place == 0) memset(into, 0, size * PAGE * sizeof(Element));
+                into += place / PER * size * PER + place % PER;
+                for (long d = 0; d < size; d++) into[d * PER] = v[d];
+            }
+    }
 }
 
 struct Task {
@@ -240,8 +267,8 @@ struct Task {
 KERNEL void attend(const Element* query, long query_token, long query_head, Element* out, const Unit* keys,
                    const Unit* values, const int32_t* starts, const int32_t* before, const int32_t* tables,
                    const int32_t* table_starts, const int32_t* groups, long num_groups, long heads, long num_kv_heads,
-                   long size, float scale, float softcap, long window) {
-    const Shape shape{heads, num_kv_heads, size, scale, softcap, window};
+                   long size, long num_pages, float scale, float softcap, long window) {
+    const Shape shape{heads, num_kv_heads, size, num_pages, scale, softcap, window};
     const long stacked = heads / num_kv_heads, tokens = std::max(1L, ROWS / stacked);
     std::vector<Task> tasks;
     for (int n = 0; n < num_groups; n++)

@@ -15,6 +15,9 @@ static inline void tile(const Unit* a, long a_row, long a_step, const Unit* b, l
     Floats sums[ROWS][VECTORS] = {};  // in registers, as long as every loop over it is unrolled
 #pragma GCC unroll 6
     for (int i = 0; i < ROWS; i++) __builtin_prefetch(c + i * c_row, 1);  // it is written when the sums are there
+    // A neighbour on the same core leaves a thread half of the decoder: what a loop adds to each step is then what takes
+    // longest. Asked for here: unrolled by hand, gcc 12 does not keep the sums in registers.
+#pragma GCC unroll 8
     for (long k = 0; k < steps; k++) {
         Words right[VECTORS];
 #pragma GCC unroll 4
