@@ -21,7 +21,7 @@ from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.names import resolve
 from sartor.plan import Plan
-from sartor.planner import MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof, settled_method, way_of
+from sartor.planner import FP32_MICRO_TOKENS, MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof, settled_method, way_of
 from sartor.recipe import Named, Recipe
 from sartor.sizing import packing, shape_of, smallest
 from sartor.store import STAGES
@@ -233,6 +233,7 @@ def test_without_bf16_products_the_plan_is_in_fp32(plan_of: Any) -> None:
     slow = plan_of(hardware=MACHINE.model_copy(update={"has_bf16": False}))
     assert (slow.model.dtype, plan_of().model.dtype) == ("float32", "bfloat16")
     assert "no bf16" in slow.reasons["model.dtype"]
+    assert (slow.micro_tokens, plan_of().micro_tokens) == (FP32_MICRO_TOKENS, MICRO_TOKENS)
     assert slow.estimate.peak_bytes > plan_of().estimate.peak_bytes
 
 
