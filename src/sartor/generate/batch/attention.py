@@ -180,7 +180,9 @@ def _inputs(module: nn.Module) -> Part | None:
 def _faster(module: nn.Module, call: _Call, noting: Noting, rotation: Rotation) -> nn.Module:
     """A layer that gives what this one gave when it was called; otherwise the module itself."""
     inputs, seen, positions = _inputs(module), call.reached, call.kwargs.get("position_embeddings")
-    if inputs is None or seen is None or positions is None or not isinstance(call.gave, tuple):
+    if inputs is None or seen is None or not isinstance(positions, tuple) or not isinstance(call.gave, tuple):
+        return module
+    if positions[0].dim() != 3 or len(call.args) > 1:  # not called as Llama's are
         return module
     size, num_pairs = seen.query_THD.shape[2], positions[0].shape[-1] // 2
     kernel = pointwise(inputs.together.like_K.dtype, size, num_pairs, device=inputs.together.like_K.device.type)
