@@ -11,7 +11,17 @@ from torch import nn
 from sartor import hardware
 from sartor.adapters.changes import LowRank, Scale, Shift, Weight
 from sartor.errors import ModelError
-from sartor.generate.batch.products import OneDnn, Ours, Own, Product, Torch, product_of, scales_input
+from sartor.generate.batch.products import (
+    OneDnn,
+    OurLow,
+    Ours,
+    Own,
+    Product,
+    Torch,
+    TorchLow,
+    product_of,
+    scales_input,
+)
 from sartor.ops.product import products
 
 
@@ -45,16 +55,27 @@ def test_whose_kernel_multiplies_depends_on_the_processor(monkeypatch: pytest.Mo
     products.cache_clear()
 
 
-def test_low_ranks_of_several_layers_are_added_side_by_side() -> None:
+@pytest.mark.parametrize(("widths", "ours"), [((4, 6), False), ((32, 16), True)])
+def test_low_ranks_of_several_layers_are_added_side_by_side(
+    widths: tuple[int, int], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranks together are no multiple of what the kernel takes: it is given zeros."""
+    monkeypatch.setattr(hardware, "is_amd", lambda: True)
+    products.cache_clear()
     torch.manual_seed(0)
-    layers = {"one": nn.Linear(8, 4), "two": nn.Linear(8, 6)}
-    first, second, third = (LowRank(torch.randn(r, 8), torch.randn(n, r)) for r, n in ((2, 4), (3, 6), (1, 6)))
+    layers = {name: nn.Linear(8, width) for name, width in zip(("one", "two"), widths, strict=True)}
+    sizes = ((2, widths[0]), (3, widths[1]), (1, widths[1]))
+    first, second, third = (LowRank(torch.randn(r, 8), torch.randn(n, r)) for r, n in sizes)
     own = Own(layers, {"one": (first,), "two": (second, third)})
-    x, made = torch.randn(5, 8), torch.ones(5, 10)
+    assert type(own._low) is (OurLow if ours else TorchLow)
+    around = torch.ones(7, sum(widths) + 3)
+    x, made = torch.randn(9, 12)[2:7, :8], around[1:6, : sum(widths)]
     own.add_low_ranks(x, made)
     wanted = [each.up_NR @ each.down_RK for each in (first, second, third)]
     torch.testing.assert_close(made, 1 + torch.cat((x @ wanted[0].t(), x @ (wanted[1] + wanted[2]).t()), dim=1))
+    assert (around[0] == 1).all() and (around[6] == 1).all() and (around[:, sum(widths) :] == 1).all()
     assert own.has_low_ranks and own.product is None and own.after == []
+    products.cache_clear()
 
 
 def test_other_weights_of_one_layer_leave_the_others_theirs() -> None:

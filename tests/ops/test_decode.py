@@ -113,6 +113,19 @@ def test_native_gives_what_the_twin_gives(
         torch.testing.assert_close(fast, plain, rtol=1e-5 if exact else 0.02, atol=1e-5 if exact else 0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 7])
+def test_however_many_threads_write(num_threads: int, dtype: torch.dtype) -> None:
+    """The tokens are shared out where pages begin: none is written, or cleared, by two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        for one, other in play([PlainPages(40), open_pages(40, dtype, 64)], (9, 3, 64), dtype):
+            torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.usefixtures("plainer_processor")
 def test_native_gives_what_the_twin_gives_on_plainer_processors() -> None:
     for sizes, window in (((4, 2, 16), NEVER), ((9, 3, 64), 20), ((8, 1, 80), NEVER)):

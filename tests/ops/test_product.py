@@ -104,6 +104,10 @@ def test_a_weight_that_is_laid_out_gives_the_same(inner: int) -> None:
         for rows in ROWS:
             for a in (numbers(rows, inner, room=3), numbers(rows, inner, turned=True)):
                 assert off(laid.times(a), a, weight.t()) < 1e-6, (columns, rows)
+                around = torch.full((rows, columns + 24), 7.0)
+                laid.add_to(around[:, 8:-16], a)
+                torch.testing.assert_close(around[:, 8:-16], 7 + laid.times(a), rtol=1e-5, atol=1e-5)
+                assert (around[:, :8] == 7).all() and (around[:, -16:] == 7).all()
 
 
 @pytest.mark.usefixtures("plainer_processor")

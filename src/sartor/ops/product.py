@@ -65,7 +65,7 @@ class LaidOut:
     def __init__(self, weight_NK: Tensor) -> None:
         library = native.load("product", "float32")
         assert library is not None
-        self._product = native.function(library, "product_laid", "plppllll")
+        self._product = native.function(library, "product_laid", "plpplllll")
         self.num_columns, self.num_inner = weight_NK.shape
         self._laid = weight_NK.new_empty(-(-self.num_columns // STRIPE) * STRIPE * self.num_inner)
         native.function(library, "lay", "pllpll")(
@@ -75,14 +75,21 @@ class LaidOut:
 
     def times(self, x_MK: Tensor) -> Tensor:
         """x Wᵀ of any number of rows."""
-        rows_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
         out_MN = x_MK.new_empty(len(x_MK), self.num_columns)
+        self._multiply(x_MK, out_MN, adding=False)
+        return out_MN
+
+    def add_to(self, out_MN: Tensor, x_MK: Tensor) -> None:
+        """out += x Wᵀ, where the columns of a row of `out` lie next to each other."""
+        self._multiply(x_MK, out_MN, adding=True)
+
+    def _multiply(self, x_MK: Tensor, out_MN: Tensor, *, adding: bool) -> None:
+        rows_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
         self._product(
             *(rows_MK.data_ptr(), rows_MK.stride(0), self._laid.data_ptr()),
-            *(out_MN.data_ptr(), self.num_columns),
-            *(len(x_MK), self.num_columns, self.num_inner),
+            *(out_MN.data_ptr(), out_MN.stride(0)),
+            *(len(x_MK), self.num_columns, self.num_inner, adding),
         )
-        return out_MN
 
 
 def lay_out(weight_NK: Tensor) -> LaidOut | None:

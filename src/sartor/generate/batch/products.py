@@ -19,6 +19,7 @@ from torch import nn
 from sartor.adapters.changes import Change, LowRank, Scale, Weight
 from sartor.errors import ModelError
 from sartor.generate.batch.after import After, after_of
+from sartor.ops.native import LANES
 from sartor.ops.product import LaidOut, lay_out
 
 TYPICAL_ROWS = 64  # what oneDNN lays weights out for; other sizes are right too
@@ -32,6 +33,12 @@ class Product(Protocol):
     def plus(self, x_TK: torch.Tensor, other_TN: torch.Tensor) -> torch.Tensor:
         """The same and another summand, rounded once."""
         ...
+
+
+class Low(Protocol):
+    """x Aᵀ Bᵀ, added to what is there."""
+
+    def add_to(self, made_TN: torch.Tensor, x_TK: torch.Tensor) -> None: ...
 
 
 class Torch:
@@ -126,24 +133,40 @@ class Own:
     def add_low_ranks(self, x_TK: torch.Tensor, made_TN: torch.Tensor) -> None:
         """Add up (down x) of every layer to what is there."""
         if self._low is not None:
-            down_KR, up_RN = self._low
-            made_TN.addmm_(torch.mm(x_TK, down_KR), up_RN)
+            self._low.add_to(made_TN, x_TK)
 
 
-def _low_ranks(
-    low: Sequence[tuple[slice, LowRank]], num_outputs: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The downs side by side, and the ups on a diagonal, each in its layer's columns: two products for all layers.
+class TorchLow:
+    """By torch. Zeros beside the diagonal cost less than more calls."""
 
-    Zeros beside the diagonal cost less than more calls.
-    """
-    down_KR = torch.cat([change.down_RK.detach().to(dtype) for _, change in low]).t()
-    up_RN = down_KR.new_zeros(down_KR.shape[1], num_outputs)
+    def __init__(self, down_RK: torch.Tensor, up_NR: torch.Tensor) -> None:
+        self._down_KR, self._up_RN = down_RK.t(), up_NR.t().contiguous()
+
+    def add_to(self, made_TN: torch.Tensor, x_TK: torch.Tensor) -> None:
+        made_TN.addmm_(torch.mm(x_TK, self._down_KR), self._up_RN)
+
+
+class OurLow:
+    """By our own kernel, both laid out for it."""
+
+    def __init__(self, down: LaidOut, up: LaidOut) -> None:
+        self._down, self._up = down, up
+
+    def add_to(self, made_TN: torch.Tensor, x_TK: torch.Tensor) -> None:
+        self._up.add_to(made_TN, self._down.times(x_TK))
+
+
+def _low_ranks(low: Sequence[tuple[slice, LowRank]], num_outputs: int, dtype: torch.dtype) -> Low:
+    """The downs side by side, and the ups on a diagonal, each in its layer's columns: two products for all layers."""
+    down_RK = torch.cat([change.down_RK.detach().to(dtype) for _, change in low])
+    up_NR = down_RK.new_zeros(num_outputs, len(down_RK))
     rank = 0
     for columns, change in low:
-        up_RN[rank : rank + change.up_NR.shape[1], columns] = change.up_NR.detach().t()
+        up_NR[columns, rank : rank + change.up_NR.shape[1]] = change.up_NR.detach()
         rank += change.up_NR.shape[1]
-    return down_KR, up_RN
+    more = -len(down_RK) % LANES  # ranks of zeros, so that there are as many as the kernel takes
+    down, up = lay_out(F.pad(down_RK, (0, 0, 0, more))), lay_out(F.pad(up_NR, (0, more)))
+    return TorchLow(down_RK, up_NR) if down is None or up is None else OurLow(down, up)
 
 
 def scales_input(changes: Sequence[Change]) -> bool:

@@ -105,13 +105,15 @@ KERNEL void lay(const Unit* right, long row, long column, Unit* to, long num_col
 }
 
 // Rows of a stand `row` apart, in themselves without gaps. Blocks of rows are shared out, and where those are few, columns:
-// so a stripe is read from memory once, and multiplied with all of a block.
+// so a stripe is read from memory once, and multiplied with all of a block. `adding`: to what is in `out`.
 KERNEL void product_laid(const Unit* left, long row, const Unit* laid, float* out, long ld, long num_rows,
-                         long num_columns, long num_steps) {
+                         long num_columns, long num_steps, long adding) {
     if (!num_rows) return;
     const long width = padded(num_columns, STRIPE), num_stripes = width / STRIPE, threads = omp_get_max_threads();
-    const long num_tiles = (num_rows + TALL - 1) / TALL, num_blocks = (num_tiles + LAID_BLOCK - 1) / LAID_BLOCK;
-    const long num_parts = std::clamp((SHARES * threads + num_blocks - 1) / num_blocks, 1L, num_stripes);
+    const long num_tiles = (num_rows + TALL - 1) / TALL, shares = SHARES * threads;
+    const long least = std::min(num_tiles, (shares + num_stripes - 1) / num_stripes);  // where stripes are few: low ranks
+    const long num_blocks = std::max(least, (num_tiles + LAID_BLOCK - 1) / LAID_BLOCK);
+    const long num_parts = std::clamp((shares + num_blocks - 1) / num_blocks, 1L, num_stripes);
 #pragma omp parallel for collapse(2) schedule(dynamic, 1)
     for (long part = 0; part < num_parts; part++)
         for (long number = 0; number < num_blocks; number++) {
@@ -123,7 +125,8 @@ KERNEL void product_laid(const Unit* left, long row, const Unit* laid, float* ou
                 for (long j = first; j < last; j += STRIPE)
                     for (long i = top; i < end; i += TALL)
                         multiply(left + i * row + step, row, 1, laid + step * width + j * steps, steps,
-                                 out + i * ld + j, ld, std::min(TALL, end - i), std::min(STRIPE, last - j), step > 0);
+                                 out + i * ld + j, ld, std::min(TALL, end - i), std::min(STRIPE, last - j),
+                                 adding || step > 0);
             }
         }
 }
