@@ -22,6 +22,7 @@ from sartor.errors import Unsupported
 from sartor.hardware import return_freed_memory
 from sartor.ops import attention, attention_block, forest_attention, gated_block, gpu, native
 from sartor.ops.attention_block import AttentionBlock
+from sartor.ops.attention_code import strange_names
 from sartor.ops.block import Pass, Tools
 from sartor.ops.forest_attention import Heads
 from sartor.ops.gated_block import GatedBlock
@@ -305,6 +306,8 @@ def _attention_parts(
     together = "qkv_proj" in parts
     inputs = ("qkv_proj",) if together else ("q_proj", "k_proj", "v_proj")
     _only(parts, (*inputs, "o_proj"), optional=("q_norm", "k_norm"))
+    if strange := strange_names(module):
+        raise Unsupported(f"an attention whose code names {', '.join(strange)}", hint=PLAIN)
     if facts.get("attn_logit_softcapping") or facts.get("attention_dropout"):
         raise Unsupported("a soft cap or dropout on attention scores", hint=PLAIN)
     if missing := [name for name in ("config", "head_dim", "scaling") if name not in facts]:

@@ -2,7 +2,8 @@
 values, rotation in place, the cache, and the last product.
 
 A layer is replaced only after its own code was watched: what ours brings to the cache, and what it makes of that, must
-be the same numbers; the scale, the window and the soft cap are those that the layer itself asked for.
+be the same numbers; the scale, the window and the soft cap are those that the layer itself asked for. Code that names
+what no known family's does is left alone (`ops/attention_code.py`).
 
 Shapes: T tokens · H query heads · G key/value heads · D head size · C columns of heads · R rotated pairs of a head.
 """
@@ -18,6 +19,7 @@ from torch import nn
 
 from sartor.generate.batch.faster import Norm, alike
 from sartor.generate.batch.joint import Part
+from sartor.ops.attention_code import strange_names
 from sartor.ops.decode import Flat, Paged, Pages
 from sartor.ops.pointwise import Native, pointwise
 
@@ -182,7 +184,7 @@ def _faster(module: nn.Module, call: _Call, noting: Noting, rotation: Rotation) 
     inputs, seen, positions = _inputs(module), call.reached, call.kwargs.get("position_embeddings")
     if inputs is None or seen is None or not isinstance(positions, tuple) or not isinstance(call.gave, tuple):
         return module
-    if positions[0].dim() != 3 or len(call.args) > 1:  # not called as Llama's are
+    if positions[0].dim() != 3 or len(call.args) > 1 or strange_names(module):  # not called, or not written, as Llama's
         return module
     size, num_pairs = seen.query_THD.shape[2], positions[0].shape[-1] // 2
     kernel = pointwise(inputs.together.like_K.dtype, size, num_pairs, device=inputs.together.like_K.device.type)
