@@ -2,6 +2,7 @@
 
     python bench/gpu.py                              all models, all contestants; one that is not installed says so
     python bench/gpu.py --models smollm2-135m --contestants sartor unsloth
+    python bench/gpu.py --models llama-3.1-8b --layers 8 --turns 1 --kernels 30    and which kernels a step's time is
 
 Every contestant gets the same random ids (2,048 tokens a sequence, the second half trained), the same LoRA (r=16, all
 linear layers), as many sequences a step, and fresh processes that take turns. Weights are random: speed does not depend
@@ -62,12 +63,13 @@ COLUMNS: Columns = {
 Step = Callable[[], None]
 
 
-def make_model(name: str, folder: Path) -> None:
-    """Random bf16 weights of a model's shape, as a Hugging Face folder."""
+def make_model(name: str, folder: Path, layers: int | None = None) -> None:
+    """Random bf16 weights of a model's shape, or of its first layers alone, as a Hugging Face folder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)
-    config = LlamaConfig(**MODELS[name], max_position_embeddings=2 * LENGTH, dtype="bfloat16")
+    facts = MODELS[name] | ({"num_hidden_layers": layers} if layers else {})
+    config = LlamaConfig(**facts, max_position_embeddings=2 * LENGTH, dtype="bfloat16")
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder)
@@ -256,7 +258,25 @@ def measure(contestant: str, name: str, folder: Path, options: argparse.Namespac
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else 0.0,
         "first_step_seconds": round(seconds[0], 2),
         "spread": round((max(timed) - min(timed)) / median, 3),
+        **({"kernels": kernels_of(step, options.kernels)} if options.kernels else {}),
     }
+
+
+def kernels_of(step: Step, count: int) -> list[str]:
+    """What takes most of a step's time on the GPU (without one, on the CPU): milliseconds, calls, and the name."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        step()
+        now()
+    taken = {
+        each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total) for each in seen.key_averages()
+    }
+    calls = {each.key: each.count for each in seen.key_averages()}
+    largest = sorted(taken, key=lambda key: -taken[key])[:count]
+    whole = f"{sum(taken.values()) / 1e3:.2f} all"
+    return [whole, *(f"{taken[key] / 1e3:.2f} {calls[key]} {key[:100]}" for key in largest)]
 
 
 def parser(doc: str, contestants: Collection[str]) -> argparse.ArgumentParser:
@@ -265,6 +285,7 @@ def parser(doc: str, contestants: Collection[str]) -> argparse.ArgumentParser:
     asking.add_argument("--models", nargs="+", default=["llama-3.1-8b", "smollm2-135m"], choices=sorted(MODELS))
     asking.add_argument("--contestants", nargs="+", default=list(contestants), choices=list(contestants))
     asking.add_argument("--turns", type=int, default=3, help="fresh processes of each")
+    asking.add_argument("--layers", type=int, help="of a model, the first so many, where all take too long to make")
     asking.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the processor")
     asking.add_argument("--out", type=Path, help="where to write the results as JSON")
     asking.add_argument("--one", nargs=3, metavar=("CONTESTANT", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
@@ -283,7 +304,7 @@ def run_all(script: str, options: argparse.Namespace, asked: list[str]) -> list[
     for name in options.models:
         with tempfile.TemporaryDirectory() as parent:
             folder = Path(parent) / name
-            make_model(name, folder)
+            make_model(name, folder, options.layers)
             for turn in range(options.turns):
                 for contestant in options.contestants:
                     one = [*asked, "--one", contestant, name, str(folder)]
@@ -331,6 +352,7 @@ def main() -> None:
     asking.add_argument("--length", type=int, default=LENGTH)
     asking.add_argument("--steps", type=int, default=15)
     asking.add_argument("--warmup", type=int, default=5)
+    asking.add_argument("--kernels", type=int, default=0, help="show so many kernels of a step")
     options = asking.parse_args()
     if options.one:
         contestant, name, folder = options.one

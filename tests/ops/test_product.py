@@ -9,7 +9,7 @@ import torch
 
 from sartor import hardware
 from sartor.ops import native, product
-from sartor.ops.product import LaidOut, Native, Plain, lay_out, multiply, products
+from sartor.ops.product import LaidOut, Native, Plain, lay_out, multiply, multiply_few, products
 
 from .conftest import forget_kernels
 
@@ -165,3 +165,9 @@ def test_multiply_fills_what_it_is_given(rows: int) -> None:
     assert torch.allclose(out, a @ b, atol=1e-4)
     wide = torch.empty(rows, 48, dtype=torch.float64)
     assert torch.equal(multiply(a.double(), b.double(), wide), a.double() @ b.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_of_few_is_one(dtype: torch.dtype) -> None:
+    few, many = numbers(301, 16, room=48).to(dtype), numbers(301, 112, room=16).to(dtype)
+    assert off(multiply_few(few, many), few.t(), many) < 1e-6

@@ -19,7 +19,7 @@ from torch import nn
 
 from sartor.errors import Unsupported
 from sartor.ops.lora_linear import AugmentedLoraLinear
-from sartor.ops.product import multiply
+from sartor.ops.product import multiply, multiply_few
 from sartor.ops.quantised_linear import QuantisedLinear, device_of, side_by_side
 
 Tensor = torch.Tensor
@@ -146,8 +146,7 @@ class JointLinear:
         """Gradients of the masters from those of the outputs and of the low ranks."""
         x_TK, low_TR = x_TKR[:, : self.num_inputs], x_TKR[:, self.num_inputs :]
         none = dy_TN[:0]
-        of_down_RK = dlow_TR.t() @ x_TK if self.num_low else none
-        of_up_NR = dy_TN.t() @ low_TR if self.num_low else none
+        of_down_RK = multiply_few(dlow_TR, x_TK) if self.num_low else none
         trains_base = any(member.weight is not None for member in self._members)
         of_weight_NK = (
             multiply(dy_TN.t(), x_TK, dy_TN.new_empty(dy_TN.shape[1], self.num_inputs)) if trains_base else none
@@ -155,12 +154,12 @@ class JointLinear:
         return [
             gradient.to(master.dtype)
             for member in self._members
-            for master, gradient in _gradients(member, dy_TN, of_weight_NK, of_down_RK, of_up_NR)
+            for master, gradient in _gradients(member, dy_TN, of_weight_NK, of_down_RK, low_TR)
         ]
 
 
 def _gradients(
-    member: Member, dy_TN: Tensor, of_weight_NK: Tensor, of_down_RK: Tensor, of_up_NR: Tensor
+    member: Member, dy_TN: Tensor, of_weight_NK: Tensor, of_down_RK: Tensor, low_TR: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     base = member.base
     found: list[tuple[Tensor, Tensor]] = []
@@ -171,7 +170,8 @@ def _gradients(
     if member.down is not None and member.down.requires_grad:
         found.append((member.down, of_down_RK[member.low]))
     if member.up is not None and member.up.requires_grad:
-        found.append((member.up, of_up_NR[member.outputs, member.low].to(member.up.dtype) * member.scaling))
+        of_up_NR = dy_TN[:, member.outputs].t() @ low_TR[:, member.low]
+        found.append((member.up, of_up_NR.to(member.up.dtype) * member.scaling))
     return found
 
 

@@ -104,6 +104,15 @@ def multiply(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor) -> Tensor:
     return out_MN
 
 
+def multiply_few(a_KM: Tensor, b_KN: Tensor) -> Tensor:
+    """aᵀ b of few M, such as low ranks.
+
+    In fp32 MKL is 1.4 to 1.9 times as fast at the transpose of bᵀ a. In bf16 oneDNN would have to turn all of b for it.
+    """
+    tall = b_KN.dtype == torch.float32 and b_KN.device.type == "cpu"
+    return (b_KN.t() @ a_KM).t() if tall else a_KM.t() @ b_KN
+
+
 @cache
 def products(dtype: torch.dtype, device: str = "cpu", *, many: bool = True) -> Products:
     """The fastest on a kind of device for a model's type, and many rows or few."""
