@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from transformers import AutoModelForCausalLM, SmolLM3Config
 from sartor.adapters.changes import Changes, Weight
 from sartor.generate.batch import attention
 from sartor.generate.batch.attention import Attention
-from sartor.generate.protocol import Sampling
 from sartor.generate.sartor import SartorEngine
 from sartor.hub import shape
 from sartor.ops import decode, native
 
-from .conftest import FAMILIES, SIZES
+from .conftest import FAMILIES, SIZES, answers
 
 Answers = Callable[..., list[list[int]]]
 PROMPTS = [[5, 9, 30, 7], list(range(3, 43)), [8]]
@@ -40,13 +39,6 @@ def kinds(engine: SartorEngine) -> list[type[nn.Module]]:
     return [type(layer.self_attn) for layer in engine._model.model.layers]
 
 
-def answers(engine: SartorEngine, prompts: Sequence[Sequence[int]], adapter: str | None = None) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in prompts]
-    for token in engine.stream(prompts, Sampling(max_new_tokens=8, stop_ids=frozenset()), adapter):
-        rows[token.row].append(token.id)
-    return rows
-
-
 @needs_kernels
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_layers_of_a_known_family(family: str, family_folder: Callable[..., Path], plain_answers: Answers) -> None:
@@ -55,7 +47,7 @@ def test_all_layers_of_a_known_family(family: str, family_folder: Callable[..., 
     engine = open_on(folder, odd=lambda model: names.update(name for name, _ in model.named_modules()))
     assert kinds(engine) == [Attention] * 3
     assert {name for name, _ in engine._model.named_modules()} == names, "adapters find parts by their names"
-    assert answers(engine, PROMPTS) == plain_answers(folder, PROMPTS, 8)
+    assert answers(engine, PROMPTS) == plain_answers(folder, PROMPTS, 12)
 
 
 @needs_kernels
@@ -68,7 +60,7 @@ def test_layers_that_do_not_turn(tmp_path: Path, plain_answers: Answers) -> None
     model.save_pretrained(tmp_path)
     engine = open_on(tmp_path)
     assert kinds(engine) == [Attention] * 3
-    assert answers(engine, PROMPTS) == plain_answers(tmp_path, PROMPTS, 8)
+    assert answers(engine, PROMPTS) == plain_answers(tmp_path, PROMPTS, 12)
 
 
 def louder(layer: nn.Module) -> type[nn.Module]:
@@ -113,7 +105,7 @@ def test_a_layer_that_computes_something_else_stays(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     change(model)
     for prompt, found in zip(PROMPTS, answers(engine, PROMPTS), strict=True):
-        made = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None)
+        made = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None)
         assert found == made[0, len(prompt) :].tolist()
 
 
@@ -123,4 +115,4 @@ def test_a_layer_stays_where_an_adapter_waits_inside(family_folder: Callable[...
     norm = Weight(torch.full((SIZE,), 0.5))
     engine = open_on(folder, Changes({"model.layers.1.self_attn.q_norm": (norm,)}))
     assert [kind is Attention for kind in kinds(engine)] == [True, False, True]
-    assert answers(engine, PROMPTS, "0") != answers(engine, PROMPTS)
+    assert answers(engine, PROMPTS, adapter="0") != answers(engine, PROMPTS)

@@ -17,12 +17,12 @@ from sartor.adapters import family_of
 from sartor.errors import UserError
 from sartor.generate import loading
 from sartor.generate.peft import MAX_ROWS, twin_of
-from sartor.generate.protocol import Adapters, Engine, Sampling, Token
+from sartor.generate.protocol import Engine, Sampling, Token
 from sartor.generate.sartor import SartorEngine, open_engine
 from sartor.hardware import look
 from sartor.ops import decode
 
-from .conftest import FAMILIES
+from .conftest import FAMILIES, GREEDY, answers
 
 Answers = Callable[..., list[list[int]]]
 
@@ -34,7 +34,6 @@ def prompts_of(lengths: Sequence[int], vocab: int = 480, prefix: Sequence[int] =
 
 MIXED = prompts_of([1, 5, 16, 17, 33, 40, 3])
 FEW_SHOT = prompts_of([9, 2, 20, 1, 12, 6], prefix=prompts_of([70])[0])
-GREEDY = Sampling(max_new_tokens=12, stop_ids=frozenset())
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +44,6 @@ def adapters(family_folder: Callable[[str], Path], make_adapters: Callable[..., 
 @pytest.fixture(scope="module")
 def engine(family_folder: Callable[[str], Path], adapters: dict[str, Path]) -> SartorEngine:
     return open_engine(family_folder("Llama"), adapters, dtype="float32", num_threads=1)
-
-
-def answers(
-    engine: SartorEngine, prompts: Sequence[Sequence[int]], sampling: Sampling = GREEDY, adapter: Adapters = None
-) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in prompts]
-    for token in engine.stream(prompts, sampling, adapter):
-        rows[token.row].append(token.id)
-    return rows
 
 
 class Forwards:
