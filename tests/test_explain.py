@@ -231,7 +231,8 @@ def test_each_line_multiplies_out(name: str, settings: Any, item_bytes: int, cal
         ({"micro_tokens": 16, "tile": 16, "quantize": "nf4"}, CPU, "load"),
         ({"micro_tokens": 16, "tile": 16, "quantize": "gptq"}, CPU.model_copy(update={"num_products": 0}), "load"),
         ({"micro_tokens": 16, "tile": 16, "num_trainable": 300_000_000}, CPU, "save"),
-        ({}, CPU, "train"),
+        ({}, CPU, "save"),
+        ({"layers": "transformers"}, CPU, "train"),
     ],
 )
 def test_the_fullest_phase_is_itemised_too(changes: Any, calibration: Calibration, fullest: str) -> None:

@@ -112,9 +112,9 @@ def _document(sums: dict[str, list[Line]]) -> Json:
 def _arithmetic(job: Job, memory: Memory, form: Form) -> list[Line]:
     """Each item of a phase's memory with its numbers put in; on one device, of all that share the weights."""
     if form == "decoder":
-        formulas, parts = _held(job) | _computed(job, memory), _parts(job)
+        formulas, parts = _held(job, memory) | _computed(job, memory), _parts(job)
     else:
-        formulas, parts = _held(job) | _computed_padded(job, form), []
+        formulas, parts = _held(job, memory) | _computed_padded(job, form), []
     words = {name: info.description or name for name, info in Memory.model_fields.items()}
     lines: list[Line] = []
     for name, size in memory.items().items():
@@ -123,18 +123,19 @@ def _arithmetic(job: Job, memory: Memory, form: Form) -> list[Line]:
     return lines
 
 
-def _held(job: Job) -> dict[str, str]:
+def _held(job: Job, memory: Memory) -> dict[str, str]:
     """What stays from step to step, and what comes from disk or goes there."""
     from sartor.backends.estimate import GRADIENT, MASTER, STORED
 
     trained = _trained(job) + (f" ÷ {job.shards} devices" if job.full and job.shards > 1 else "")
+    saved = MASTER + job.moment_bytes
     return {
         "runtime": "measured",
         "weights": _weights(job, job.item_bytes),
         "masters": f"{trained} × {MASTER} bytes (fp32)",
         "gradients": f"{trained} × {GRADIENT} bytes (fp32)",
         "moments": f"{trained} × {job.moment_bytes} bytes ({_MOMENTS[job.moment_bytes]})",
-        "disk": f"{trained} × {MASTER + job.moment_bytes} bytes",
+        "disk": f"{trained} × {saved} bytes × {memory.disk / (job.num_held * saved):.2g} held twice",
         "mapped": _weights(replace(job, quantize=job.quantize if job.foreign else "none", shards=1), STORED),
     }
 

@@ -278,11 +278,13 @@ def _train(bench: Bench) -> Events:
         share=share,
     )
     held_out = [segment for item in bench.tokenised("dev") for segment in item.segments]
-    # Where the pairs of a batch are compared with each other, dev is batches of as many pairs as a step has.
+    # Where the pairs of a batch are compared with each other, dev is batches of as many pairs as a step has; else they
+    # are no fuller than those of training, for whose buffers the plan has room.
     whole = "whole_steps" in resolve("objectives", plan.objective.name).NEEDS
+    fullest = min(plan.micro_tokens, plan.estimate.fullest or plan.micro_tokens)
     dev = pack(
         held_out,
-        micro_tokens=max(plan.micro_tokens, whole * sys.maxsize),
+        micro_tokens=max(fullest, whole * sys.maxsize),
         max_segments=whole * plan.batch_size,
         share=share,
     )

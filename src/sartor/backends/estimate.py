@@ -44,7 +44,7 @@ class Calibration(Frozen):
     reads_here: bool = Field(description="Whether the checkpoint's file is read into the memory that is planned.")
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
     tile: int = Field(description="Supervised positions whose logits are made at once at full speed.")
-    disk_copies: float = Field(description="Copies of trained weights and moments on the device, in a save or a load.")
+    disk_copies: float = Field(description="Share of trained weights and moments held twice in a save or a load.")
     prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
     efficiency: float = Field(description="Share of the given FLOP/s that training's products reach.")
     attention_edge: int = Field(description="Tokens that each query costs beside those it sees: edges of blocks.")
@@ -71,7 +71,7 @@ CPU = Calibration(
     reads_here=True,
     working_copies=4.0,
     tile=512,
-    disk_copies=1.0,
+    disk_copies=0.5,
     prefill_tokens=2048,
     efficiency=0.93,
     attention_edge=135,
@@ -291,8 +291,8 @@ def attention_per_token(job: Job) -> int:
 def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     """Bytes of each phase on one device, itemised. Sharded (FSDP) over more than one, with a layer gathered at a time.
 
-    Packed weights are not sharded: each device holds them all, and makes a layer at a time into numbers. With gradients
-    dropped after each step, a save holds weights and moments but no gradients and no activations.
+    Packed weights are not sharded: each device holds them all, and makes a layer at a time into numbers. Gradients are
+    dropped after each step. Activations too, but for those of our layers, whose buffers stay (`ops/workspace.py`).
     """
     shape, share, trained = job.shape, 1.0 / job.shards, job.num_held
     held = Memory(
@@ -306,24 +306,17 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     )
     logits = job.tile * shape.vocab * job.item_bytes
     attention = job.micro_tokens * attention_per_token(job)
-    gathered = _gathered(job) + _made(job)
-    computing = {"attention": attention, "logits": logits}
+    layer = job.micro_tokens * scratch_per_token(job) + _gathered(job) + _made(job)
+    computing = {"attention": attention, "logits": logits, "layer": layer}
+    activations = {"activations": job.micro_tokens * job.num_layers * saved_per_token(job)}
+    buffers = computing | activations if job.computed_by == "hand-written" else {}
     disk = int(trained * (MASTER + job.moment_bytes) * calibration.disk_copies)
     return {
         "load": loading(held, job, calibration),
-        "train": held.model_copy(
-            update={
-                **computing,
-                "gradients": int(trained * GRADIENT),
-                "activations": job.micro_tokens * job.num_layers * saved_per_token(job),
-                "layer": job.micro_tokens * scratch_per_token(job) + gathered,
-            }
-        ),
-        "evaluate": held.model_copy(
-            update={**computing, "layer": job.micro_tokens * scratch_per_token(job) + gathered}
-        ),
-        "save": held.model_copy(update={"disk": disk}),
-        "resume": held.model_copy(update={"disk": disk}),
+        "train": held.model_copy(update={**computing, **activations, "gradients": int(trained * GRADIENT)}),
+        "evaluate": held.model_copy(update=computing | buffers),
+        "save": held.model_copy(update={**buffers, "disk": disk}),
+        "resume": held.model_copy(update={**buffers, "disk": disk}),
         "generate": held.model_copy(
             update={
                 "weights": answering_bytes(shape, job.quantize, job.item_bytes),
