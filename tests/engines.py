@@ -1,4 +1,4 @@
-"""A fake engine that answers from a script, the real renderer it is asked through, and data to put to it."""
+"""How engines are asked, one that answers from a script, the real renderer it is asked through, and data for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from sartor.chat import Renderer, open_renderer
 from sartor.data.prepare import Tokenised, tokenise
-from sartor.generate.protocol import Adapters, Sampling, Token, adapter_of_each
+from sartor.generate.protocol import Adapters, Engine, Sampling, Token, adapter_of_each
 from sartor.types import Chat, Text
 
 #: What is answered to a prompt, given as text, by the base (None) or by an adapter.
@@ -22,6 +22,16 @@ Script = Callable[[str, str | None], str]
 def renderer_of(folder: Path) -> Renderer:
     """The renderer of a model folder, opened once for all tests."""
     return open_renderer(folder)
+
+
+def answers(
+    engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapters = None
+) -> list[list[int]]:
+    """What an engine answers to prompts that come together."""
+    rows: list[list[int]] = [[] for _ in prompts]
+    for token in engine.stream(prompts, sampling, adapter):
+        rows[token.row].append(token.id)
+    return rows
 
 
 class FakeEngine:

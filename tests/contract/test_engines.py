@@ -18,9 +18,10 @@ import torch
 
 from sartor import names
 from sartor.errors import UserError
-from sartor.generate.protocol import Adapters, Engine, Sampling, Token
+from sartor.generate.protocol import Engine, Sampling, Token
 
-from ..gguf_files import write_adapter, write_model  # noqa: TID252 - the tests are no package to import by name
+from ..engines import answers  # noqa: TID252 - the tests are no package to import by name
+from ..gguf_files import write_adapter, write_model  # noqa: TID252
 from ..vllm_fake import KEY, FakeVllm  # noqa: TID252
 
 PROMPTS = [[1, 4093, 198, 504 + n, 77, 900 + 31 * n][: 3 + n % 4] for n in range(6)]  # more than llama.cpp has slots
@@ -147,15 +148,6 @@ def engine(request: pytest.FixtureRequest, world: World) -> Iterator[Engine]:
         yield opened
 
 
-def answers(
-    engine: Engine, prompts: list[list[int]], sampling: Sampling = GREEDY, adapter: Adapters = None
-) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in prompts]
-    for token in engine.stream(prompts, sampling, adapter):
-        rows[token.row].append(token.id)
-    return rows
-
-
 def finished(engine: Engine, handles: set[int]) -> dict[int, list[Token]]:
     """Advance until all these requests have ended: what each of them gave."""
     given: dict[int, list[Token]] = {handle: [] for handle in handles}
@@ -178,29 +170,29 @@ def test_every_engine_is_held_to_the_contract() -> None:
 
 
 def test_greedy_answers_are_those_of_plain_transformers(engine: Engine, world: World) -> None:
-    assert answers(engine, PROMPTS) == [world.plain.answer(prompt, None) for prompt in PROMPTS]
+    assert answers(engine, PROMPTS, GREEDY) == [world.plain.answer(prompt, None) for prompt in PROMPTS]
 
 
 def test_adapters_answer_by_name_and_leave_no_trace(engine: Engine, world: World) -> None:
     assert engine.adapters == ("tickets-1.2", "calls")
     assert engine.warnings == ()
-    base = answers(engine, PROMPTS[:3])
+    base = answers(engine, PROMPTS[:3], GREEDY)
     for name in engine.adapters:
-        tuned = answers(engine, PROMPTS[:3], adapter=name)
+        tuned = answers(engine, PROMPTS[:3], GREEDY, adapter=name)
         assert tuned == [world.plain.answer(prompt, name) for prompt in PROMPTS[:3]]
         assert tuned != base
-    assert answers(engine, PROMPTS[:3]) == base
+    assert answers(engine, PROMPTS[:3], GREEDY) == base
 
 
 def test_one_batch_holds_several_adapters(engine: Engine, world: World) -> None:
     chosen = (None, "calls", "tickets-1.2", "calls", None, "tickets-1.2")
     wanted = [world.plain.answer(prompt, name) for prompt, name in zip(PROMPTS, chosen, strict=True)]
-    assert answers(engine, PROMPTS, adapter=chosen) == wanted
+    assert answers(engine, PROMPTS, GREEDY, adapter=chosen) == wanted
 
 
 def test_a_common_prefix_changes_nothing(engine: Engine, world: World) -> None:
     prompts = [[*range(300, 340), *prompt] for prompt in PROMPTS[:3]]
-    assert answers(engine, [*prompts, prompts[0]]) == [
+    assert answers(engine, [*prompts, prompts[0]], GREEDY) == [
         world.plain.answer(prompt, None) for prompt in (*prompts, prompts[0])
     ]
 
@@ -210,7 +202,7 @@ def test_sampling_is_repeatable_by_seed(engine: Engine) -> None:
         return answers(engine, PROMPTS[:3], Sampling(6, frozenset(), temperature=1.5, top_p=top_p, seed=seed))
 
     assert draw(1) == draw(1) != draw(2)
-    assert draw(1, top_p=1e-6) == answers(engine, PROMPTS[:3])
+    assert draw(1, top_p=1e-6) == answers(engine, PROMPTS[:3], GREEDY)
 
 
 def test_samples_follow_the_probabilities(engine: Engine, world: World) -> None:
@@ -275,7 +267,7 @@ def test_a_stream_that_is_closed_leaves_nothing_behind(engine: Engine, world: Wo
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert engine.advance() == []
-    assert answers(engine, PROMPTS[:1]) == [world.plain.answer(PROMPTS[0], None)]
+    assert answers(engine, PROMPTS[:1], GREEDY) == [world.plain.answer(PROMPTS[0], None)]
 
 
 def test_no_prompts_no_tokens(engine: Engine) -> None:
@@ -297,7 +289,7 @@ def test_what_cannot_be_answered_is_refused_and_the_engine_lives_on(engine: Engi
             engine.logprobs([PROMPTS[0], sequence], "calls")
         assert weighed.value.hint
     assert engine.advance() == []
-    assert answers(engine, PROMPTS[:1]) == [world.plain.answer(PROMPTS[0], None)]
+    assert answers(engine, PROMPTS[:1], GREEDY) == [world.plain.answer(PROMPTS[0], None)]
 
 
 # ---- log-probabilities -----------------------------------------------------------------------------------------------

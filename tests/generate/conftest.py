@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from sartor.generate.protocol import Adapters, Engine, Sampling
-
 SIZES: dict[str, Any] = {
     "vocab_size": 480,
     "hidden_size": 48,
@@ -39,20 +37,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
     },
 }
-
-
-#: Twelve tokens, whatever they are.
-GREEDY = Sampling(max_new_tokens=12, stop_ids=frozenset())
-
-
-def answers(
-    engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling = GREEDY, adapter: Adapters = None
-) -> list[list[int]]:
-    """What an engine answers to prompts that come together."""
-    rows: list[list[int]] = [[] for _ in prompts]
-    for token in engine.stream(prompts, sampling, adapter):
-        rows[token.row].append(token.id)
-    return rows
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +98,7 @@ def make_adapters(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dic
 def plain_answers() -> Callable[..., list[list[int]]]:
     """transformers' greedy answers, each prompt alone; with PEFT's own layers if an adapter's folder is given."""
 
-    def answered(
+    def answers(
         base: Path, prompts: Sequence[Sequence[int]], count: int, adapter: Path | None = None
     ) -> list[list[int]]:
         from transformers import AutoModelForCausalLM
@@ -135,4 +119,4 @@ def plain_answers() -> Callable[..., list[list[int]]]:
             for prompt in prompts
         ]
 
-    return answered
+    return answers

@@ -14,14 +14,17 @@ from transformers import AutoModelForCausalLM, SmolLM3Config
 from sartor.adapters.changes import Changes, Weight
 from sartor.generate.batch import attention
 from sartor.generate.batch.attention import Attention
+from sartor.generate.protocol import Sampling
 from sartor.generate.sartor import SartorEngine
 from sartor.hub import shape
 from sartor.ops import decode, native
 
-from .conftest import FAMILIES, SIZES, answers
+from ..engines import answers  # noqa: TID252 - the tests are no package to import by name
+from .conftest import FAMILIES, SIZES
 
 Answers = Callable[..., list[list[int]]]
 PROMPTS = [[5, 9, 30, 7], list(range(3, 43)), [8]]
+GREEDY = Sampling(max_new_tokens=12, stop_ids=frozenset())
 SIZE = 32  # of a head: half of one, which turns, is a multiple of what the kernels take
 needs_kernels = pytest.mark.skipif(bool(native.problem()), reason=native.problem())
 
@@ -47,7 +50,7 @@ def test_all_layers_of_a_known_family(family: str, family_folder: Callable[..., 
     engine = open_on(folder, odd=lambda model: names.update(name for name, _ in model.named_modules()))
     assert kinds(engine) == [Attention] * 3
     assert {name for name, _ in engine._model.named_modules()} == names, "adapters find parts by their names"
-    assert answers(engine, PROMPTS) == plain_answers(folder, PROMPTS, 12)
+    assert answers(engine, PROMPTS, GREEDY) == plain_answers(folder, PROMPTS, 12)
 
 
 @needs_kernels
@@ -60,7 +63,7 @@ def test_layers_that_do_not_turn(tmp_path: Path, plain_answers: Answers) -> None
     model.save_pretrained(tmp_path)
     engine = open_on(tmp_path)
     assert kinds(engine) == [Attention] * 3
-    assert answers(engine, PROMPTS) == plain_answers(tmp_path, PROMPTS, 12)
+    assert answers(engine, PROMPTS, GREEDY) == plain_answers(tmp_path, PROMPTS, 12)
 
 
 def louder(layer: nn.Module) -> type[nn.Module]:
@@ -104,7 +107,7 @@ def test_a_layer_that_computes_something_else_stays(
     assert [kind is Attention for kind in kinds(engine)] == [True, False, True]
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     change(model)
-    for prompt, found in zip(PROMPTS, answers(engine, PROMPTS), strict=True):
+    for prompt, found in zip(PROMPTS, answers(engine, PROMPTS, GREEDY), strict=True):
         made = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None)
         assert found == made[0, len(prompt) :].tolist()
 
@@ -115,4 +118,4 @@ def test_a_layer_stays_where_an_adapter_waits_inside(family_folder: Callable[...
     norm = Weight(torch.full((SIZE,), 0.5))
     engine = open_on(folder, Changes({"model.layers.1.self_attn.q_norm": (norm,)}))
     assert [kind is Attention for kind in kinds(engine)] == [True, False, True]
-    assert answers(engine, PROMPTS, adapter="0") != answers(engine, PROMPTS)
+    assert answers(engine, PROMPTS, GREEDY, adapter="0") != answers(engine, PROMPTS, GREEDY)

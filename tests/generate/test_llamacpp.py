@@ -18,8 +18,8 @@ from sartor.generate.llamacpp import LlamaCppEngine, open_engine
 from sartor.generate.protocol import Engine, Sampling
 from sartor.types import Message
 
-from ..gguf_files import embedded_gguf, write_model  # noqa: TID252 - the tests are no package to import by name
-from .conftest import answers
+from ..engines import answers  # noqa: TID252 - the tests are no package to import by name
+from ..gguf_files import embedded_gguf, write_model  # noqa: TID252
 
 QUESTIONS = (
     "What is the capital of France?",
@@ -31,7 +31,7 @@ QUESTIONS = (
     "Give me a word that rhymes with cat.",
     "Who wrote Hamlet?",
 )
-STOPPED = Sampling(max_new_tokens=12, stop_ids=frozenset({2}))
+GREEDY = Sampling(max_new_tokens=12, stop_ids=frozenset({2}))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_quantised_model_answers_as_the_dequantised_one(
     the same weights as a GGUF in fp32, all 8 answers are the same, which is too large a file for a test; the contract
     has it on the tiny model.
     """
-    theirs, mine = answers(real, prompts, STOPPED), answers(ours, prompts, STOPPED)
+    theirs, mine = answers(real, prompts, GREEDY), answers(ours, prompts, GREEDY)
     assert sum(left[0] == right[0] for left, right in zip(theirs, mine, strict=True)) >= len(prompts) - 2
     for prompt, left, right in zip(prompts, theirs, mine, strict=True):
         if left != right:
@@ -99,12 +99,12 @@ def test_tokens_that_end_inside_a_character_come_out_like_all_others(
 ) -> None:
     """llama.cpp's own streams leave their ids out, and its log-probabilities too."""
     engine = open_engine(tiny_gguf, {}, dtype="float32", num_threads=1)
-    (whole,) = answers(engine, [[1, 40, 7]], STOPPED)
+    (whole,) = answers(engine, [[1, 40, 7]], GREEDY)
     (weight,) = engine.logprobs([[1, *whole]], None)
     engine.close()
     renamed = write_model(tiny_folder, tmp_path / "halves.gguf", halves=whole[1:4])
     engine = open_engine(renamed, {}, dtype="float32", num_threads=1)
-    assert answers(engine, [[1, 40, 7]], STOPPED) == [whole]
+    assert answers(engine, [[1, 40, 7]], GREEDY) == [whole]
     assert engine.logprobs([[1, *whole]], None) == [pytest.approx(weight, abs=1e-3)]
     asked = {"prompt": [1, 40, 7], "n_predict": len(whole), "temperature": 0.0, "stream": True, "return_tokens": True}
     streamed = engine._client.post("/completion", json=asked).text
@@ -117,11 +117,11 @@ def test_tokens_that_end_inside_a_character_come_out_like_all_others(
 
 def test_the_models_own_end_ends_nothing_that_ours_does_not(tiny_gguf: Path, tiny_folder: Path, tmp_path: Path) -> None:
     engine = open_engine(tiny_gguf, {}, dtype="float32", num_threads=1)
-    free = answers(engine, [[1, 40, 7]], STOPPED)[0]
+    free = answers(engine, [[1, 40, 7]], GREEDY)[0]
     engine.close()
     other = write_model(tiny_folder, tmp_path / "other.gguf", eos=free[3])
     engine = open_engine(other, {}, dtype="float32", num_threads=1)
-    assert answers(engine, [[1, 40, 7]], STOPPED)[0] == free
+    assert answers(engine, [[1, 40, 7]], GREEDY)[0] == free
     tokens = list(engine.stream([[1, 40, 7]], Sampling(12, frozenset({free[3]})), None))
     assert [token.id for token in tokens] == free[: free.index(free[3]) + 1]
     assert tokens[-1].finish == "stop"
@@ -131,7 +131,7 @@ def test_the_models_own_end_ends_nothing_that_ours_does_not(tiny_gguf: Path, tin
 def test_ids_of_another_tokenizer_are_refused(real: LlamaCppEngine) -> None:
     for wrong in (49152, -1):
         with pytest.raises(UserError, match=f"token {wrong} is not among the 49152") as caught:
-            real.submit([1, wrong], STOPPED, None)
+            real.submit([1, wrong], GREEDY, None)
         assert "tokenizer" in caught.value.hint
     with pytest.raises(UserError, match="not among"):
         real.logprobs([[1, 49152]], None)

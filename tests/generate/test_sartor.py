@@ -22,7 +22,8 @@ from sartor.generate.sartor import SartorEngine, open_engine
 from sartor.hardware import look
 from sartor.ops import decode
 
-from .conftest import FAMILIES, GREEDY, answers
+from ..engines import answers  # noqa: TID252 - the tests are no package to import by name
+from .conftest import FAMILIES
 
 Answers = Callable[..., list[list[int]]]
 
@@ -34,6 +35,7 @@ def prompts_of(lengths: Sequence[int], vocab: int = 480, prefix: Sequence[int] =
 
 MIXED = prompts_of([1, 5, 16, 17, 33, 40, 3])
 FEW_SHOT = prompts_of([9, 2, 20, 1, 12, 6], prefix=prompts_of([70])[0])
+GREEDY = Sampling(max_new_tokens=12, stop_ids=frozenset())
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,8 @@ def test_greedy_answers_equal_plain_generate(
 ) -> None:
     folder = family_folder(family)
     engine = open_engine(folder, {}, dtype="float32", num_threads=1)
-    assert answers(engine, MIXED) == plain_answers(folder, MIXED, 12)
-    assert answers(engine, FEW_SHOT) == plain_answers(folder, FEW_SHOT, 12)
+    assert answers(engine, MIXED, GREEDY) == plain_answers(folder, MIXED, 12)
+    assert answers(engine, FEW_SHOT, GREEDY) == plain_answers(folder, FEW_SHOT, 12)
 
 
 def test_the_plain_twin_gives_the_same(
@@ -82,8 +84,8 @@ def test_the_plain_twin_gives_the_same(
     native.load.cache_clear()
     folder = family_folder("Gemma2")
     engine = open_engine(folder, {}, dtype="float32", num_threads=1)
-    assert answers(engine, MIXED) == plain_answers(folder, MIXED, 12)
-    assert answers(engine, FEW_SHOT) == plain_answers(folder, FEW_SHOT, 12)
+    assert answers(engine, MIXED, GREEDY) == plain_answers(folder, MIXED, 12)
+    assert answers(engine, FEW_SHOT, GREEDY) == plain_answers(folder, FEW_SHOT, 12)
     native.load.cache_clear()
 
 
@@ -99,7 +101,7 @@ def test_the_real_model_answers_as_plain_generate_does(
         )
         prompts.append(list(smollm2_tokenizer(rendered, add_special_tokens=False).input_ids))
     engine = open_engine(smollm2_folder, {}, dtype="float32")
-    assert answers(engine, prompts) == plain_answers(smollm2_folder, prompts, 12)
+    assert answers(engine, prompts, GREEDY) == plain_answers(smollm2_folder, prompts, 12)
 
 
 @pytest.mark.parametrize("prompts", [MIXED, FEW_SHOT], ids=["mixed", "few_shot"])
@@ -116,15 +118,15 @@ def test_adapters_mixed_in_one_batch_answer_as_peft_does(
         plain_answers(base, [prompt], 12, adapters[name] if name else None)[0]
         for prompt, name in zip(prompts, chosen, strict=True)
     ]
-    assert answers(engine, prompts, adapter=chosen) == wanted
-    assert answers(engine, prompts, adapter="calls") == plain_answers(base, prompts, 12, adapters["calls"])
+    assert answers(engine, prompts, GREEDY, adapter=chosen) == wanted
+    assert answers(engine, prompts, GREEDY, adapter="calls") == plain_answers(base, prompts, 12, adapters["calls"])
     assert engine.adapters == ("tickets-1.2", "calls", "mails")
 
 
 def test_one_forward_a_step_however_many_adapters(engine: SartorEngine) -> None:
     prompts = prompts_of([8] * 8)
     with Forwards(engine) as sizes:
-        answers(engine, prompts, adapter=[None, "calls", "mails", "tickets-1.2"] * 2)
+        answers(engine, prompts, GREEDY, adapter=[None, "calls", "mails", "tickets-1.2"] * 2)
     assert sizes == [64] + [8] * 11
 
 
@@ -140,16 +142,16 @@ def test_a_shared_prefix_is_computed_once_and_kept(engine: SartorEngine) -> None
     prefix = prompts_of([96], vocab=400)[0][::-1]
     one, other = prompts_of([5, 9, 2], prefix=prefix), prompts_of([7, 7], prefix=prefix)
     with Forwards(engine) as sizes:
-        answers(engine, one)
-        answers(engine, other)
-        answers(engine, other, adapter="calls")
+        answers(engine, one, GREEDY)
+        answers(engine, other, GREEDY)
+        answers(engine, other, GREEDY, adapter="calls")
     assert sizes[0] == 96 + 5 + 9 + 2  # within a forward: the first brings the prefix, the others find it
     assert sizes[12] == 7 + 7  # across calls
     assert sizes[24] == 96 + 7 + 7  # another adapter has other keys and values
 
 
 def test_requests_join_and_leave_a_running_batch(engine: SartorEngine) -> None:
-    alone = answers(engine, MIXED)
+    alone = answers(engine, MIXED, GREEDY)
     rows: dict[int, list[int]] = {}
     first = [engine.submit(prompt, GREEDY, None) for prompt in MIXED[:3]]
     for handle in first:
@@ -183,7 +185,7 @@ def test_closing_a_stream_frees_its_pages(engine: SartorEngine) -> None:
 
 
 def test_a_row_that_stops_leaves_and_the_others_go_on(engine: SartorEngine) -> None:
-    free = answers(engine, MIXED)
+    free = answers(engine, MIXED, GREEDY)
     stop = free[0][2]
     told = list(engine.stream(MIXED, Sampling(max_new_tokens=12, stop_ids=frozenset({stop})), None))
     for row, whole in enumerate(free):
@@ -198,10 +200,10 @@ def test_a_small_cache_is_slower_and_not_wrong(family_folder: Callable[[str], Pa
     """Five pages for seven prompts: rows wait, and rows that came later give way and read again."""
     page = 2 * 3 * 2 * 16 * 16 * 4  # keys and values · layers · heads · head size · tokens · bytes
     small = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1, cache_bytes=5 * page)
-    assert answers(small, MIXED) == answers(engine, MIXED)
+    assert answers(small, MIXED, GREEDY) == answers(engine, MIXED, GREEDY)
     assert small._pool.num_used == 0
     assert small.context == 80
-    assert len(answers(small, prompts_of([75]))[0]) == 5, "as far as the cache goes"
+    assert len(answers(small, prompts_of([75]), GREEDY)[0]) == 5, "as far as the cache goes"
     with pytest.raises(UserError, match="a prompt of 80 tokens leaves no room"):
         small.submit(prompts_of([80])[0], GREEDY, None)
     with pytest.raises(UserError, match="it may have 1 to 80"):
@@ -218,11 +220,11 @@ def test_a_long_prompt_is_read_in_several_steps_beside_the_others(
     family_folder: Callable[[str], Path], engine: SartorEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = prompts_of([20, 150, 9])
-    wanted = answers(engine, prompts)
+    wanted = answers(engine, prompts, GREEDY)
     chunked = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1)
     chunked._rows._step_tokens = 32
     with Forwards(chunked) as sizes:
-        assert answers(chunked, prompts) == wanted
+        assert answers(chunked, prompts, GREEDY) == wanted
     assert max(sizes) == 32
 
 
@@ -232,7 +234,7 @@ def test_sampling_depends_on_the_seed_and_on_nothing_else(engine: SartorEngine) 
 
     assert draw(1) == draw(1) != draw(2)
     assert draw(1, prompts=MIXED[2:3]) == draw(1)[2:3]
-    assert draw(1, top_p=1e-6) == answers(engine, MIXED)
+    assert draw(1, top_p=1e-6) == answers(engine, MIXED, GREEDY)
 
 
 def test_logprobs_are_those_of_a_plain_forward(
@@ -275,7 +277,7 @@ def test_what_does_not_fit_or_is_not_there_is_named(engine: SartorEngine) -> Non
 
 
 def test_a_failed_step_leaves_nothing_behind(engine: SartorEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = answers(engine, MIXED)
+    wanted = answers(engine, MIXED, GREEDY)
     engine.submit(MIXED[0], GREEDY, None)
 
     def break_down(*_: Any) -> None:
@@ -286,7 +288,7 @@ def test_a_failed_step_leaves_nothing_behind(engine: SartorEngine, monkeypatch: 
         with pytest.raises(MemoryError):
             engine.advance()
     assert engine.advance() == []
-    assert answers(engine, MIXED) == wanted
+    assert answers(engine, MIXED, GREEDY) == wanted
 
 
 def test_the_processor_decides_the_dtype_unless_one_is_asked_for(
@@ -305,7 +307,7 @@ def test_the_processor_decides_the_dtype_unless_one_is_asked_for(
 def test_at_most_so_many_rows_are_computed_together(family_folder: Callable[[str], Path], engine: SartorEngine) -> None:
     narrow = open_engine(family_folder("Llama"), {}, dtype="float32", num_threads=1, max_rows=2)
     with Forwards(narrow) as sizes:
-        assert answers(narrow, MIXED) == answers(engine, MIXED)
+        assert answers(narrow, MIXED, GREEDY) == answers(engine, MIXED, GREEDY)
     assert len(sizes) >= len(MIXED) / 2 * 11
     narrow.close()
     narrow.close()
@@ -328,7 +330,7 @@ def test_a_model_that_does_not_work_through_our_cache_is_answered_by_transformer
     engine: Any = open_engine(folder, {}, dtype="float32", num_threads=1)
     (warning,) = engine.warnings
     assert re.search(r"through our cache its logits are (5|6|7|8|9|1\d)\d\.\d% off", warning)
-    assert answers(engine, MIXED[:3]) == plain_answers(folder, MIXED[:3], 12)
+    assert answers(engine, MIXED[:3], GREEDY) == plain_answers(folder, MIXED[:3], 12)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from sartor.generate import peft
 from sartor.generate.protocol import Sampling
 from sartor.generate.several import Several
 
+from ..engines import answers  # noqa: TID252 - the tests are no package to import by name
+
 GREEDY = Sampling(max_new_tokens=5, stop_ids=frozenset())
 
 
@@ -26,12 +28,10 @@ def test_requests_go_where_their_adapter_is(parts: list[peft.PeftEngine]) -> Non
     both = Several(parts, ("mails", "calls"))
     assert both.adapters == ("mails", "calls") and both.context == 256 and both.warnings == ()
     prompt = [5, 6, 7]
-    wanted = [[token.id for token in part.stream([prompt], GREEDY, part.adapters[0])] for part in parts]
-    rows: list[list[int]] = [[], [], []]
-    for token in both.stream([prompt] * 3, GREEDY, ("mails", None, "calls")):
-        rows[token.row].append(token.id)
+    wanted = [answers(part, [prompt], GREEDY, part.adapters[0])[0] for part in parts]
+    rows = answers(both, [prompt] * 3, GREEDY, ("mails", None, "calls"))
     assert [rows[2], rows[0]] == wanted
-    assert rows[1] == [token.id for token in parts[0].stream([prompt], GREEDY, None)]
+    assert [rows[1]] == answers(parts[0], [prompt], GREEDY)
     assert both.logprobs([prompt], "mails") == parts[1].logprobs([prompt], "mails")
     with pytest.raises(UserError, match="no adapter 'mail'"):
         both.submit(prompt, GREEDY, "mail")
