@@ -270,24 +270,35 @@ def kernels_of(step: Step, count: int) -> list[str]:
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         step()
         now()
-    taken = {
-        each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total) for each in seen.key_averages()
-    }
-    calls = {each.key: each.count for each in seen.key_averages()}
-    largest = sorted(taken, key=lambda key: -taken[key])[:count]
-    whole = f"{sum(taken.values()) / 1e3:.2f} all"
-    return [whole, *(f"{taken[key] / 1e3:.2f} {calls[key]} {key[:100]}" for key in largest)]
+    found = [
+        ((each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e3, each.count, each.key)
+        for each in seen.key_averages()
+    ]
+    largest = [f"{taken:.2f} {calls} {name[:100]}" for taken, calls, name in sorted(found, reverse=True)[:count]]
+    return [f"{sum(taken for taken, *_ in found):.2f} all", *largest]
+
+
+def asking_models(doc: str, *default: str) -> argparse.ArgumentParser:
+    """What the scripts for a GPU all ask."""
+    asking = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asking.add_argument("--models", nargs="+", default=default, choices=sorted(MODELS))
+    asking.add_argument("--out", type=Path, help="where to write the results as JSON")
+    return asking
+
+
+def require_gpu(models: Collection[str]) -> None:
+    """Without a GPU `tiny` alone."""
+    if not torch.cuda.is_available() and {*models} != {"tiny"}:
+        raise SystemExit("no GPU here: nothing was run (`--models tiny` runs anywhere)")
 
 
 def parser(doc: str, contestants: Collection[str]) -> argparse.ArgumentParser:
-    """What the scripts for a GPU all ask."""
-    asking = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asking.add_argument("--models", nargs="+", default=["llama-3.1-8b", "smollm2-135m"], choices=sorted(MODELS))
+    """What those ask that compare contestants."""
+    asking = asking_models(doc, "llama-3.1-8b", "smollm2-135m")
     asking.add_argument("--contestants", nargs="+", default=list(contestants), choices=list(contestants))
     asking.add_argument("--turns", type=int, default=3, help="fresh processes of each")
     asking.add_argument("--layers", type=int, help="of a model, the first so many, where all take too long to make")
     asking.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the processor")
-    asking.add_argument("--out", type=Path, help="where to write the results as JSON")
     asking.add_argument("--one", nargs=3, metavar=("CONTESTANT", "MODEL", "FOLDER"), help=argparse.SUPPRESS)
     return asking
 
@@ -298,8 +309,7 @@ def run_all(script: str, options: argparse.Namespace, asked: list[str]) -> list[
     Args:
         asked: the command line, which each process gets too.
     """
-    if not torch.cuda.is_available() and options.models != ["tiny"]:
-        raise SystemExit("no GPU here: nothing was run (`--models tiny` runs anywhere)")
+    require_gpu(options.models)
     results = []
     for name in options.models:
         with tempfile.TemporaryDirectory() as parent:

@@ -5,8 +5,6 @@
 
 Microseconds, the median of many calls with a cold cache; FLOP/s and bytes a second by what the mathematics needs. Forms
 that this torch or this card does not have are left out with the reason.
-
-Shapes: T tokens · K inputs and N outputs of a product · R low ranks beside it.
 """
 
 from __future__ import annotations
@@ -146,7 +144,7 @@ def between(sizes: Sizes) -> Iterator[Part]:
 
 
 def attentions(sizes: Sizes) -> Iterator[Part]:
-    """Ours, with the block sizes that it has and others, and torch's."""
+    """Ours, and torch's."""
     heads, tokens = sizes.heads, sizes.tokens
     ours = attention(BF16, heads.size, gpu.device())
     forest = separate(torch.arange(0, tokens + 1, sizes.length, device=gpu.device()))
@@ -213,13 +211,11 @@ def timed(model: str, part: Part) -> gpu.Json:
 
 
 def main() -> None:
-    asking = gpu.parser(__doc__ or "", {})
-    asking.set_defaults(models=["llama-3.1-8b"])
+    asking = gpu.asking_models(__doc__ or "", "llama-3.1-8b")
     asking.add_argument("--tokens", type=int, default=8192, help="of a forward")
     asking.add_argument("--length", type=int, default=gpu.LENGTH, help="of a sequence")
     options = asking.parse_args()
-    if not torch.cuda.is_available() and options.models != ["tiny"]:
-        raise SystemExit("no GPU here: nothing was run (`--models tiny` runs anywhere)")
+    gpu.require_gpu(options.models)
     results = []
     for name in options.models:
         sizes = Sizes.of(name, options.tokens, options.length)

@@ -16,6 +16,7 @@ from peft.tuners.lora.layer import Linear as PeftLoraLinear
 from torch import nn
 
 from sartor.errors import Unsupported
+from sartor.ops.product import multiply_few
 from sartor.ops.quantised_linear import QuantisedLinear, computes_in, device_of, side_by_side
 
 
@@ -126,8 +127,8 @@ class _AugmentedProduct(torch.autograd.Function):
         num_inputs = x_TK.shape[1]
         d_TKR = dy_TN @ ctx.layer._joint_NKR
         dlow_TR = d_TKR[:, num_inputs:].contiguous()
-        dA_RK = (dlow_TR.t() @ x_TK).float()
-        dB_NR = (low_TR.t() @ dy_TN).t().float() * ctx.scaling
+        dA_RK = multiply_few(dlow_TR, x_TK).float()
+        dB_NR = multiply_few(low_TR, dy_TN).t().float() * ctx.scaling
         dx_TK = torch.addmm(d_TKR[:, :num_inputs], dlow_TR, down_RK) if ctx.needs_input_grad[0] else None
         return dx_TK, dA_RK, dB_NR, None, None, None
 
