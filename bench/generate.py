@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> Json:
     adapters = make_adapters(model) if {"one", "four"} & set(options.scenes) else {}
     jobs = {scene: job(scene, model, adapters, options) for scene in options.scenes}
     contestants = [OURS, "transformers", *(["vllm"] if options.vllm else [])]
-    absent: dict[str, str] = {}
+    absent: Json = {}
     grid = list(search(machine, model, options))
     best = best_of(grid)
     return {
@@ -171,20 +171,20 @@ def turns(
     contestants: Sequence[str],
     best: dict[str, Json],
     options: argparse.Namespace,
-    absent: dict[str, str],
+    absent: Json,
 ) -> Iterator[Json]:
-    """Every contestant in every scene, in turn; one that fails is left out, unless it is ours."""
+    """Every contestant in every scene, in turn; one that fails in a scene is left out of it, unless it is ours."""
     for repeat in range(options.repeats):
         for scene in options.scenes:
             for name in contestants:
-                if name in absent or not takes_part(name, scene):
+                if scene in absent.get(name, {}) or not takes_part(name, scene):
                     continue
                 try:
                     found = one(machine, model, name, scene, own_options(name, scene, best))
                 except MachineError as error:
                     if name == OURS:
                         raise
-                    absent[name] = error.message
+                    absent.setdefault(name, {})[scene] = error.message
                     continue
                 yield {**found, "repeat": repeat}
 
@@ -212,7 +212,11 @@ def markdown(result: Json) -> str:
     adapters = [[rate(run) for run in _of(runs, scene, OURS)] for scene in ("four", "one")]
     if all(adapters):
         parts.append(f"Four adapters mixed, times one: **{ratio_words(*adapters)}**.")
-    parts += [f"Not measured: {LABELS[name]}: {reason}" for name, reason in result["absent"].items()]
+    parts += [
+        f"Not measured: {LABELS[name]}, {SCENES[scene][2]}: {reason}"
+        for name, reasons in result["absent"].items()
+        for scene, reason in reasons.items()
+    ]
     return "\n\n".join(parts) + "\n"
 
 

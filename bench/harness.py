@@ -99,11 +99,14 @@ class Machine:
             text=True,
             check=False,
         )
+        command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
         if done.returncode:
             said = reason(done.stderr) or f"it was ended by signal {-done.returncode}"
-            command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
             raise MachineError(f"{script.name} failed: {said}", hint=f"run it alone: {command}")
-        return dict(json.loads([said for said in done.stdout.splitlines() if said.startswith("{")][-1]))
+        results = [said for said in done.stdout.splitlines() if said.startswith("{")]
+        if not results:
+            raise MachineError(f"{script.name} ended without a result", hint=f"run it alone: {command}")
+        return dict(json.loads(results[-1]))
 
 
 def reason(said: str) -> str:

@@ -31,6 +31,7 @@ Json = dict[str, Any]
 SEED = 9
 WITHIN = 0.10  # of the prediction: the bar for memory, and for the median of times
 GIB = 2**30
+USUAL = 0.5  # share of the tokens that is supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Setting:
     model: str
     longest: int
     shortest: int = 0  # 0: a quarter of the longest
-    supervised: float = 0.5
+    supervised: float = USUAL
     batch_size: int = 8
     method: str = "lora"
     tune: Json = field(default_factory=dict)
@@ -49,8 +50,14 @@ class Setting:
     @property
     def words(self) -> str:
         """What differs from one to the next."""
-        rank = f" r={self.tune['adapter']['r']}" if "adapter" in self.tune else ""
+        adapter = self.tune.get("adapter", {})
+        rank = f" r={adapter['r']}" if adapter else ""
+        targets = [*adapter.get("targets", ())]
         extra = [f"{key} {value}" for key, value in self.hardware.items()]
+        if targets not in ([], ["all-linear"]):
+            extra.append(f"on {', '.join(targets)}")
+        if self.supervised != USUAL:
+            extra.append(f"{self.supervised:.0%} supervised")
         lengths = f"{self.shortest or self.longest // 4}–{self.longest} tokens"
         return ", ".join([self.model, f"{self.method}{rank}", f"{self.batch_size} × {lengths}", *extra])
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness import OURS, say
 from peers import CONTESTANTS
-from sartor.errors import DataError, MachineError
+from sartor.errors import DataError, MachineError, Refused
 from workload import Workload
 
 if TYPE_CHECKING:
@@ -55,11 +55,13 @@ def curves(
 ) -> Iterator[Json]:
     """Every contestant on every workload, in turn: seconds and held-out losses on the way; first the reference."""
     for name, workload in used.items():
-        every = max(1, (options.steps + options.warmup) // POINTS)
+        last = options.steps + options.warmup
         contestant, own = REFERENCE
-        if harness.python_of(CONTESTANTS[contestant].environment).is_file():
-            last = options.steps + options.warmup
-            yield {**curve(bench, contestant, name, options.steps, own, last), "contestant": "reference", "repeat": 0}
+        try:
+            found = curve(bench, contestant, workload, options.steps, own, last)
+            yield {**found, "contestant": "reference", "repeat": 0}
+        except (MachineError, Refused) as error:
+            say(f"{name} · no reference: {error.message}\n  {error.hint}")
         for repeat, contestant in itertools.product(range(options.repeats), chosen):
             if not CONTESTANTS[contestant].exports:
                 absent.setdefault(contestant, {})[name] = "it does not export a PEFT adapter"
@@ -67,8 +69,8 @@ def curves(
                 continue
             own = best.get((name, contestant)) or CONTESTANTS[contestant].options(workload.batch_size)
             try:
-                found = curve(bench, contestant, name, options.steps, own, every)
-            except MachineError as error:
+                found = curve(bench, contestant, workload, options.steps, own, max(1, last // POINTS))
+            except (MachineError, Refused) as error:
                 if contestant == OURS:
                     raise
                 absent.setdefault(contestant, {})[name] = error.message
@@ -77,18 +79,24 @@ def curves(
             say(f"{name} · {contestant} · repeat {repeat + 1}: held-out loss {found['points'][-1][1]:.4f}")
 
 
-def curve(bench: Bench, contestant: str, workload: str, steps: int, own: Json, every: int) -> Json:
-    """One run: (training seconds, held-out loss) before the first step and at each export."""
+def curve(bench: Bench, contestant: str, workload: Workload, steps: int, own: Json, every: int) -> Json:
+    """One run: (training seconds, held-out loss) before the first step and at each export.
+
+    Raises:
+        MachineError: it failed.
+        Refused: it did other work.
+    """
     with tempfile.TemporaryDirectory() as folder:
         options = {**own, "export": folder, "export_every": every}
-        result = bench.run(contestant, workload, steps=steps, options=options)
+        result = bench.run(contestant, workload.name, steps=steps, options=options)
+        bench.judge(contestant, workload, result, steps=steps)
         seconds = list(itertools.accumulate([*result["warmup_seconds"], *result["seconds_per_step"]], initial=0.0))
         exports = sorted(Path(folder).iterdir())
-        losses = score(bench, workload, [bench.model, *exports])
+        losses = score(bench, workload.name, [bench.model, *exports])
         points = [(0.0, losses[0])]
         points += [(seconds[int(path.name[-4:])], loss) for path, loss in zip(exports, losses[1:], strict=True)]
     kept = {key: result[key] for key in ("peak_bytes", *harness.STATE)}
-    return {"workload": workload, "contestant": contestant, "options": own, "points": points, **kept}
+    return {"workload": workload.name, "contestant": contestant, "options": own, "points": points, **kept}
 
 
 def score(bench: Bench, workload: str, exports: Sequence[Path]) -> list[float]:
@@ -109,5 +117,6 @@ def seconds_to(points: Sequence[Sequence[float]], target: float) -> float:
 
 
 def common_target(runs: Sequence[Json]) -> float:
-    """The lowest loss that every run reached."""
-    return max(min(loss for _, loss in run["points"]) for run in runs)
+    """The lowest loss that every run reached of those that improved at all."""
+    lowest = [(run["points"][0][1], min(loss for _, loss in run["points"])) for run in runs]
+    return max((low for start, low in lowest if low < start), default=min(start for start, _ in lowest))

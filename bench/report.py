@@ -174,7 +174,8 @@ def _reach(result: Json, workload: str) -> str:
         error = last / reference[0] - 1.0 if reference else float("nan")
         verdict = f"{error:+.2%}" + ("" if abs(error) <= MAX_FINAL_ERROR else ", not within 0.5 %")
         times = [seconds_to(run["points"], target) for run in mine]
-        ratio = "–" if name == OURS or not ours else ratio_words(times, ours)
+        reached = all(map(np.isfinite, [*times, *ours]))
+        ratio = "–" if name == OURS or not ours else ratio_words(times, ours) if reached else "not reached by both"
         lines.append(line([label(name, mine[0]["options"]), ratio, f"{last:.4f}", verdict if reference else "–"]))
     start = timed[0]["points"][0][1]
     return (

@@ -61,6 +61,10 @@ test -d "$home/sources/networkx-3.6.1.dist-info" ||
 
 for name in "${@:-}"; do
   for each in ${name:-trl hf llamafactory litgpt}; do
-    (peer "$each") || echo "$each could not be installed: the benchmark goes on without it" >&2
+    set +e  # a condition around it would switch off the subshell's own
+    (set -e && rm -f "$home/$each/installed.txt" && peer "$each")
+    code=$?
+    set -e
+    test $code -eq 0 || echo "$each could not be installed: the benchmark goes on without it" >&2
   done
 done

@@ -158,7 +158,7 @@ def test_a_device_that_has_no_kernels_of_ours_is_planned_without_them(offered: A
 def test_beginnings_in_common_are_computed_once_on_one_device(offered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows begin alike; of the steps of several devices each has a part of its own."""
     shared = {on: offered(on) for on in ("h100", "h100x2")}
-    monkeypatch.setattr("sartor.elsewhere.packing", lambda *given, **named: Packing(1, 1, 1.0))
+    monkeypatch.setattr("sartor.elsewhere.packer", lambda *given, **named: lambda job: Packing(1, 1, 1.0))
     for on, once in shared.items():
         again = offered(on)
         assert (once.training_seconds < again.training_seconds, once.tokens) == (on == "h100", again.tokens)

@@ -16,8 +16,8 @@ from sartor.catalogue import CATALOGUE
 from sartor.errors import UserError
 from sartor.explain import _size, explain, plan_document
 from sartor.hub import Shape
+from sartor.jobs import settled_method
 from sartor.plan import Choice, Estimate, Memory, Plan
-from sartor.planner import settled_method
 from sartor.recipe import Named, Recipe, fields
 from sartor.sizing import Room, shape_of
 from sartor.types import Form

@@ -19,9 +19,10 @@ from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
+from sartor.jobs import settled_method, way_of
 from sartor.names import resolve
 from sartor.plan import Plan
-from sartor.planner import FP32_MICRO_TOKENS, MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof, settled_method, way_of
+from sartor.planner import FP32_MICRO_TOKENS, MICRO_TOKENS, USABLE_MEMORY, decide, plan_proof
 from sartor.recipe import Named, Recipe
 from sartor.sizing import packing, shape_of, smallest
 from sartor.store import STAGES

@@ -29,6 +29,7 @@ WORK = Work(
     sum_squares=200_000 * 250,
     prompt_tokens=150.0,
     answer_tokens=50.0,
+    dev_tokens=15_000,
     steps=125,
     batch_size=8,
     evaluate_every=25,
@@ -55,8 +56,10 @@ def test_the_work_is_counted() -> None:
     renderer = Renderer(tiny(TINY))
     train = tokenised(renderer, [chat(f"q {line}", "far away", line=line) for line in range(10)])
     test = tokenised(renderer, [chat("q", "far away", line=50)])
-    found = work_of(train, test, steps=5, batch_size=4, evaluate_every=2)
-    assert (found.num_rows, found.num_examples, found.passes) == (11, 10, 2.0)
+    dev = tokenised(renderer, [chat("q", "far away", line=60)])
+    found = work_of(train, test, dev, steps=5, batch_size=4, evaluate_every=2)
+    assert (found.num_rows, found.num_examples, found.passes) == (12, 10, 2.0)
+    assert found.dev_tokens == dev[0].num_tokens
     assert found.num_tokens == sum(item.num_tokens for item in train)
     assert found.trained_tokens == 2 * found.num_tokens
     assert found.step_tokens == pytest.approx(found.trained_tokens / 5)

@@ -61,14 +61,19 @@ class Job:
         return min(int(self.options.get("micro_batch", self.batch_size)), self.batch_size)
 
     def order(self) -> list[int]:
-        """The rows in the order asked for: as they are, or `layout` grouped."""
-        if self.options.get("layout") == "grouped":
-            return grouped([len(ids) for ids in self.ids], self.batch_size)
-        return list(range(len(self.ids)))
+        """The rows in the order asked for: as they are, or `layout` grouped.
+
+        The same rows warm up and the same are measured, whatever the layout.
+        """
+        if self.options.get("layout") != "grouped":
+            return list(range(len(self.ids)))
+        lengths, first = [len(ids) for ids in self.ids], self.warmup * self.batch_size
+        measured = [first + row for row in grouped(lengths[first:], self.batch_size)]
+        return [*grouped(lengths[:first], self.batch_size), *measured]
 
     def export_folder(self, step: int) -> Path | None:
-        """Where the adapter goes after a step (counted from 1, warm-up included), if it goes anywhere."""
-        if "export" not in self.options or step % int(self.options["export_every"]):
+        """Where the adapter goes after a step (counted from 1, warm-up included); the last always does."""
+        if "export" not in self.options or (step != self.num_steps and step % int(self.options["export_every"])):
             return None
         return Path(self.options["export"]) / f"step-{step:04d}"
 
@@ -114,10 +119,10 @@ def read_job() -> Job:
 
 
 def grouped(lengths: Sequence[int], batch_size: int) -> list[int]:
-    """Rows sorted by length over the whole run, then the optimizer steps shuffled, so that warm-up is like the rest.
+    """Rows sorted by length over all steps, then these shuffled.
 
     transformers' `group_by_length` sorts within up to 50 steps and begins with the longest row: in a run as short as
-    ours it would pad more than it does in a long one, and warm up on the longest.
+    ours it would pad more than it does in a long one.
     """
     ranked = sorted(range(len(lengths)), key=lambda row: lengths[row])
     steps = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]

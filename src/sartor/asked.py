@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sartor.adapters import family_of, refuse_disguise
+from sartor.adapters import family_of, preset_of, refuse_disguise
 from sartor.data.split import labels
 from sartor.errors import RecipeError
 from sartor.metrics.load import Metric, Reads
@@ -104,3 +104,12 @@ def num_virtual(asked: Named) -> int:
     family = family_of(asked.name)
     config = validated(family.Config, {**family.PRESETS[asked.name].settings, **asked.settings}, "tune.adapter")
     return int(family.HOOKS.num_virtual(config))
+
+
+def num_inserted(asked: Named | Choice) -> int:
+    """Virtual tokens that a forward computes before each example.
+
+    Keys and values that stand there instead, which our layers do not take, are none.
+    """
+    named = Named(name=asked.name, settings=asked.settings)
+    return num_virtual(named) if preset_of(asked.name).layers == "hand-written" else 0

@@ -34,7 +34,13 @@ class Card(Frozen):
     sizes: Sizes
     kind: Kind = "decoder"
 
+    @property
+    def model_type(self) -> str:
+        """As transformers calls it, where its blocks have more than Llama's; "" for all others."""
+        return {"Qwen3": "qwen3", "Gemma 3": "gemma3_text"}.get(self.family, "")
 
+
+EMBEDDED = "embedded"  # the source of a model that a package carries
 _CPU = "laptop CPU, any GPU"
 _SMALL_GPU = "CPU with patience, GPU from 8 GB"
 _GPU = "GPU from 24 GB"
@@ -79,7 +85,7 @@ CATALOGUE: tuple[Card, ...] = tuple(
         kind="encoder" if name in _ENCODERS else "decoder",
     )
     for name, family, parameters, licence, context, cutoff, source, tunable_on in (
-        ("smollm2-135m-instruct", "SmolLM2", 135, "Apache-2.0", 8192, "not stated", "embedded", _CPU),
+        ("smollm2-135m-instruct", "SmolLM2", 135, "Apache-2.0", 8192, "not stated", EMBEDDED, _CPU),
         ("smollm2-360m-instruct", "SmolLM2", 362, "Apache-2.0", 8192, "not stated", "HuggingFaceTB/SmolLM2-360M-Instruct", _CPU),
         ("smollm2-1.7b-instruct", "SmolLM2", 1711, "Apache-2.0", 8192, "not stated", "HuggingFaceTB/SmolLM2-1.7B-Instruct", _SMALL_GPU),
         ("qwen3-0.6b", "Qwen3", 596, "Apache-2.0", 40960, "not stated", "Qwen/Qwen3-0.6B", _CPU),
@@ -97,11 +103,11 @@ CATALOGUE: tuple[Card, ...] = tuple(
         ("phi-4", "Phi-4", 14660, "MIT", 16384, "June 2024", "microsoft/phi-4", _LARGE_GPU),
         ("mistral-7b-instruct-v0.3", "Mistral", 7248, "Apache-2.0", 32768, "not stated", "mistralai/Mistral-7B-Instruct-v0.3", _GPU),
         ("mistral-small-24b-instruct", "Mistral", 23572, "Apache-2.0", 32768, "October 2023", "mistralai/Mistral-Small-24B-Instruct-2501", _LARGE_GPU),
-        ("all-minilm-l6-v2", "MiniLM", 23, "Apache-2.0", 512, "not stated", "embedded", _CPU),
+        ("all-minilm-l6-v2", "MiniLM", 23, "Apache-2.0", 512, "not stated", EMBEDDED, _CPU),
     )
 )  # fmt: skip
 
 
 def card(name: str) -> Card | None:
-    """The card of a catalogue name, whatever its case."""
-    return next((card for card in CATALOGUE if card.name == name.lower()), None)
+    """The card of a catalogue name, or of the hub's, whatever its case."""
+    return next((card for card in CATALOGUE if name.lower() in {card.name, card.source.lower()} - {EMBEDDED}), None)

@@ -16,9 +16,10 @@ from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
 from sartor.errors import Where
 from sartor.hub import Shape
+from sartor.jobs import settled_method
 from sartor.metrics.load import load as load_metric
 from sartor.names import resolve
-from sartor.planner import Reasons, course_of, settled_method
+from sartor.planner import Reasons, course_of
 from sartor.planner_padded import settled_padded
 from sartor.quantisation import quantize_of
 from sartor.readiness import Finding, covering, readiness

@@ -5,7 +5,7 @@ Nothing is loaded and nothing is fetched. What is assumed rather than known is s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,28 +20,31 @@ from sartor.backends.estimate import CUDA, Calibration, Job
 from sartor.catalogue import CATALOGUE, card
 from sartor.chat import open_renderer
 from sartor.data.folder import is_data_folder
-from sartor.data.prepare import Prepared, prepare
+from sartor.data.prepare import Prepared, Tokenised, prepare
 from sartor.errors import Refused, UserError
 from sartor.hub import EMBEDDED, Shape
+from sartor.jobs import Method, job_of, settled_method, way_of, with_lora
 from sartor.names import resolve
 from sartor.plan import Memory, ProofPlan, Recompute
-from sartor.planner import Method, Reasons, course_of, job_of, plan_proof, settled_method, way_of, with_lora
+from sartor.planner import Reasons, course_of, plan_proof
 from sartor.quantisation import by_recipe, quantize_of
 from sartor.recipe import ModelSpec, Recipe
 from sartor.sizing import (
     USABLE,
+    Packing,
     Room,
     choose,
     held,
     most_tokens,
     nearest,
-    packing,
+    packer,
     shape_of,
     shortage,
     smallest,
     spread,
     unanswerable,
 )
+from sartor.texts import form_of
 from sartor.timing import Work, work_of
 from sartor.types import Embed, Frozen
 
@@ -141,27 +144,27 @@ def offer(
         Refused: it does not fit there; the hint says what would.
         RecipeError: a name or a setting is not known.
     """
-    settled(resolve("objectives", recipe.tune.objective.name), recipe.tune.objective, {}, "tune.objective")
+    objective = resolve("objectives", recipe.tune.objective.name)
+    form_of(shape.kind, objective.NEEDS)
+    settled(objective, recipe.tune.objective, {}, "tune.objective")
     method = settled_method(recipe.tune.adapter, shape)
     course = course_of(recipe.tune, shape, len(prepared.train), Reasons())
     proof = plan_proof(recipe, prepared.train, prepared.test)
-    work = work_of(
-        prepared.train, prepared.test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")}
-    )
+    work = work_of(prepared.train, prepared.test, prepared.dev, **course)
     item_bytes = 2 if machine.accelerator.dtype == "bfloat16" else 4
-    job = job_of(method, shape, item_bytes=item_bytes, work=work, train=prepared.train, proof=proof)
+    passed = prepared.train + prepared.dev
+    job = job_of(method, shape, item_bytes=item_bytes, work=work, passed=passed, proof=proof)
     quantize, _ = quantize_of(recipe, folder, shape.kind) if folder else by_recipe(recipe, shape.kind)
     moments = estimate.MOMENTS[course["optimizer"]]
     job = replace(job, devices=machine.count, moment_bytes=moments, quantize=quantize, kernels=item_bytes == 2)
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
     most = most_tokens(job.longest, work.step_tokens / machine.count) + job.virtual
-    sized = spread(job, room, most=most)
+    packed = packer(prepared.train, prepared.dev, batch_size=work.batch_size, steps=work.steps, seed=recipe.tune.seed)
+    sized = spread(job, room, most=most, filled=lambda way: _filled(way, packed))
     if sized is None:
-        raise _refusal(job, room, machine, method, prepared)
-    if sized.devices == 1:  # each of several has its own part of a step, in which little is alike
-        examples = [item.segments for item in prepared.train]
-        packed = packing(examples, sized, work.batch_size, steps=work.steps, seed=recipe.tune.seed)
-        work = replace(work, computed=packed.computed)
+        raise _refusal(job, room, machine, method, passed)
+    if sized.devices == 1:
+        work = replace(work, computed=packed(sized).computed)
     advice = advise(
         with_lora(job),
         room,
@@ -170,8 +173,8 @@ def offer(
         mean_length=work.num_tokens / len(prepared.train),
         context=shape.context,
     )
-    said = (*notes, *_notes(machine, sized, work, room, most))
-    return _offer(recipe, machine, method, sized, room, work, proof, price, notes=said, advice=advice)
+    said, filled = (*notes, *_notes(machine, sized, work, room, most)), _filled(sized, packed)
+    return _offer(recipe, machine, method, sized, filled, room, work, proof, price, notes=said, advice=advice)
 
 
 def _offer(
@@ -179,6 +182,7 @@ def _offer(
     machine: Machine,
     method: Method,
     job: Job,
+    filled: Job,
     room: Room,
     work: Work,
     proof: ProofPlan,
@@ -188,9 +192,10 @@ def _offer(
     advice: tuple[str, ...],
 ) -> Offer:
     flops, calibration = machine.accelerator.flops, room.calibration
+    save_every = recipe.tune.save_every or max(1, work.steps // 10)
     seconds = timing.training_seconds(work, job, calibration, flops)
-    stages = timing.stages(work, job, proof, calibration, flops=flops, save_every=max(1, work.steps // 10))
-    phases = estimate.memory(job, calibration)
+    stages = timing.stages(work, job, proof, calibration, flops=flops, save_every=save_every)
+    phases = estimate.memory(filled, calibration)
     return Offer(
         machine=machine.name,
         devices=machine.count,
@@ -215,6 +220,11 @@ def _offer(
         advice=advice,
         job=job,
     )
+
+
+def _filled(job: Job, packed: Callable[[Job], Packing]) -> Job:
+    """A job as the data fills its micro-batch. Each of several devices has its own part of a step: full, at most."""
+    return job if job.devices > 1 else replace(job, micro_tokens=max(job.micro_tokens, packed(job).tokens))
 
 
 def _base(spec: ModelSpec, root: Path) -> _Base:
@@ -252,9 +262,9 @@ def _calibration(machine: Machine) -> Calibration:
     return CUDA.model_copy(update={"bandwidth": machine.accelerator.bandwidth * READABLE, "link": link})
 
 
-def _refusal(job: Job, room: Room, machine: Machine, method: Method, prepared: Prepared) -> Refused:
+def _refusal(job: Job, room: Room, machine: Machine, method: Method, passed: Sequence[Tokenised]) -> Refused:
     shared = held(job, machine.accelerator.memory_bytes)
-    ways = [*_more_devices(job, room, machine), *nearest(shared, room, way_of(shared, method, prepared.train))]
+    ways = [*_more_devices(job, room, machine), *nearest(shared, room, way_of(shared, method, passed))]
     device = f"each device of {machine.name}" if machine.count > 1 else machine.name
     message, hint = shortage(shared, room, ways, device=device, num_bytes=machine.accelerator.memory_bytes)
     return Refused(message, hint=hint)

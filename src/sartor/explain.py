@@ -71,7 +71,7 @@ def offer_document(offer: Offer, *, arithmetic: bool) -> tuple[Json, str]:
 def planned_job(plan: Plan, shape: Shape) -> Job:
     """What the plan's memory was reckoned from."""
     from sartor.backends.estimate import MOMENTS, Job
-    from sartor.planner import settled_method
+    from sartor.jobs import settled_method
 
     job = Job(
         shape=shape,

@@ -185,8 +185,19 @@ def peak_bytes() -> int:
     if cuda is not None:
         free, total = cuda.mem_get_info()
         return int(cuda.max_memory_allocated() + total - free - cuda.memory_reserved())
+    if sys.platform == "linux":  # where `getrusage` keeps the peak of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error of Python or torch says that memory was asked for and not given."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def release_memory() -> None:

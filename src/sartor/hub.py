@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sartor import durable
-from sartor.catalogue import CATALOGUE, card
+from sartor.catalogue import CATALOGUE, Sizes, card
 from sartor.errors import ModelError
 from sartor.names import suggest
 from sartor.recipe import ModelSpec
@@ -188,7 +188,8 @@ def shape(folder: Path) -> Shape:
             tied=bool(config.get("tie_word_embeddings", True)),
             context=_context(config),
         )
-        return sizes.model_copy(update={"biased": _biased(config), "norms": _norms(config, sizes)})
+        norms = norms_of(str(config.get("model_type")), sizes)
+        return sizes.model_copy(update={"biased": _biased(config), "norms": norms})
     except KeyError as error:
         raise ModelError(f"{folder.name}: config.json has no {error.args[0]!r}", hint=_FAMILIES) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -260,13 +261,12 @@ def _biased(config: Json) -> tuple[str, ...]:
     return found + (("gate_proj", "up_proj", "down_proj") if config.get("mlp_bias") else ())
 
 
-def _norms(config: Json, sizes: Shape) -> tuple[tuple[str, int], ...]:
+def norms_of(model_type: str, sizes: Shape | Sizes) -> tuple[tuple[str, int], ...]:
     """Norms of a block beyond the usual two, by family (transformers 5.23)."""
-    kind = str(config.get("model_type", ""))
     names: dict[str, int] = {}
-    if kind in ("qwen3", "gemma3_text"):
+    if model_type in ("qwen3", "gemma3_text"):
         names |= {"self_attn.q_norm": sizes.head_dim, "self_attn.k_norm": sizes.head_dim}
-    if kind in ("gemma2", "gemma3_text"):
+    if model_type in ("gemma2", "gemma3_text"):
         names |= {"pre_feedforward_layernorm": sizes.hidden, "post_feedforward_layernorm": sizes.hidden}
     return tuple(names.items())
 

@@ -11,7 +11,7 @@ from sartor.adapters import methods, preset_of
 from sartor.adapters.method import Server
 from sartor.errors import SartorError
 from sartor.hub import Shape
-from sartor.planner import settled_method
+from sartor.jobs import settled_method
 from sartor.recipe import Named
 from sartor.types import Frozen, Json
 

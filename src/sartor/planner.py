@@ -6,26 +6,26 @@ What the recipe names is taken; what it leaves out is decided here, and nowhere 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sartor import quantisation, timing
 from sartor.adapters import family_of, preset_of
-from sartor.adapters.layers import top_layers
 from sartor.advice import advise
-from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, method_of, metric_of, num_virtual, settled
+from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, CUDA, MOMENTS, Job
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware, measure_flops
 from sartor.hub import Base, Shape
+from sartor.jobs import Method, job_of, settled_method, way_of, with_lora
 from sartor.names import resolve
 from sartor.ops import native
-from sartor.plan import Choice, Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
+from sartor.plan import Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
 from sartor.quantisation import optimizer_words, quantize_of
-from sartor.recipe import Named, Recipe, TuneSpec
-from sartor.sizing import USABLE, Packing, Room, Way, choose, most_tokens, nearest, packing, shortage
+from sartor.recipe import Recipe, TuneSpec
+from sartor.sizing import USABLE, Packing, Room, choose, most_tokens, nearest, packer, shortage
 from sartor.timing import Work, work_of
 from sartor.types import Form
 
@@ -88,7 +88,7 @@ def plan_proof(
         dev_items=reasons.because("proof.dev_items", DEV_ITEMS, "enough to choose the number of shots"),
         max_new_tokens=max_new_tokens,
         batch_size=reasons.because(
-            "proof.batch_size", ANSWER_BATCH, "beyond 32 rows a batch decodes no faster on a CPU"
+            "proof.batch_size", ANSWER_BATCH, "more rows are no faster on a CPU, and all machines ask alike"
         ),
         max_forgetting=reasons.because("proof.max_forgetting", recipe.prove.max_forgetting, RECIPE_SAYS),
         seed=reasons.because("proof.seed", recipe.tune.seed, "the seed of the run"),
@@ -103,6 +103,7 @@ def decide(
     *,
     train: Sequence[Tokenised],
     test: Sequence[Tokenised],
+    dev: Sequence[Tokenised] = (),
     data: str,
 ) -> Plan:
     """The whole plan.
@@ -114,24 +115,23 @@ def decide(
     reasons = Reasons()
     tune = recipe.tune
     method = settled_method(tune.adapter, shape)
-    preset = preset_of(tune.adapter.name)
-    words = f"{RECIPE_SAYS}: {preset.summary}; served by {', '.join(preset.served_by)}"
-    adapter = reasons.because("adapter", method.adapter, words)
+    adapter = reasons.because("adapter", method.adapter, _method_words(tune.adapter.name))
     objective = resolve("objectives", tune.objective.name)
     dtype = reasons.because("model.dtype", *number_format(hardware))
     course = course_of(tune, shape, len(train), reasons)
     proof = plan_proof(recipe, train, test, reasons)
-    work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
-    room = room_of(hardware)
-    job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, train=train, proof=proof)
+    work = work_of(train, test, dev, **course)
+    room, passed = room_of(hardware), (*train, *dev)
+    job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, passed=passed, proof=proof)
     job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kernels=_has_kernels(dtype, hardware))
     job = replace(job, quantize=_quantize(recipe, base, shape, job, reasons))
     job = replace(job, kept_tokens=_kept_tokens(job, work, hardware))
     reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
     most = _most(job, work, hardware)
-    sized = choose(job, room, most=most) or _refuse(job, room, hardware, method, train)
-    packed = packing([item.segments for item in train], sized, work.batch_size, steps=work.steps, seed=tune.seed)
-    work, filled = replace(work, computed=packed.computed), _filled(sized, packed, hardware)
+    packed = packer(train, dev, batch_size=work.batch_size, steps=work.steps, seed=tune.seed)
+    found = choose(job, room, most=most, filled=lambda sized: _filled(sized, packed(sized), hardware))
+    sized = found or _refuse(job, room, hardware, method, passed)
+    work, filled = replace(work, computed=packed(sized).computed), _filled(sized, packed(sized), hardware)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     reasons["estimate"], phases = speed_words(sized, hardware), estimate.memory(filled, room.calibration)
     return Plan(
@@ -143,7 +143,7 @@ def decide(
         micro_tokens=reasons.because("micro_tokens", *_micro_tokens(sized, most, hardware)),
         recompute=reasons.because("recompute", *_recompute(sized)),
         tile=reasons.because("tile", *_tile(sized)),
-        max_length=reasons.because("max_length", job.longest, "the longest training example"),
+        max_length=reasons.because("max_length", job.longest, "the longest example of train and dev"),
         save_every=save_every,
         num_trainable=reasons.because("num_trainable", method.num_trainable, _share(method, shape)),
         proof=proof,
@@ -186,85 +186,10 @@ def _advice(job: Job, room: Room, work: Work, num_train: int, most: int) -> tupl
     return advise(lora, room, num_train=num_train, most=most, mean_length=mean_length, context=job.shape.context)
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
-    """The tuning method with all of its settings, and how many parameters it trains on a model."""
-
-    adapter: Choice
-    family: str
-    num_trainable: int
-    rank: int
-    low_rank: int
-    full: bool
-    depth: int
-    reads: int
-    dropout: bool
-    virtual: int
-
-    def given(self, job: Job) -> Job:
-        """The job of training by this method."""
-        return replace(
-            job,
-            num_trainable=self.num_trainable,
-            low_rank=self.low_rank,
-            reads=self.reads,
-            dropout=self.dropout,
-            virtual=self.virtual,
-            full=self.full,
-            depth=self.depth,
-            layers=preset_of(self.adapter.name).layers,
-        )
-
-
-def settled_method(asked: Named, shape: Shape) -> Method:
-    """A method with its settings on a model of these sizes.
-
-    Raises:
-        RecipeError: a name or a setting is not known, or makes another method of it.
-    """
-    family, adapter = method_of(asked)
-    targets, chosen = adapter.settings.get("targets", []), adapter.settings.get("top_layers", 0)
-    sizes = shape.linear_sizes()
-    adapted = list(sizes) if targets == ["all-linear"] else targets
-    rank = adapter.settings.get("r", 0)
-    return Method(
-        adapter=adapter,
-        family=family.__name__.rpartition(".")[2],
-        num_trainable=family.count(shape, family.Config(**adapter.settings)),
-        rank=rank,
-        low_rank=rank * len(adapted),
-        full=family.TRAINS == "model",
-        depth=len(top_layers(chosen, shape.num_layers)) if chosen else 0,
-        reads=sum(sizes.get(name, (shape.hidden, 0))[0] for name in adapted),
-        dropout=adapter.settings.get("dropout", 0.0) > 0,
-        # Keys and values before the text, which our layers do not take, are no tokens of a forward.
-        virtual=num_virtual(asked) if preset_of(asked.name).layers == "hand-written" else 0,
-    )
-
-
 def _has_kernels(dtype: native.Element, hardware: Hardware) -> bool:
     from sartor.ops.fuse import without_kernels  # torch, which planning for another machine does not need
 
     return not without_kernels(dtype, hardware.device)
-
-
-def job_of(
-    method: Method, shape: Shape, *, item_bytes: int, work: Work, train: Sequence[Tokenised], proof: ProofPlan
-) -> Job:
-    """What decides memory and time: before a micro-batch is chosen, the smallest that holds the longest example."""
-    longest = max(item.length for item in train)
-    shots = timing.SHOTS * work.num_tokens / work.num_examples if "few_shot" in proof.arms else 0.0
-    answer = work.prompt_tokens + shots + proof.max_new_tokens
-    job = Job(
-        shape=shape,
-        item_bytes=item_bytes,
-        num_trainable=method.num_trainable,
-        micro_tokens=longest + method.virtual,
-        longest=longest,
-        answer_rows=proof.batch_size,
-        answer_tokens=round(proof.batch_size * min(answer, shape.context)),
-    )
-    return method.given(job)
 
 
 def model_of(recipe: Recipe, base: Base, shape: Shape, dtype: Any, **chosen: Any) -> ModelChoice:
@@ -410,6 +335,11 @@ def _recompute(sized: Job) -> tuple[str, str]:
     }[sized.recompute]
 
 
+def _method_words(name: str) -> str:
+    preset = preset_of(name)
+    return f"{RECIPE_SAYS}: {preset.summary}; served by {', '.join(preset.served_by)}"
+
+
 def _share(method: Method, shape: Shape) -> str:
     return f"{method.num_trainable / shape.num_parameters:.1%} of the base's {shape.num_parameters / 1e6:.0f} M"
 
@@ -459,26 +389,7 @@ def speed_words(job: Job, hardware: Hardware) -> str:
     return words if job.computed_by != "transformers" else f"{words}, of our own layers: transformers' run here"
 
 
-def with_lora(job: Job) -> Job:
-    """The same work with the default adapter, where another method was asked for."""
-    if not job.full and job.low_rank and job.layers == "hand-written":
-        return job
-    return settled_method(Named(name="lora"), job.shape).given(replace(job, kept_tokens=0))
-
-
-def way_of(job: Job, method: Method, train: Sequence[Tokenised]) -> Way:
-    """What a plan that does not fit may change."""
-    asked = Named(name=method.adapter.name, settings=method.adapter.settings)
-    return Way(
-        rank=method.rank,
-        lengths=[item.length for item in train],
-        job_of=lambda shape: settled_method(asked, shape).given(replace(job, shape=shape)),
-        with_lora=with_lora(job),
-        quantisable=not method.full and not preset_of(method.adapter.name).moves_base,
-    )
-
-
-def _refuse(job: Job, room: Room, hardware: Hardware, method: Method, train: Sequence[Tokenised]) -> Job:
+def _refuse(job: Job, room: Room, hardware: Hardware, method: Method, passed: Sequence[Tokenised]) -> Job:
     """Say what is missing, and the nearest thing that fits.
 
     Raises:
@@ -488,7 +399,7 @@ def _refuse(job: Job, room: Room, hardware: Hardware, method: Method, train: Seq
     message, hint = shortage(
         job,
         room,
-        nearest(job, room, way_of(job, method, train)),
+        nearest(job, room, way_of(job, method, passed)),
         device="this machine" if on_cpu else hardware.device_name,
         num_bytes=hardware.memory_bytes if on_cpu else hardware.device_memory_bytes,
     )

@@ -50,10 +50,7 @@ PADDED = 1.25  # times the tokens of a batch are computed at most: see `data.pad
 KEPT_HIDDEN, KEPT_INNER = 10, 2
 ATTACHING = "full, top_layers, lora, bottleneck and ln_tuning attach to most"
 LOGITS = 3  # copies of an encoder-decoder's logits, in fp32: as they come, as log-probabilities, and their gradient
-ADVICE = (
-    "A base as small as this one: `full` reaches most and costs little; an adapter is smaller on disk, forgets less, "
-    "and trains less memory. Classifiers train their head whole with either.",
-)
+SMALL = 500_000_000  # parameters of a base that `full` trains at little cost
 
 
 def decide_padded(
@@ -65,6 +62,7 @@ def decide_padded(
     form: Form,
     train: Sequence[Tokenised],
     test: Sequence[Tokenised],
+    dev: Sequence[Tokenised] = (),
     data: str,
 ) -> Plan:
     """The whole plan.
@@ -83,8 +81,8 @@ def decide_padded(
     whole = "whole_steps" in objective.NEEDS
     course = _course(tune, shape, len(train), whole, reasons)
     proof = plan_proof(recipe, train, test, reasons, form)
-    work = work_of(train, test, **{key: course[key] for key in ("steps", "batch_size", "evaluate_every")})
-    job = _job(model, shape, course, train, num_trainable, full=family.TRAINS == "model", whole=whole)
+    work = work_of(train, test, dev, **course)
+    job = _job(model, shape, course, (*train, *dev), num_trainable, full=family.TRAINS == "model", whole=whole)
     sized = _sized(job, form, room_of(hardware), whole=whole)
     phases = memory(sized, form, room_of(hardware))
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
@@ -96,7 +94,7 @@ def decide_padded(
         adapter=reasons.because("adapter", adapter, RECIPE_SAYS),
         family=reasons.because("family", family.__name__.rpartition(".")[2], f"the family of {tune.adapter.name}"),
         micro_tokens=reasons.because("micro_tokens", sized.micro_tokens, f"tokens before padding, {words}"),
-        max_length=reasons.because("max_length", job.longest, "the longest training example"),
+        max_length=reasons.because("max_length", job.longest, "the longest example of train and dev"),
         save_every=save_every,
         num_trainable=reasons.because(
             "num_trainable", num_trainable, f"counted on the model, of {shape.num_parameters / 1e6:.1f} M in its file"
@@ -108,25 +106,36 @@ def decide_padded(
             estimate_of(work, sized, sized, phases, proof, hardware, save_every),
             f"{speed_words(sized, hardware)}; memory by counting what transformers' layers keep: a rough guess",
         ),
-        advice=ADVICE,
+        advice=_advice(shape),
         **course,
         **place_of(tune, hardware, reasons),
         reasons=dict(reasons),
     )
 
 
+def _advice(shape: Shape) -> tuple[str, ...]:
+    small = shape.num_parameters <= SMALL
+    first = (
+        "A base as small as this one: `full` reaches most and costs little; an adapter is smaller on disk, and forgets "
+        "less."
+        if small
+        else "A base as large as this one: an adapter first; `full` trains every weight, at three more copies of each."
+    )
+    return (f"{first} Classifiers train their head whole with either.",)
+
+
 def _job(
     model: ModelChoice,
     shape: Shape,
     course: dict[str, Any],
-    train: Sequence[Tokenised],
+    passed: Sequence[Tokenised],
     num_trainable: int,
     *,
     full: bool,
     whole: bool,
 ) -> Job:
     """What decides memory and time; a whole step has room for as many of the longest examples as it holds."""
-    longest = max(item.length for item in train)
+    longest = max(item.length for item in passed)
     return Job(
         shape=shape,
         item_bytes=2 if model.dtype == "bfloat16" else 4,

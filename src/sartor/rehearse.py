@@ -7,16 +7,18 @@ by bit: the state goes to disk first and comes back last, and that it did is che
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sartor import durable
+from sartor.asked import num_inserted
 from sartor.backends.estimate import TRAINING
 from sartor.backends.protocol import Backend
-from sartor.data.fold import fold
+from sartor.data.fold import num_computed
 from sartor.data.pack import Steps
 from sartor.errors import MachineError
 from sartor.evaluate import dev_loss
@@ -27,7 +29,7 @@ from sartor.plan import Plan
 from sartor.store import Restorable, Run
 from sartor.types import Batch
 
-SCANNED_STEPS = 2_000  # packing so many costs a few seconds; no micro-batch computes more than `micro_tokens` anyway
+SCANNED_STEPS = 2_000  # packing so many costs a few seconds
 TOLERATED = 0.10
 
 
@@ -50,7 +52,7 @@ def rehearse(plan: Plan, run: Run, backend: Backend, steps: Steps, dev: Sequence
         before = _kept(parts, name)
         _advance(plan, backend, _worst(plan, steps, objective), objective, config)
         if dev:
-            dev_loss(backend, objective, config, [max(dev, key=partial(_computed, share=steps.share))])
+            dev_loss(backend, objective, config, [max(dev, key=_computed(plan, share=steps.share))])
         for part in parts:
             part.save(checkpoint)
         for part in parts:
@@ -60,28 +62,45 @@ def rehearse(plan: Plan, run: Run, backend: Backend, steps: Steps, dev: Sequence
 
 
 def _worst(plan: Plan, steps: Steps, objective: Any) -> list[Batch]:
-    """The micro-batch that computes the most tokens and the one with the longest segment: often the same one.
+    """The micro-batches that compute the most tokens, have the longest segment, make the most logits: often one.
 
     Looked for in the first epochs as they will be packed. Moves on the steps, which the caller puts back.
     """
-    most: Batch | None = None
-    longest: Batch | None = None
-    fullest = 0
+    found = (
+        _Most(_computed(plan, share=steps.share), at_most=_computed(plan, share=False)),
+        _Most(lambda batch: batch.longest_segment),
+        _Most(lambda batch: min(batch.num_supervised, plan.tile)),
+    )
     for batch in (batch for step in islice(steps, min(plan.steps, SCANNED_STEPS)) for batch in step):
-        if objective.weight(batch) == 0:
-            continue
-        if batch.num_tokens > fullest and (computed := _computed(batch, steps.share)) > fullest:
-            most, fullest = batch, computed
-        if longest is None or batch.longest_segment > longest.longest_segment:
-            longest = batch
-    if most is None or longest is None:
-        return []
-    return [most] if most.longest_segment == longest.longest_segment else [most, longest]
+        if objective.weight(batch) != 0:
+            for most in found:
+                most.look_at(batch)
+    worst: list[Batch] = []
+    for most in found:
+        if most.batch is not None and all(most.measure(batch) < most.value for batch in worst):
+            worst.append(most.batch)
+    return worst
 
 
-def _computed(batch: Batch, share: bool) -> int:
-    """Tokens that are computed of a batch: equal beginnings once, if its steps share them."""
-    return fold(batch).num_tokens if share else batch.num_tokens
+@dataclass(slots=True)
+class _Most:
+    """The batch of which there is most of something; `at_most` is told at once, where the measure itself takes time."""
+
+    measure: Callable[[Batch], int]
+    at_most: Callable[[Batch], int] | None = None
+    value: int = 0
+    batch: Batch | None = None
+
+    def look_at(self, batch: Batch) -> None:
+        if self.at_most is not None and self.at_most(batch) <= self.value:
+            return
+        if (value := self.measure(batch)) > self.value:
+            self.value, self.batch = value, batch
+
+
+def _computed(plan: Plan, *, share: bool) -> Callable[[Batch], int]:
+    """How many tokens a forward computes of a batch."""
+    return partial(num_computed, share=share, virtual=num_inserted(plan.adapter))
 
 
 def _advance(plan: Plan, backend: Backend, batches: Sequence[Batch], objective: Any, config: Any) -> None:

@@ -8,19 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
 from sartor.backends import estimate
-from sartor.backends.estimate import Calibration, Job
+from sartor.backends.estimate import MOMENTS, Calibration, Job
 from sartor.backends.ranks import cut, fits_each
 from sartor.catalogue import CATALOGUE, Card
-from sartor.data.fold import SHORTEST as SHORTEST_SHARED
-from sartor.data.fold import fold
+from sartor.data.fold import num_computed
 from sartor.data.pack import Segment, Steps
-from sartor.hub import Shape
+from sartor.data.prepare import Tokenised
+from sartor.hub import Shape, norms_of
 from sartor.plan import Quantized, Recompute
-from sartor.types import Batch
 
 FEWEST_TOKENS = 128  # below this the products lose their speed, and recomputing costs less
 TILES = (512, 128)  # rows of logits at once: 128 multiply at 70 % of the speed of 512
@@ -69,18 +69,21 @@ class Packing(NamedTuple):
 
 def shape_of(card: Card) -> Shape:
     """The sizes of a catalogue model, without its weights."""
-    return Shape(**card.sizes.model_dump(), context=card.context)
+    return Shape(**card.sizes.model_dump(), context=card.context, norms=norms_of(card.model_type, card.sizes))
 
 
-def choose(job: Job, room: Room, *, most: int) -> Job | None:
-    """The first of all ways that fits: micro-batches from `most` tokens down, then recomputing; None if none does."""
+def choose(job: Job, room: Room, *, most: int, filled: Callable[[Job], Job] = lambda way: way) -> Job | None:
+    """The first of all ways that fits: micro-batches from `most` tokens down, then recomputing; None if none does.
+
+    `filled`: a way as the data fills it. Virtual tokens before each of many short rows make more of it than was asked.
+    """
     ways = _ways(job, most, (room.calibration.tile, *TILES))
-    return next((candidate for candidate in ways if room.holds(candidate)), None)
+    return next((way for way in ways if room.holds(way) and room.holds(filled(way))), None)
 
 
-def spread(job: Job, room: Room, *, most: int) -> Job | None:
+def spread(job: Job, room: Room, *, most: int, filled: Callable[[Job], Job] = lambda way: way) -> Job | None:
     """`choose` for all of a job's devices, which hold the base as ranks will."""
-    return choose(held(job, room.num_bytes / USABLE), room, most=most)
+    return choose(held(job, room.num_bytes / USABLE), room, most=most, filled=filled)
 
 
 def held(job: Job, device_bytes: float) -> Job:
@@ -112,6 +115,7 @@ def nearest(job: Job, room: Room, way: Way) -> list[str]:
         sentence
         for sentence in (
             _adapter_instead(job, room, way),
+            _shorter_moments(job, room),
             _quantised(job, room, way),
             _lower_rank(job, room, way),
             _shorter(job, room, way),
@@ -145,10 +149,32 @@ def unanswerable(shape: Shape, quantize: Quantized, item_bytes: int, room: Room)
     )
 
 
-def packing(examples: Sequence[Sequence[Segment]], job: Job, batch_size: int, *, steps: int, seed: int) -> Packing:
+def packer(
+    train: Sequence[Tokenised], dev: Sequence[Tokenised], *, batch_size: int, steps: int, seed: int
+) -> Callable[[Job], Packing]:
+    """`packing` of these examples for any job; what was found for one is remembered."""
+    examples = [item.segments for item in train]
+
+    @cache
+    def packed(job: Job) -> Packing:
+        return packing(examples, job, batch_size, steps=steps, seed=seed, beside=dev)
+
+    return packed
+
+
+def packing(
+    examples: Sequence[Sequence[Segment]],
+    job: Job,
+    batch_size: int,
+    *,
+    steps: int,
+    seed: int,
+    beside: Sequence[Tokenised] = (),
+) -> Packing:
     """Micro-batches as training will pack them; of a long run the first steps, which differ little from the rest.
 
-    Where equal beginnings are not computed once, batches are cut to size again, as `backends/torch.py` does.
+    Where equal beginnings are not computed once, batches are cut to size again, as `backends/torch.py` does. Examples
+    `beside` those of the steps are packed no fuller, but the longest of them may be longer.
     """
     sizes, supervised, total = [1], 1, 1
     packed = Steps(examples, batch_size=batch_size, micro_tokens=job.text_tokens, seed=seed, share=True)
@@ -156,16 +182,10 @@ def packing(examples: Sequence[Sequence[Segment]], job: Job, batch_size: int, *,
         for batch in step:
             total += batch.num_tokens
             for piece in [batch] if job.shares else cut(batch, -(-batch.num_tokens // job.text_tokens)):
-                sizes.append(_computed(piece, job))
+                sizes.append(num_computed(piece, share=job.shares, virtual=job.virtual))
                 supervised = max(supervised, piece.num_supervised)
-    return Packing(max(sizes), supervised, sum(sizes) / total)
-
-
-def _computed(batch: Batch, job: Job) -> int:
-    """Tokens that are computed of a micro-batch: virtual ones once, where beginnings of their length are shared."""
-    once = job.shares and job.virtual >= SHORTEST_SHARED
-    text = fold(batch).num_tokens if job.shares else batch.num_tokens
-    return text + job.virtual * (1 if once else len(batch.rows))
+    longest = max((item.length + job.virtual for item in beside), default=0)
+    return Packing(max(*sizes, longest), supervised, sum(sizes) / total)
 
 
 def _ways(job: Job, most: int, tiles: Sequence[int] = TILES) -> Iterator[Job]:
@@ -189,6 +209,13 @@ def micro_sizes(most: int, longest: int) -> tuple[int, ...]:
 
 def _adapter_instead(job: Job, room: Room, way: Way) -> str:
     return "set `tune.adapter` to lora" if job.full and room.holds(smallest(way.with_lora)) else ""
+
+
+def _shorter_moments(job: Job, room: Room) -> str:
+    fits = job.moment_bytes > MOMENTS["adamw_8bit"] and room.holds(
+        smallest(replace(job, moment_bytes=MOMENTS["adamw_8bit"]))
+    )
+    return "set `tune.optimizer` to adamw_8bit" if fits else ""
 
 
 def _quantised(job: Job, room: Room, way: Way) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from sartor import __version__, durable, workshop
 from sartor.artifact.lineage import lineage
 from sartor.artifact.package import add_speech, package
-from sartor.asked import num_virtual
+from sartor.asked import num_inserted, num_virtual
 from sartor.backends.ranks import here
 from sartor.chat import Speech, open_renderer
 from sartor.check import Check, refuse_unfit
@@ -29,7 +29,7 @@ from sartor.data.prepare import Tokenised, examples_of, prepare, tokenise, write
 from sartor.errors import MachineError, Refused
 from sartor.events import EVENT, Entered, Event, Failed, Skipped, Warned
 from sartor.generate.protocol import Engine
-from sartor.hardware import Hardware, look, release_memory, with_gpu
+from sartor.hardware import Hardware, look, ran_out_of_memory, release_memory, with_gpu
 from sartor.hub import Base, Shape, find, shape
 from sartor.names import resolve
 from sartor.plan import Plan, ProofPlan, Quantized
@@ -48,6 +48,10 @@ from sartor.workshop.knowing import embed_by
 
 Events = Generator[Event, None, None]
 ENGINE = "sartor"
+LESS_MEMORY = (
+    "end what else holds memory; or let the run need less: a shorter `data.max_length`, a lower `tune.adapter.r`, "
+    "`model.quantize: nf4`. `sartor plan --explain` says what needs how much"
+)
 AFTER_PLAN = ("train", "prove", "package")  # before that, nothing is foretold
 
 
@@ -180,11 +184,21 @@ def _recorded(run: Run, events: Events) -> Iterator[Event]:
             durable.append(run.path("events.jsonl"), EVENT.dump_json(event).decode())
             yield event
     except Exception as error:
-        hint = vars(error).get("hint", "")
-        failed = Failed(error=type(error).__name__, message=str(error), hint=hint)
+        told = _told(error)
+        failed = Failed(error=type(told).__name__, message=str(told), hint=vars(told).get("hint", ""))
         with contextlib.suppress(Exception):  # the disk may be what failed; the error itself matters more
             durable.append(run.path("events.jsonl"), EVENT.dump_json(failed).decode())
-        raise
+        if told is error:
+            raise
+        raise told from error
+
+
+def _told(error: Exception) -> Exception:
+    """The same error, or ours in its place where the memory ran out: that is no fault of the program."""
+    if not ran_out_of_memory(error):
+        return error
+    message, *_ = str(error).splitlines() or ["no memory is left"]
+    return MachineError(f"the memory ran out: {message}", hint=LESS_MEMORY)
 
 
 def _fit(bench: Bench) -> Events:
@@ -259,6 +273,7 @@ def _plan(bench: Bench) -> Events:
         with_speed(with_gpu(look(bench.run.folder)), bench.shape),
         train=bench.tokenised("train"),
         test=bench.tokenised("test"),
+        dev=bench.tokenised("dev"),
         data=bench.data_digest,
     )
     durable.write_json(bench.run.path("plan.json"), plan.model_dump(mode="json", by_alias=True))
@@ -279,9 +294,9 @@ def _train(bench: Bench) -> Events:
     )
     held_out = [segment for item in bench.tokenised("dev") for segment in item.segments]
     # Where the pairs of a batch are compared with each other, dev is batches of as many pairs as a step has; else they
-    # are no fuller than those of training, for whose buffers the plan has room.
+    # are no fuller than those of training, for whose buffers the plan has room: `fullest` counts virtual tokens too.
     whole = "whole_steps" in resolve("objectives", plan.objective.name).NEEDS
-    fullest = min(plan.micro_tokens, plan.estimate.fullest or plan.micro_tokens)
+    fullest = min(plan.micro_tokens, max(1, plan.estimate.fullest - num_inserted(plan.adapter)))
     dev = pack(
         held_out,
         micro_tokens=max(fullest, whole * sys.maxsize),

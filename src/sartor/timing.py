@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from sartor.backends import estimate
 from sartor.backends.estimate import Calibration, Job
 from sartor.data.prepare import Tokenised
-from sartor.data.split import DEV_SHARE, MOST_DEV, TEST_SHARE
 from sartor.names import resolve
 from sartor.plan import ProofPlan
 
@@ -20,7 +19,7 @@ GENERAL_TOKENS = 4_500  # of the passages that measure forgetting, each read wit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """How much there is to do: sums over the training examples, means over the held-out ones.
+    """How much there is to do: sums over the training examples, means over the held-out ones, all tokens of dev.
 
     `computed` is the share of the training tokens that is computed: equal beginnings once (`sizing.packing`).
     """
@@ -32,6 +31,7 @@ class Work:
     sum_squares: int
     prompt_tokens: float
     answer_tokens: float
+    dev_tokens: int
     steps: int
     batch_size: int
     evaluate_every: int
@@ -70,25 +70,28 @@ class Work:
     def step_tokens(self) -> float:
         return self.trained_tokens / self.steps
 
-    @property
-    def dev_tokens(self) -> float:
-        num_dev = min(MOST_DEV, self.num_examples * DEV_SHARE / (1 - DEV_SHARE - TEST_SHARE))
-        return num_dev * self.num_tokens / self.num_examples
-
 
 def work_of(
-    train: Sequence[Tokenised], test: Sequence[Tokenised], *, steps: int, batch_size: int, evaluate_every: int
+    train: Sequence[Tokenised],
+    test: Sequence[Tokenised],
+    dev: Sequence[Tokenised],
+    *,
+    steps: int,
+    batch_size: int,
+    evaluate_every: int,
+    **rest: object,
 ) -> Work:
-    """The work in prepared examples."""
+    """The work in prepared examples, in a course whose other settings do not count."""
     answers = sum(item.num_supervised for item in test)
     return Work(
-        num_rows=len(train) + len(test),
+        num_rows=len(train) + len(test) + len(dev),
         num_examples=len(train),
         num_tokens=sum(item.num_tokens for item in train),
         num_supervised=sum(item.num_supervised for item in train),
         sum_squares=sum(len(part.tokens) ** 2 for item in train for part in item.segments),
         prompt_tokens=(sum(item.num_tokens for item in test) - answers) / max(1, len(test)),
         answer_tokens=answers / max(1, len(test)),
+        dev_tokens=sum(item.num_tokens for item in dev),
         steps=steps,
         batch_size=batch_size,
         evaluate_every=evaluate_every,
@@ -158,10 +161,14 @@ def stages(
 def _arm_seconds(arm: str, work: Work, job: Job, proof: ProofPlan, calibration: Calibration, flops: float) -> float:
     """Seconds for an arm's answers. An untuned model does not know when to stop: it is taken to use all its tokens.
 
-    The engine keeps equal beginnings, so shots are read once for each number of them that is tried; but what is only
-    weighed is read whole.
+    One with answers of its own reads examples and items, if it does that, and decodes nothing. The engine keeps equal
+    beginnings, so shots are read once for each number of them that is tried; but what is only weighed is read whole.
     """
-    tuned = resolve("arms", arm).TUNED
+    module = resolve("arms", arm)
+    if "answers" in vars(module):
+        tokens = (work.num_tokens + (proof.items + proof.dev_items) * work.prompt_tokens) * module.EMBEDS
+        return estimate.forward_seconds(job, calibration, num_tokens=tokens, flops=flops)
+    tuned = module.TUNED
     shots = SHOTS if arm == "few_shot" else 0
     answers = proof.items + (TRIED * proof.dev_items if shots else 0)
     shown = shots * (work.prompt_tokens + work.answer_tokens)

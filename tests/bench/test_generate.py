@@ -81,7 +81,7 @@ def result(**changes: Any) -> dict[str, Any]:
             for scene in ("mixed", "one", "four")
         },
         "runs": runs,
-        "absent": {"vllm": "not installed"},
+        "absent": {"vllm": {"mixed": "not installed"}},
     }
     return {**facts, **changes}
 
@@ -91,4 +91,4 @@ def test_the_table_gives_rates_starts_agreement_and_ratios() -> None:
     row = "| transformers' `generate`, best batch | 25 (25–25) | 2.0 s | 1.00 GiB | 1 of 2 | 4.00 × [4.00, 4.00] |"
     assert row in page
     assert "Four adapters mixed, times one: **0.80 × [0.80, 0.80]**." in page
-    assert "Not measured: vLLM's CPU build: not installed" in page
+    assert "Not measured: vLLM's CPU build, 64 mixed prompts: not installed" in page

@@ -23,6 +23,12 @@ def test_the_common_target_is_one_that_everybody_reached() -> None:
     assert reach.common_target([{"points": CURVE}, {"points": [(0.0, 2.0), (9.0, 1.4)]}]) == 1.4
 
 
+def test_one_that_never_improved_sets_no_target() -> None:
+    worse = {"points": [(0.0, 2.0), (9.0, 2.1)]}
+    assert reach.common_target([{"points": CURVE}, worse]) == 1.0
+    assert reach.seconds_to(worse["points"], 1.0) == float("inf")
+
+
 def test_scored_rows_never_train() -> None:
     rows = tuple((number, number) for number in range(50))
     whole = workload.Workload("w1", "here", 2, rows, rows)
@@ -44,3 +50,5 @@ def test_the_table_says_times_as_ratios_and_ends_against_the_reference(make_resu
     page = report.markdown(make_result(runs=[], reach=runs))
     assert "| TRL, tuned | 3.03 × [3.03, 3.03] | 1.0100 | +1.00%, not within 0.5 % |" in page
     assert "| Sartor | – | 1.0000 | +0.00% |" in page
+    runs.append(run("trl_default", 0, [(0.0, 2.0), (30.0, 2.1)]))
+    assert "not reached by both" in report.markdown(make_result(runs=[], reach=runs))

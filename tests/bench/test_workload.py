@@ -96,6 +96,14 @@ def test_the_peers_best_order_keeps_every_row_and_puts_equal_lengths_side_by_sid
     assert [min(step) for step in steps] != sorted(min(step) for step in steps)
 
 
+def test_the_same_rows_are_measured_in_every_layout() -> None:
+    plain, grouped = job(), job(layout="grouped")
+    for each in (plain, grouped):
+        each.ids[:] = [[0] * (1 + (37 * row) % 11) for row in range(8)]
+    assert grouped.order() != plain.order()
+    assert sorted(grouped.order()[4:]) == plain.order()[4:], "one step of four warms up"
+
+
 def job(**options: Any) -> common.Job:
     return common.Job(
         ids=[[1, 2]] * 8, labels=[[-100, 2]] * 8, batch_size=4, model="", steps=1, warmup=1, threads=1, options=options
@@ -110,4 +118,5 @@ def test_a_job_says_its_tier_its_micro_batch_and_where_exports_go() -> None:
     assert job().export_folder(2) is None
     wanted = job(export="out", export_every=2)
     assert [wanted.export_folder(step) for step in (1, 2)] == [None, Path("out/step-0002")]
+    assert job(export="out", export_every=5).export_folder(2) is not None, "the last step is always compared"
     assert job(method="full").learning_rate < job().learning_rate

@@ -9,6 +9,7 @@ from sartor.types import Chat, Embed, Form, Frozen
 
 SUMMARY = "no model: the most frequent label of the training split"
 TUNED = False
+EMBEDS = False
 FORMS: frozenset[Form] = frozenset({"classifier"})
 
 

@@ -11,6 +11,7 @@ from sartor.types import Chat, Embed, Form, Frozen
 
 SUMMARY = "the base encoder: the label of the nearest training examples, or of the nearest mean"
 TUNED = False
+EMBEDS = True
 FORMS: frozenset[Form] = frozenset({"classifier"})
 
 NEIGHBOURS = (0, 1, 5)  # 0: the mean of each label's examples stands for all of them

@@ -45,6 +45,7 @@ class Calibration(Frozen):
     working_copies: float = Field(description="Copies of the trained weights in the type of the products.")
     tile: int = Field(description="Supervised positions whose logits are made at once at full speed.")
     disk_copies: float = Field(description="Share of trained weights and moments held twice in a save or a load.")
+    cache_bytes: int = Field(description="Keys and values of answers, or of one context if more; 0: a share of a GPU.")
     prefill_tokens: int = Field(description="Prompt tokens in one forward of generation.")
     efficiency: float = Field(description="Share of the given FLOP/s that training's products reach.")
     attention_edge: int = Field(description="Tokens that each query costs beside those it sees: edges of blocks.")
@@ -72,6 +73,7 @@ CPU = Calibration(
     working_copies=4.0,
     tile=512,
     disk_copies=0.5,
+    cache_bytes=1 << 30,
     prefill_tokens=2048,
     efficiency=0.93,
     attention_edge=135,
@@ -98,6 +100,7 @@ CUDA = Calibration(
     working_copies=2.0,
     tile=4096,
     disk_copies=0.0,  # a checkpoint is put together in the host's memory, and read there
+    cache_bytes=0,
     prefill_tokens=8192,
     efficiency=0.45,
     attention_edge=0,
@@ -324,12 +327,24 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
                 "moments": 0,
                 "kept": 0,
                 "products": calibration.product_bytes * calibration.num_products,
-                "keys": job.answer_tokens * shape.num_layers * 2 * key_width(shape) * job.item_bytes,
+                "keys": _answers_keys(job, calibration),
                 "layer": min(calibration.prefill_tokens, job.answer_tokens) * scratch_per_token(job),
                 "logits": job.answer_rows * shape.vocab * (job.item_bytes + 4),
             }
         ),
     }
+
+
+def key_bytes(shape: Shape, item_bytes: int) -> int:
+    """Bytes of a token's keys and values in all layers."""
+    return 2 * shape.num_layers * key_width(shape) * item_bytes
+
+
+def _answers_keys(job: Job, calibration: Calibration) -> int:
+    """Bytes of the keys and values of answers: of all at once, or what the cache holds."""
+    token = key_bytes(job.shape, job.item_bytes)
+    wanted = job.answer_tokens * token
+    return min(wanted, max(calibration.cache_bytes, job.shape.context * token)) if calibration.cache_bytes else wanted
 
 
 def loading(held: Memory, job: Job, calibration: Calibration) -> Memory:

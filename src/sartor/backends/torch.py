@@ -146,7 +146,7 @@ class TorchBackend:
                     self._policy.probe,
                     dtype=dtype,
                     recompute=plan.recompute,
-                    num_rows=plan.micro_tokens,
+                    num_rows=plan.micro_tokens + self._family.HOOKS.num_virtual(self._config),
                     agree=self._agreed,
                 )
                 self._policy.fused = not fusion.problem

@@ -131,6 +131,15 @@ def _sources(places_T: np.ndarray, num_tokens: int) -> np.ndarray:
     return sources_U
 
 
+def num_computed(batch: Batch, *, share: bool, virtual: int = 0) -> int:
+    """Tokens that a forward computes of a batch: equal beginnings once if they are shared.
+
+    `virtual` tokens stand before each segment. They are an equal beginning like any other, if not a shorter one.
+    """
+    text = fold(batch).num_tokens if share else batch.num_tokens
+    return text + virtual * (1 if share and virtual >= SHORTEST else len(batch.rows))
+
+
 def num_unique(alphabet: Alphabet, *, shortest: int = SHORTEST) -> int:
     """How many tokens `fold` would leave to compute of these segments."""
     return sum(run.end - run.start for run in grow(alphabet, alphabet.order, shortest=shortest))

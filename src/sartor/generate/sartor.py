@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from sartor.adapters.changes import Changes, Prefix, Prompt
+from sartor.backends.estimate import CPU, key_bytes
 from sartor.errors import Unsupported, UserError
 from sartor.generate import protocol
 from sartor.generate.batch.attention import hasten
@@ -37,12 +38,12 @@ from sartor.generate.peft import ATTENTION, PeftEngine, twin_of
 from sartor.generate.peft import MAX_ROWS as PEFT_ROWS
 from sartor.generate.protocol import Adapters, Engine, Sampling, Token, require_adapter, require_weighable
 from sartor.generate.several import Several
+from sartor.hardware import memory_bytes
 from sartor.hub import Shape, shape
 from sartor.ops import decode, gpu
 from sartor.ops.decode import PAGE, Flat, Paged, Pages, Span
 from sartor.plan import Quantized
 
-CACHE_BYTES = 1 << 30  # of keys and values; memory is touched only as it is needed
 MINIMUM_PAGES = 4
 #: Tokens of a step: enough for full speed of the products, and on a CPU few enough to stay in its cache.
 STEP_TOKENS = {"cpu": 1024, "cuda": 8192}
@@ -315,7 +316,8 @@ def open_engine(
 ) -> Engine:
     """A base model folder with PEFT adapter folders by name, on a GPU where there is one.
 
-    `cache_bytes` for keys and values: without it 1 GiB, or on a GPU a third of what the model leaves free.
+    `cache_bytes` for keys and values: without it 1 GiB, or one whole context if that is more and no more than a quarter
+    of the memory; on a GPU a third of what the model leaves free.
 
     `quantize` is how the base was held when they were trained: the same numbers answer.
 
@@ -365,7 +367,7 @@ def _open_mixed(
     if alone.keys() == adapters.keys() and alone:
         return beside[0]
     mixed = {name: each for name, each in changes.items() if name not in alone}
-    room = cache_bytes or _cache_bytes(device)
+    room = cache_bytes or _cache_bytes(device, sizes, model.dtype)
     ours = SartorEngine(model, sizes, mixed, cache_bytes=room, max_rows=max_rows)
     return Several([ours, *beside], tuple(adapters)) if beside else ours
 
@@ -377,8 +379,12 @@ def _open_peft(
     return PeftEngine(model, adapters, context=sizes.context, max_rows=rows, warnings=warnings)
 
 
-def _cache_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else CACHE_BYTES
+def _cache_bytes(device: torch.device, sizes: Shape, dtype: torch.dtype) -> int:
+    """Bytes for keys and values; those of a CPU are touched only as they are needed."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 3
+    context = pages_for(sizes.context) * _page_bytes(sizes, dtype)
+    return max(CPU.cache_bytes, min(context, memory_bytes() // 4))
 
 
 def _length(beginning: Prompt | Prefix) -> int:
@@ -387,7 +393,7 @@ def _length(beginning: Prompt | Prefix) -> int:
 
 
 def _page_bytes(shape: Shape, dtype: torch.dtype) -> int:
-    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * PAGE * dtype.itemsize
+    return PAGE * key_bytes(shape, dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
