@@ -86,6 +86,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory, smollm2_folder: Path) 
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # for which there are kernels
         max_position_embeddings=512,
         bos_token_id=1,
         eos_token_id=2,

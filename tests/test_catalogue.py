@@ -9,6 +9,7 @@ import pytest
 from sartor import hub
 from sartor.catalogue import CATALOGUE, Card, Sizes, card
 from sartor.recipe import ModelSpec
+from sartor.sizing import shape_of
 
 #: Family -> the class of its configuration in transformers.
 CONFIGS = {
@@ -41,6 +42,8 @@ def test_a_card_is_found_whatever_its_case() -> None:
     assert found is not None
     assert found.name == "smollm2-135m-instruct"
     assert card("no such model") is None
+    assert card("qwen/qwen3-8B") == card("qwen3-8b"), "by the hub's name too"
+    assert card("embedded") is None
 
 
 def test_facts_are_there_and_plausible() -> None:
@@ -81,8 +84,7 @@ def test_sizes_are_those_of_the_model(entry: Card) -> None:
         model = transformers.AutoModelForCausalLM.from_config(config)
     found = sum(parameter.numel() for parameter in model.parameters())
     assert round(found / 1e6) == entry.parameters
-    shape = hub.Shape(**sizes.model_dump(), context=entry.context)
-    assert shape.num_parameters == pytest.approx(found, rel=1e-3), "norms of some families are not counted"
+    assert shape_of(entry).num_parameters == found, "norms and all"
 
 
 def test_a_wrong_size_would_be_noticed() -> None:

@@ -217,6 +217,17 @@ def test_a_base_without_room_to_answer_is_refused_before_it_is_opened_and_traine
     assert project("train", *FAST)[0] == 0
 
 
+def test_memory_that_runs_out_is_the_machines_fault_and_told(project: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr("sartor.train.open_backend", full)
+    code, _, talk = project("train", *FAST)
+    said = " ".join(talk.split())
+    assert (code, "the memory ran out" in said, "sartor plan --explain" in said) == (3, True, True), talk
+    assert "report it" not in said
+
+
 def test_a_recipe_is_written_only_where_it_can_be_and_for_a_model_that_there_is(project: Shell) -> None:
     code, _, talk = project("new", "rows.jsonl", "--recipe", "/proc/x/sartor.yaml")
     assert (code, "/proc/x/sartor.yaml cannot be written" in " ".join(talk.split())) == (2, True), talk

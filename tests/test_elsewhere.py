@@ -15,6 +15,7 @@ from sartor.catalogue import card
 from sartor.data.prepare import Prepared, prepare
 from sartor.elsewhere import Offer, offer, offer_of, plan_on
 from sartor.errors import RecipeError, Refused, UserError
+from sartor.names import known, resolve
 from sartor.recipe import DataSpec, Recipe, load
 from sartor.sizing import Packing, shape_of
 
@@ -124,6 +125,14 @@ def test_virtual_tokens_take_time_and_memory(offered: Any) -> None:
 def test_objectives_that_no_run_would_take_are_refused(prepared: Prepared, offered: Any) -> None:
     with pytest.raises(RecipeError, match=r"tune\.objective\.beta"):
         offered("h100", objective={"name": "sft", "beta": 1})
+    embedding = next(name for name in known("objectives") if "embeddings" in resolve("objectives", name).NEEDS)
+    with pytest.raises(RecipeError, match="trains embeddings, and this base is no encoder"):
+        offered("h100", objective={"name": embedding})
+
+
+def test_saving_takes_the_time_of_the_recipe(offered: Any) -> None:
+    often, seldom = (offered("h100", "qwen3-1.7b", adapter={"name": "full"}, save_every=every) for every in (1, 1000))
+    assert often.stages["train"] > seldom.stages["train"]
 
 
 def test_examples_beyond_the_context_are_said(tmp_path: Path, smollm2_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,6 +175,28 @@ class FakeCuda:
 
     def max_memory_allocated(self) -> int:
         return 1_500
+
+
+def test_peak_memory_is_not_that_of_the_process_before() -> None:
+    """A process that held 300 MiB starts another in its place, as torchrun does: that one has held nothing yet."""
+    other = "from sartor import hardware; print(hardware.peak_bytes())"
+    held = f"import os, sys; bytearray(300 * 2**20); os.execv(sys.executable, [sys.executable, '-c', {other!r}])"
+    said = subprocess.run([sys.executable, "-c", held], capture_output=True, text=True, check=True)
+    assert int(said.stdout) < 200 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("a shape is wrong"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_that_was_not_given_is_known(error: Exception, wanted: bool) -> None:
+    assert hardware.ran_out_of_memory(error) == wanted
 
 
 def test_a_gpu_trains_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,9 +87,10 @@ def plan_of(train: list[Tokenised], test_items: list[Tokenised]) -> Any:
         shape: Shape = SMOLLM2,
         train: Sequence[Tokenised] = train,
         test: Sequence[Tokenised] = test_items,
+        dev: Sequence[Tokenised] = (),
         **sections: Any,
     ) -> Plan:
-        return decide(recipe(**sections), BASE, shape, hardware, train=train, test=test, data="e")
+        return decide(recipe(**sections), BASE, shape, hardware, train=train, test=test, dev=dev, data="e")
 
     return made
 
@@ -110,6 +111,16 @@ def leaves(tree: Any, prefix: str = "") -> list[str]:
 def explained(plan: Plan, leaf: str) -> bool:
     parts = leaf.split(".")
     return any(".".join(parts[:length]) in plan.reasons for length in range(1, len(parts) + 1))
+
+
+def test_dev_rows_are_planned_for(plan_of: Any, renderer: Renderer) -> None:
+    """One that is longer than all that trains: it is evaluated, so it must fit."""
+    (long,) = tokenised(renderer, [chat("why " * 2_500, "because", line=900)])
+    without, plan = plan_of(), plan_of(dev=[long])
+    assert plan.max_length == long.length > without.max_length
+    assert plan.estimate.fullest >= long.length > without.estimate.fullest
+    assert plan.estimate.memory["evaluate"].total > without.estimate.memory["evaluate"].total
+    assert plan.estimate.stages["train"] > without.estimate.stages["train"]
 
 
 # ---- reasons ---------------------------------------------------------------------------------------------------------

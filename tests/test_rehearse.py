@@ -16,7 +16,7 @@ from sartor.data.pack import Segment, Steps, pack, segment
 from sartor.errors import MachineError, NumericsError
 from sartor.events import Event, Warned
 from sartor.names import resolve
-from sartor.plan import Estimate, Memory, Plan
+from sartor.plan import Choice, Estimate, Memory, Plan
 from sartor.store import Run
 from sartor.types import Batch, Sums
 
@@ -135,6 +135,31 @@ def test_the_fullest_is_the_one_that_computes_the_most(tmp_path: Path) -> None:
     assert fullest == evaluated == {"row 6", "row 7"}
     assert longest == {f"row {n}" for n in range(6)}
     assert asked[False][-1] == longest, "where nothing is shared, it is the one with the most tokens"
+
+
+def test_the_one_with_the_most_logits_is_met_as_well(tmp_path: Path) -> None:
+    """Of two rows of one length one is supervised in one place, the other in five; a third is longer than both."""
+    rows = [("few", 9, 1), ("most", 9, 5), ("long", 12, 2)]
+    data = [[segment(name, range(size), [0.0] * (size - count) + [1.0] * count)] for name, size, count in rows]
+    plan = fake(steps=1, batch_size=3, micro_tokens=12)
+    backend, steps = Recording(plan), Steps(data, batch_size=3, micro_tokens=12, seed=1)
+    (tmp_path / "run").mkdir()
+    list(rehearse.rehearse(plan, Run(tmp_path / "run"), backend, steps, []))
+    assert backend.rows == [("long",), ("most",)]
+
+
+def test_virtual_tokens_make_the_batch_of_many_rows_the_worst(tmp_path: Path) -> None:
+    data = [[segment(f"row {n}", range(n, n + 5), [0.0] + [1.0] * 4)] for n in range(4)]
+    data.append([segment("alone", range(19), [0.0] + [1.0] * 18)])
+    plan = fake(steps=1, batch_size=5, micro_tokens=18)
+    for virtual, fullest in ((0, {"alone"}), (10, {f"row {n}" for n in range(4)})):
+        adapter = Choice(name="prompt_tuning", settings={"tokens": virtual}) if virtual else plan.adapter
+        steps = Steps(data, batch_size=5, micro_tokens=18, seed=1)
+        folder = tmp_path / str(virtual)
+        folder.mkdir()
+        backend = Recording(plan)
+        list(rehearse.rehearse(plan.model_copy(update={"adapter": adapter}), Run(folder), backend, steps, []))
+        assert set(backend.rows[0]) == fullest
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor.backends import estimate
-from sartor.backends.estimate import CPU, CUDA, Job
+from sartor.backends.estimate import CPU, CUDA, MOMENTS, Job
 from sartor.catalogue import CATALOGUE, card
 from sartor.data.pack import Segment, segment
 from sartor.sizing import (
@@ -92,6 +93,22 @@ def test_what_is_chosen_fits_and_less_memory_never_gives_a_larger_batch(share: f
     assert wider.recompute == "none" or wider.recompute == chosen.recompute
 
 
+def test_a_way_must_fit_as_the_data_fills_it_too() -> None:
+    """Virtual tokens before each of many rows make two thirds more of every micro-batch."""
+    room = Room(peak(replace(SMALL, micro_tokens=1024)), CPU)
+    assert choose(SMALL, room, most=1024) == replace(SMALL, micro_tokens=1024)
+    chosen = choose(SMALL, room, most=1024, filled=lambda way: replace(way, micro_tokens=way.micro_tokens * 5 // 3))
+    assert chosen is not None and chosen.micro_tokens == 512
+
+
+def test_the_longest_example_of_dev_makes_room_for_itself() -> None:
+    long = SimpleNamespace(length=700)
+    examples = [[segment("row", range(200), [1.0] * 200)]]
+    found = packing(examples, replace(SMALL, micro_tokens=300), 4, steps=3, seed=1, beside=[long])  # type: ignore[list-item]
+    assert found.tokens == 700
+    assert found.computed == packing(examples, replace(SMALL, micro_tokens=300), 4, steps=3, seed=1).computed
+
+
 def test_there_is_no_way_below_the_smallest() -> None:
     least = peak(smallest(SMALL))
     assert choose(SMALL, Room(least, CPU), most=1024) is not None
@@ -106,6 +123,13 @@ def test_four_bits_are_named_where_they_fit_and_the_method_can_have_them() -> No
     assert not any(
         "quantize" in sentence for sentence in nearest(eight, Room(GIB, CPU), replace(way(), quantisable=True))
     )
+
+
+def test_moments_in_eight_bits_are_named_where_they_fit() -> None:
+    full = replace(SMALL, full=True, num_trainable=SMALL.shape.num_parameters, low_rank=0)
+    eight = replace(full, moment_bytes=MOMENTS["adamw_8bit"])
+    assert "set `tune.optimizer` to adamw_8bit" in nearest(full, Room(peak(smallest(eight)), CPU), way())
+    assert not any("optimizer" in line for line in nearest(eight, Room(GIB // 2, CPU), way()))
 
 
 def test_a_rank_that_fits_is_named() -> None:

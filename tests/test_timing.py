@@ -91,6 +91,15 @@ def test_arms_and_metrics_decide_what_is_read_and_written() -> None:
     assert read["prove"] < stages()["prove"], "what is only weighed need not be written"
 
 
+def test_arms_with_answers_of_their_own_write_nothing() -> None:
+    def baseline(arm: str) -> float:
+        return stages(proof=PROOF.model_copy(update={"arms": (arm, "tuned")}))["baseline"]
+
+    read = estimate.forward_seconds(job(), CPU, num_tokens=200_000 + (PROOF.items + PROOF.dev_items) * 150, flops=FLOPS)
+    assert baseline("majority") == CPU.start_seconds
+    assert baseline("nearest") == pytest.approx(CPU.start_seconds + read, abs=0.2)
+
+
 def test_shots_are_read_once_for_each_number_of_them() -> None:
     """The engine keeps equal beginnings; what is only weighed is read whole."""
 

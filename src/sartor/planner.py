@@ -14,7 +14,7 @@ from sartor.adapters import family_of, preset_of
 from sartor.advice import advise
 from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
-from sartor.backends.estimate import CPU, CUDA, MOMENTS, Job
+from sartor.backends.estimate import CPU, CUDA_HERE, MOMENTS, Job
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
 from sartor.hardware import ENVIRONMENT, Hardware, measure_flops
@@ -292,7 +292,7 @@ def device_words(hardware: Hardware) -> str:
 def room_of(hardware: Hardware) -> Room:
     if hardware.device == "cpu":
         return Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
-    return Room(int(hardware.device_memory_bytes * USABLE), CUDA)
+    return Room(int(hardware.device_memory_bytes * USABLE), CUDA_HERE)
 
 
 def _most(job: Job, work: Work, hardware: Hardware) -> int:
@@ -382,7 +382,7 @@ def estimate_of(
 def speed_words(job: Job, hardware: Hardware) -> str:
     if hardware.device == "cuda":
         return (
-            f"products at {CUDA.efficiency:.0%} of the {hardware.flops / 1e12:.0f} TFLOP/s measured here: an "
+            f"products at {CUDA_HERE.efficiency:.0%} of the {hardware.flops / 1e12:.0f} TFLOP/s measured here: an "
             "assumption, as all that is said of time on a GPU"
         )
     words = f"products at the {hardware.flops / 1e9:.0f} GFLOP/s measured here, and what is not products, per token"

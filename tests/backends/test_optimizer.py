@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from sartor.backends import optimizer
@@ -51,6 +53,33 @@ def test_its_state_comes_back_bit_by_bit(name: str) -> None:
     optimizer.restore(other, resumed, state)
     advance(other, resumed, 2, first=3)
     assert torch.equal(straight, resumed)
+
+
+@pytest.mark.skipif(not HAS_BITSANDBYTES, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("name", list(EIGHT_BIT))
+def test_eight_bit_moments_go_to_disk_and_are_made_as_new_in_their_own_memory(name: str, tmp_path: Path) -> None:
+    """Large enough that they have tables of values, which all weights share."""
+    weights = {part: nn.Parameter(torch.ones(64, 128)) for part in ("one", "other")}
+    made = optimizer.make(name, optimizer.groups(weights, {}), ADAM)
+    assert all(optimizer.state_of(made, weight) == {} for weight in weights.values())
+    for weight in weights.values():
+        advance(made, weight, 1)
+        weight.grad = None
+    kept = {
+        f"{key}.{part}": value
+        for part, weight in weights.items()
+        for key, value in optimizer.state_of(made, weight).items()
+    }
+    save_file(kept, tmp_path / "state.safetensors")
+    one, moments = weights["one"], made.state[weights["one"]]["state1"]
+    optimizer.restore(made, one, {})
+    assert optimizer.state_of(made, one) == {}
+    with torch.no_grad():
+        one.fill_(1.0)
+    advance(made, one, 1)
+    assert made.state[one]["state1"] is moments
+    again = optimizer.state_of(made, one)
+    assert all(torch.equal(again[key], kept[f"{key}.one"]) for key in again)
 
 
 def test_an_empty_state_makes_it_as_new() -> None:

@@ -135,9 +135,16 @@ def test_a_cpu_is_left_as_it_is() -> None:
         assert torch.empty(1).device == cpu
 
 
-@pytest.mark.parametrize(("family", "wanted"), [("llama", True), ("unheard_of", False)])
-def test_liger_is_used_where_it_knows_the_model(monkeypatch: pytest.MonkeyPatch, family: str, wanted: bool) -> None:
-    """A module in Liger's place: it does nothing, and says nothing, for a type that it does not know."""
+@pytest.mark.parametrize(
+    ("family", "wrapped", "wanted"), [("llama", False, True), ("unheard_of", False, False), ("llama", True, False)]
+)
+def test_liger_is_used_where_it_knows_the_model(
+    monkeypatch: pytest.MonkeyPatch, family: str, wrapped: bool, wanted: bool
+) -> None:
+    """A module in Liger's place: it does nothing, and says nothing, for a type that it does not know.
+
+    A norm that a tuning method has wrapped would lose its adapter to Liger's forward.
+    """
     asked: list[str] = []
     names = ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.monkey_patch")
     for name in names:
@@ -148,7 +155,11 @@ def test_liger_is_used_where_it_knows_the_model(monkeypatch: pytest.MonkeyPatch,
         MODEL_TYPE_TO_APPLY_LIGER_FN={"llama": None},
         _apply_liger_kernel_to_instance=lambda model, **kwargs: asked.append(model.config.model_type),
     )
-    model = SimpleNamespace(config=SimpleNamespace(model_type=family))
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    norm = LlamaRMSNorm(4)
+    parts = {"layers.0.mlp.up_proj": torch.nn.Linear(2, 2), "norm": torch.nn.Sequential(norm) if wrapped else norm}
+    model = SimpleNamespace(config=SimpleNamespace(model_type=family), named_modules=parts.items)
     assert placement.use_gpu_kernels(model, torch.device("cuda")) is wanted
     assert asked == ([family] if wanted else [])
 
@@ -173,8 +184,8 @@ def test_a_rank_gets_its_gpu() -> None:
 
 
 @needs_gpu
-def test_a_gpu_trains_to_the_loss_of_the_cpu(smollm2_folder: Path, make_plan: MakePlan) -> None:
-    """Thirty steps on one batch in bf16: the GPU's path, with whatever kernels are installed, learns as the CPU's."""
+def test_a_gpu_learns_a_batch(smollm2_folder: Path, make_plan: MakePlan) -> None:
+    """Thirty steps on one batch in bf16, with whatever kernels are installed."""
     backend, batch = TorchBackend(make_plan(smollm2_folder, dtype="bfloat16", micro_tokens=256)), batch_of(50, 90)
     losses = []
     for _ in range(30):

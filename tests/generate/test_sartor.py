@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from sartor.adapters import family_of
+from sartor.backends.estimate import CPU
 from sartor.errors import UserError
 from sartor.generate import loading
+from sartor.generate import sartor as sartor_engine
 from sartor.generate.peft import MAX_ROWS, twin_of
 from sartor.generate.protocol import Engine, Sampling, Token
 from sartor.generate.sartor import SartorEngine, open_engine
 from sartor.hardware import look
+from sartor.hub import shape
 from sartor.ops import decode
 
 from ..engines import answers  # noqa: TID252 - the tests are no package to import by name
@@ -194,6 +197,18 @@ def test_a_row_that_stops_leaves_and_the_others_go_on(engine: SartorEngine) -> N
         assert [token.id for token in mine] == whole[:cut]
         assert mine[-1].finish == ("stop" if stop in whole else "length")
         assert all(token.finish is None for token in mine[:-1])
+
+
+def test_the_cache_has_room_for_one_whole_context(
+    family_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 GiB of the usual cache is no reason to refuse a prompt that the model itself takes."""
+    folder = family_folder("Llama")
+    monkeypatch.setattr(sartor_engine, "CPU", CPU.model_copy(update={"cache_bytes": 1 << 16}))
+    opened = open_engine(folder, {}, dtype="float32", num_threads=1)
+    assert opened.context == shape(folder).context
+    monkeypatch.setattr(sartor_engine, "memory_bytes", lambda: 1 << 19)
+    assert open_engine(folder, {}, dtype="float32", num_threads=1).context < shape(folder).context, "a quarter of it"
 
 
 def test_a_small_cache_is_slower_and_not_wrong(family_folder: Callable[[str], Path], engine: SartorEngine) -> None:

@@ -91,7 +91,8 @@ CPU = Calibration(
 
 #: An assumption, said beside every number that rests on it. 45 % of the dense bf16 peak is between what well-tuned
 #: trainers publish for LoRA (34 % of an A100) and full training (64 % of an H200 with FP8); a quarter of an 8B model
-#: reached 51 % of an H200's with our layers, and allocated what is foretold for its step (docs/why/gpu.md).
+#: reached 51 % of an H200's by its datasheet with our layers, and allocated what is foretold for its step
+#: (docs/why/gpu.md).
 CUDA = Calibration(
     runtime_bytes=1200 * MIB,
     product_bytes=0,
@@ -115,6 +116,8 @@ CUDA = Calibration(
     row_seconds=2e-3,
     report_seconds=4.0,
 )
+#: The same where the speed of the model's own products was measured, of which 65 % were reached (docs/why/gpu.md).
+CUDA_HERE = CUDA.model_copy(update={"efficiency": 0.65})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

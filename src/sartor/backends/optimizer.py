@@ -18,6 +18,8 @@ from sartor.names import suggest
 from sartor.plan import Adam
 
 NAMES = ("adamw", "sgd", *EIGHT_BIT)
+#: Tables of bitsandbytes that all weights share; safetensors takes no two tensors of one memory.
+SHARED = ("qmap1", "qmap2")
 
 
 def groups(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -96,16 +98,39 @@ def refresh(weights: Mapping[str, nn.Parameter], masters: Mapping[str, nn.Parame
 
 def state_of(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> dict[str, torch.Tensor]:
     """The state that belongs to one weight. bitsandbytes counts steps in a plain int: an int64 scalar on disk."""
-    return {key: torch.as_tensor(value).detach() for key, value in optimizer.state.get(weight, {}).items()}
+    state = {key: torch.as_tensor(value).detach() for key, value in optimizer.state.get(weight, {}).items()}
+    if _is_eight_bit(optimizer) and not state.get("step"):
+        return {}
+    return {key: value.clone() if key in SHARED else value for key, value in state.items()}
 
 
 def restore(optimizer: torch.optim.Optimizer, weight: nn.Parameter, state: Mapping[str, torch.Tensor]) -> None:
-    """The mirror of `state_of`: an empty state makes the optimizer as new."""
-    optimizer.state.pop(weight, None)
-    if state:
-        optimizer.state[weight] = {key: _number_or_tensor(value, weight.device) for key, value in state.items()}
+    """The mirror of `state_of`: an empty state makes the optimizer as new.
+
+    Tensors that bitsandbytes has are filled anew and stay: the memory of paged ones is never given back.
+    """
+    held = optimizer.state.get(weight, {})
+    if not _is_eight_bit(optimizer) or (state and not held):
+        optimizer.state.pop(weight, None)
+        if state:
+            optimizer.state[weight] = {key: _placed(optimizer, weight, value) for key, value in state.items()}
+        return
+    for key, value in held.items():
+        if key == "step":
+            held[key] = int(state[key]) if state else 0
+        elif key not in SHARED:
+            value.copy_(state[key]) if state else value.zero_()
 
 
-def _number_or_tensor(value: torch.Tensor, device: torch.device) -> int | torch.Tensor:
-    """A tensor where its weight lies: a fused optimizer counts its steps there too."""
-    return int(value) if value.dtype == torch.int64 and value.dim() == 0 else value.to(device)
+def _is_eight_bit(optimizer: torch.optim.Optimizer) -> bool:
+    return type(optimizer).__name__ in EIGHT_BIT.values()
+
+
+def _placed(optimizer: Any, weight: nn.Parameter, value: torch.Tensor) -> int | torch.Tensor:
+    """A number, or a tensor where its weight lies: a fused optimizer counts its steps there too; paged if it pages."""
+    if value.dtype == torch.int64 and value.dim() == 0:
+        return int(value)
+    if value.dtype == torch.uint8 and value.shape == weight.shape and _is_eight_bit(optimizer):
+        moments: torch.Tensor = optimizer.get_state_buffer(weight, dtype=torch.uint8).copy_(value)
+        return moments
+    return value.to(weight.device)

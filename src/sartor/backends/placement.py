@@ -1,7 +1,7 @@
 """Where and how a policy computes: its device, its shapes, and the kernels that a GPU wants.
 
-A GPU likes the same work again and again: micro-batches are filled up to one number of tokens with a tail of weight
-zero, so that a compiled layer is compiled once. A CPU computes no token more than it must.
+A GPU that compiles transformers' layers likes the same work again and again: micro-batches are filled up to one number
+of tokens with a tail of weight zero, so that a layer is compiled once. Nobody else computes a token more than he must.
 
 Shape suffixes: T tokens · S segments · N supervised positions · D hidden size.
 """
@@ -286,7 +286,7 @@ def use_gpu_kernels(model: Any, device: torch.device) -> bool:
     """Norm, rotation and activation as single kernels of Liger, through its own hook; whether that was done.
 
     Where Liger is not installed, or does not know this type of model (it then does nothing), `compile_layers` fuses
-    most of the same.
+    most of the same; and where a tuning method wraps norms or feed-forward parts, whose forwards Liger would replace.
     """
     if device.type == "cpu" or importlib.util.find_spec("liger_kernel") is None:
         return False
@@ -295,6 +295,9 @@ def use_gpu_kernels(model: Any, device: torch.device) -> bool:
     except ImportError:  # of another transformers than this one
         return False
     if model.config.model_type not in vars(liger).get("MODEL_TYPE_TO_APPLY_LIGER_FN", {}):
+        return False
+    replaced = [part for name, part in model.named_modules() if name.endswith(("norm", ".mlp"))]
+    if not all(type(part).__module__.startswith("transformers.") for part in replaced):
         return False
     # The loss is ours: it computes the logits of supervised positions only.
     liger._apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)

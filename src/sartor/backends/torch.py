@@ -35,6 +35,7 @@ from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
 SLOW_ATTENTION = "sdpa"
+SLOW = "no kernel takes this model's sizes: plain torch computes {what}. Right, but slower."
 SHARDED = (
     "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
     "layers are gathered as they are needed. Right, but slower than a base that fits each rank."
@@ -151,6 +152,7 @@ class TorchBackend:
                 )
                 self._policy.fused = not fusion.problem
                 if self._policy.fused:
+                    self._warnings += [SLOW.format(what=fusion.slow)] * bool(fusion.slow)
                     return [fusion]
                 self._policy.stream, missing = plain, fusion.problem
             self._warnings.append(f"hand-written layers are off: {missing}. transformers' own compute, slower.")
@@ -278,7 +280,7 @@ class TorchBackend:
         if not torch.allclose(own_1TV, product_1TV, rtol=0.02, atol=0.02):
             raise ModelError(
                 "this model's head is not one plain matrix product (a bias, a scale or a soft cap)",
-                hint="choose a model of the Llama, Qwen, SmolLM or Mistral families",
+                hint="choose a model of the Llama, Qwen, Phi, Gemma, Mistral or SmolLM families",
             )
 
 
@@ -291,7 +293,6 @@ def configure(plan: Plan) -> None:
     """Environment, threads and determinism, as the plan says."""
     os.environ.update(plan.environment)
     torch.set_num_threads(max(1, plan.num_threads // here().local_size))
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())  # some CUDA kernels have no such form
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # 9 % of a step, for nothing
 

@@ -29,6 +29,7 @@ from sartor.ops.gated_block import GatedBlock
 from sartor.ops.joint_linear import JointLinear
 from sartor.ops.lora_linear import AugmentedLoraLinear
 from sartor.ops.pointwise import Activation, activation_of, pointwise, wide
+from sartor.ops.pointwise import Plain as PlainPointwise
 from sartor.ops.stream_norm import StreamNorm
 from sartor.ops.workspace import Workspace
 
@@ -85,6 +86,18 @@ class Fusion:
         self._run: Pass | None = None
         self._rotation: Tensor | None = None  # of which `_run` has the halves
         self._at = -1  # the layer that ran last: one that does not follow it begins a forward, as the first one does
+
+    @property
+    def slow(self) -> str:
+        """What plain torch computes between our products, as no kernel takes these sizes; "" where all have one."""
+        tools = [block.tools for block in self._blocks]
+        parts = {
+            "attention, which then holds the scores of all pairs of tokens": any(
+                isinstance(each.attention, forest_attention.Plain) for each in tools
+            ),
+            "norms, rotation and activation": any(isinstance(each.pointwise, PlainPointwise) for each in tools),
+        }
+        return " and ".join(part for part, is_plain in parts.items() if is_plain)
 
     def refresh(self, *, frozen: bool = False) -> None:
         """Copy the trained masters into the working copies, once after each update; `frozen`: those that stay, too."""

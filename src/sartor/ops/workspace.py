@@ -18,8 +18,8 @@ CPU = torch.device("cpu")
 class Buffers:
     """Named buffers. A view of the shape asked for, tokens first, with whatever stood there before.
 
-    Each is made large enough for `num_rows` tokens, whatever the first shape asked for is: memory that was never
-    written costs nothing, and a buffer that has to grow leaves a hole behind.
+    Each is made large enough for `num_rows` tokens, whatever the first shape asked for is. A buffer that has to grow
+    leaves a hole behind; on a CPU memory that was never written costs nothing, and on a GPU micro-batches are full.
     """
 
     def __init__(self, num_rows: int) -> None:

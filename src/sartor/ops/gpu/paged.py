@@ -24,7 +24,7 @@ class TritonPages:
     def __init__(self, num_pages: int) -> None:
         self._num_pages = num_pages
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._laid_out: tuple[Flat, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._laid_out: tuple[Flat, int, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def copy(self, source: int, target: int) -> None:
         copy_page(self._layers, self._num_pages, source, target)
@@ -56,8 +56,9 @@ class TritonPages:
         return mixed_THD
 
     def _tables(self, flat: Flat, step: int) -> tuple[torch.Tensor, ...]:
-        """Which tokens each program takes, (blocks, 2); what each span is, (S, 4); all pages. For one forward, once."""
-        if self._laid_out is None or self._laid_out[0] is not flat:
+        """Which tokens each program takes, (blocks, 2); what each span is, (S, 4); all pages. Once for a forward
+        whose layers have heads alike."""
+        if self._laid_out is None or self._laid_out[0] is not flat or self._laid_out[1] != step:
             firsts = [
                 (number, first) for number, span in enumerate(flat.spans) for first in range(0, span.length, step)
             ]
@@ -69,8 +70,8 @@ class TritonPages:
             pages = [page for span in flat.spans for page in span.pages]
             parts = (np.array(part, dtype=np.int32) for part in (firsts, facts, pages))
             on_device = [torch.from_numpy(part).to(flat.device) for part in parts]
-            self._laid_out = (flat, on_device[0], on_device[1], on_device[2])
-        return self._laid_out[1:]
+            self._laid_out = (flat, step, on_device[0], on_device[1], on_device[2])
+        return self._laid_out[2:]
 
 
 def tokens_of_program(group: int, size: int) -> int:
