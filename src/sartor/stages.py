@@ -283,6 +283,7 @@ def _plan(bench: Bench) -> Events:
 
 def _train(bench: Bench) -> Events:
     plan = bench.plan
+    yield from _shrunk(bench)
     # Ranks must come out with as many micro-batches each, whatever is alike in them; padded batches share nothing.
     share = here().size == 1 and bench.form == "decoder"
     steps = Steps(
@@ -304,6 +305,19 @@ def _train(bench: Bench) -> Events:
         share=share,
     )
     yield from train(plan, bench.run, steps, dev, finishing=_finishing(bench))
+
+
+def _shrunk(bench: Bench) -> Iterator[Event]:
+    """A plan is kept when a run goes on, in a smaller container too: that one is told before its memory runs out."""
+    room = room_of(with_gpu(look(bench.run.folder))).num_bytes
+    if bench.plan.estimate.peak_bytes > room:
+        yield Warned(
+            code="less_memory",
+            message=f"training needs {bench.plan.estimate.peak_bytes / 2**30:.1f} GiB by its plan, and here "
+            f"{room / 2**30:.1f} can be used",
+            hint=f"remove {bench.run.path('plan.json')}: it is planned anew, and goes on from its checkpoint if only "
+            "the batches' sizes differ",
+        )
 
 
 def _finishing(bench: Bench) -> Callable[[Path], None]:

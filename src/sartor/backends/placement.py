@@ -1,7 +1,7 @@
 """Where and how a policy computes: its device, its shapes, and the kernels that a GPU wants.
 
 A GPU that compiles transformers' layers likes the same work again and again: micro-batches are filled up to one number
-of tokens with a tail of weight zero, so that a layer is compiled once. Nobody else computes a token more than he must.
+of tokens with a tail of weight zero, so that a layer is compiled once. All else computes no token more than it must.
 
 Shape suffixes: T tokens · S segments · N supervised positions · D hidden size.
 """

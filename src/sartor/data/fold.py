@@ -134,7 +134,7 @@ def _sources(places_T: np.ndarray, num_tokens: int) -> np.ndarray:
 def num_computed(batch: Batch, *, share: bool, virtual: int = 0) -> int:
     """Tokens that a forward computes of a batch: equal beginnings once if they are shared.
 
-    `virtual` tokens stand before each segment. They are an equal beginning like any other, if not a shorter one.
+    `virtual` tokens stand before each segment: an equal beginning like any other, so shared from `SHORTEST` on.
     """
     text = fold(batch).num_tokens if share else batch.num_tokens
     return text + virtual * (1 if share and virtual >= SHORTEST else len(batch.rows))
