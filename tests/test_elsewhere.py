@@ -98,13 +98,6 @@ def test_what_is_trained_on_several_devices_is_shared_as_they_will_run_it(offere
     assert sharded.memory["train"].masters == 4 * sharded.num_trainable
 
 
-def test_what_this_version_refuses_to_plan_is_said(offered: Any) -> None:
-    for on, model, said in (("h100x4", "llama-3.3-70b-instruct", True), ("h200x8", "llama-3.2-1b-instruct", False)):
-        notes = offered(on, model, adapter="full" if not said else "lora").notes
-        assert any("FSDP" in note for note in notes)
-        assert any("plans a run as for one device" in note for note in notes) == said
-
-
 def test_a_base_that_cannot_answer_on_one_device_is_said_to_have_no_proof(offered: Any) -> None:
     """Four bits are trained on, and answer as numbers of 16: no fewer rows at a time help."""
     found = offered("rtx4090", "qwen3-14b", adapter="qlora")

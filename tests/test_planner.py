@@ -17,6 +17,7 @@ from sartor.catalogue import CATALOGUE
 from sartor.chat import Renderer
 from sartor.data.prepare import Tokenised
 from sartor.errors import MachineError, RecipeError
+from sartor.explain import planned_job
 from sartor.hardware import Hardware
 from sartor.hub import Base, Shape
 from sartor.jobs import settled_method, way_of
@@ -88,9 +89,11 @@ def plan_of(train: list[Tokenised], test_items: list[Tokenised]) -> Any:
         train: Sequence[Tokenised] = train,
         test: Sequence[Tokenised] = test_items,
         dev: Sequence[Tokenised] = (),
+        devices: int = 1,
         **sections: Any,
     ) -> Plan:
-        return decide(recipe(**sections), BASE, shape, hardware, train=train, test=test, dev=dev, data="e")
+        parts = {"train": train, "test": test, "dev": dev}
+        return decide(recipe(**sections), BASE, shape, hardware, data="e", devices=devices, **parts)
 
     return made
 
@@ -352,7 +355,8 @@ GPU = MACHINE.model_copy(
     }
 )
 OLD = GPU.model_copy(update={"has_bf16": False})
-EIGHT = shape_of(next(card for card in CATALOGUE if card.name == "llama-3.1-8b-instruct"))
+CARDS = {entry.name: entry for entry in CATALOGUE}
+EIGHT, SEVENTY = shape_of(CARDS["llama-3.1-8b-instruct"]), shape_of(CARDS["llama-3.3-70b-instruct"])
 
 
 def test_a_gpu_is_planned_by_its_own_memory_and_speed(plan_of: Any, renderer: Renderer, train: list[Tokenised]) -> None:
@@ -370,6 +374,22 @@ def test_a_gpu_is_planned_by_its_own_memory_and_speed(plan_of: Any, renderer: Re
     assert plan_of(hardware=OLD).model.dtype == "float32"
     with pytest.raises(MachineError, match=r"a fake GPU has 7\.5 GiB"):
         plan_of(shape=EIGHT, hardware=GPU.model_copy(update={"device_memory_bytes": 8 * 10**9}))
+
+
+def test_a_base_that_only_several_gpus_hold_is_planned_for_as_many_ranks(plan_of: Any) -> None:
+    with pytest.raises(MachineError, match="a fake GPU has 74"):
+        plan_of(shape=SEVENTY, hardware=GPU)
+    with pytest.raises(MachineError, match="each a fake GPU has 74"):
+        plan_of(shape=SEVENTY, hardware=GPU, devices=2)
+    plan = plan_of(shape=SEVENTY, hardware=GPU, devices=8)
+    assert (plan.devices, plan.estimate.shards) == (8, 8)
+    assert plan.estimate.peak_bytes < GPU.device_memory_bytes
+    assert "8 processes, the weights cut over them (FSDP)" in plan.reasons["backend"]
+    job = planned_job(plan, SEVENTY)
+    assert estimate.peak(estimate.memory(job, estimate.CUDA_HERE)) == plan.estimate.peak_bytes
+    whole = plan_of(shape=EIGHT, hardware=GPU, devices=8)
+    assert (whole.estimate.shards, whole.estimate.layers) == (1, "hand-written")
+    assert whole.estimate.seconds < plan_of(shape=EIGHT, hardware=GPU).estimate.seconds
 
 
 def test_what_leaves_frozen_layers_is_kept_on_a_cpu(plan_of: Any, train: list[Tokenised]) -> None:

@@ -33,7 +33,6 @@ from sartor.sizing import (
     USABLE,
     Packing,
     Room,
-    choose,
     held,
     most_tokens,
     nearest,
@@ -173,7 +172,7 @@ def offer(
         mean_length=work.num_tokens / len(prepared.train),
         context=shape.context,
     )
-    said, filled = (*notes, *_notes(machine, sized, work, room, most)), _filled(sized, packed)
+    said, filled = (*notes, *_notes(machine, sized, work, room)), _filled(sized, packed)
     return _offer(recipe, machine, method, sized, filled, room, work, proof, price, notes=said, advice=advice)
 
 
@@ -295,7 +294,7 @@ def _too_long(recipe: Recipe, prepared: Prepared, context: int, *, known: bool) 
     return [f"{words} and planned as they are: `sartor check` refuses them if the model's own tokenizer counts so too"]
 
 
-def _notes(machine: Machine, job: Job, work: Work, room: Room, most: int) -> list[str]:
+def _notes(machine: Machine, job: Job, work: Work, room: Room) -> list[str]:
     device = machine.accelerator
     notes = [
         f"{device.name}: {device.memory_bytes / 10**9:.0f} GB, {device.flops / 1e12:,.0f} TFLOP/s dense in "
@@ -305,8 +304,6 @@ def _notes(machine: Machine, job: Job, work: Work, room: Room, most: int) -> lis
     ]
     if job.shards > 1:
         notes.append(f"weights are sharded over {job.shards} devices (FSDP) and gathered a layer at a time")
-        if choose(replace(job, devices=1, shards=1), room, most=most) is None:
-            notes.append("but this version plans a run as for one device, and refuses what one cannot train alone")
     elif job.devices > 1:
         notes.append("each device holds the whole base: only the adapter's gradients travel")
     answering = estimate.memory(job, CUDA)["generate"].total

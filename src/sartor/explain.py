@@ -84,11 +84,14 @@ def planned_job(plan: Plan, shape: Shape) -> Job:
         moment_bytes=MOMENTS[plan.optimizer],
         quantize=plan.model.quantize,
         layers=plan.estimate.layers,
+        devices=plan.devices,
+        shards=plan.estimate.shards,
     )
     if plan.model.form != "decoder":  # whose layers have other names, and are counted on the model itself
         return job
     method = settled_method(Named(name=plan.adapter.name, settings=plan.adapter.settings), shape)
-    return replace(method.given(job), layers=plan.estimate.layers)
+    given = method.given(job)
+    return given if given.computed_by == plan.estimate.layers else replace(given, kernels=False)
 
 
 def _sums(job: Job, phases: dict[str, Memory], form: Form) -> dict[str, list[Line]]:

@@ -101,7 +101,7 @@ class Estimate(Frozen):
     `tokens` counts every token of every example once per epoch; `seconds` are training's, `stages` those of each stage
     of the whole run. `memory` is itemised by phase: load, train, evaluate, save, resume, generate; it was reckoned for
     `fullest` tokens in a micro-batch and `supervised` positions in a tile of logits (0: those of the plan), in `layers`
-    that are ours or transformers' own.
+    that are ours or transformers' own, on a device that holds one of so many `shards` of the weights.
     """
 
     peak_bytes: int
@@ -110,6 +110,7 @@ class Estimate(Frozen):
     fullest: int = 0
     supervised: int = 0
     layers: str = "hand-written"
+    shards: int = 1
     memory: dict[str, Memory] = Field(default_factory=dict)
     stages: dict[str, float] = Field(default_factory=dict)
 
@@ -125,6 +126,7 @@ class Plan(Frozen):
     schema_: Literal[1] = Field(default=1, alias="schema")
     model: ModelChoice
     backend: str
+    devices: int = Field(default=1, description="GPUs that train together, each with its part of a step.")
     objective: Choice
     adapter: Choice
     family: str

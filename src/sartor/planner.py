@@ -5,8 +5,9 @@ What the recipe names is taken; what it leaves out is decided here, and nowhere 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sartor import quantisation, timing
@@ -25,7 +26,7 @@ from sartor.ops import native
 from sartor.plan import Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
 from sartor.quantisation import optimizer_words, quantize_of
 from sartor.recipe import Recipe, TuneSpec
-from sartor.sizing import USABLE, Packing, Room, choose, most_tokens, nearest, packer, shortage
+from sartor.sizing import USABLE, Packing, Room, held, most_tokens, nearest, packer, shortage, spread
 from sartor.timing import Work, work_of
 from sartor.types import Form
 
@@ -105,8 +106,9 @@ def decide(
     test: Sequence[Tokenised],
     dev: Sequence[Tokenised] = (),
     data: str,
+    devices: int = 1,
 ) -> Plan:
-    """The whole plan.
+    """The whole plan. Of several `devices`, which are GPUs, each is like that of `hardware`, and has a rank of its own.
 
     Raises:
         RecipeError: a name or a setting is not known.
@@ -124,19 +126,19 @@ def decide(
     room, passed = room_of(hardware), (*train, *dev)
     job = job_of(method, shape, item_bytes=2 if dtype == "bfloat16" else 4, work=work, passed=passed, proof=proof)
     job = replace(job, moment_bytes=MOMENTS[course["optimizer"]], kernels=_has_kernels(dtype, hardware))
-    job = replace(job, quantize=_quantize(recipe, base, shape, job, reasons))
+    job = replace(job, quantize=_quantize(recipe, base, shape, job, reasons), devices=devices)
     job = replace(job, kept_tokens=_kept_tokens(job, work, hardware))
     reasons["optimizer"] = optimizer_words(course["optimizer"], reasons["optimizer"], hardware.device)
     most = _most(job, work, hardware)
     packed = packer(train, dev, batch_size=work.batch_size, steps=work.steps, seed=tune.seed)
-    found = choose(job, room, most=most, filled=lambda sized: _filled(sized, packed(sized), hardware))
-    sized = found or _refuse(job, room, hardware, method, passed)
-    work, filled = replace(work, computed=packed(sized).computed), _filled(sized, packed(sized), hardware)
+    fill = partial(_filled, packed=packed, hardware=hardware)
+    sized = spread(job, room, most=most, filled=fill) or _refuse(job, room, hardware, method, passed)
+    work, filled = replace(work, computed=packed(sized).computed if devices == 1 else 1.0), fill(sized)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     reasons["estimate"], phases = speed_words(sized, hardware), estimate.memory(filled, room.calibration)
     return Plan(
         model=model_of(recipe, base, shape, dtype, quantize=job.quantize),
-        backend=reasons.because("backend", "torch", f"one process on {device_words(hardware)}"),
+        backend=reasons.because("backend", "torch", _process_words(sized, hardware)),
         objective=reasons.because("objective", settled(objective, tune.objective, {}, "tune.objective"), RECIPE_SAYS),
         adapter=adapter,
         family=reasons.because("family", method.family, f"the family of {tune.adapter.name}"),
@@ -151,7 +153,7 @@ def decide(
         estimate=estimate_of(work, sized, filled, phases, proof, hardware, save_every),
         advice=_advice(job, room, work, len(train), most),
         **course,
-        **place_of(tune, hardware, reasons),
+        **place_of(tune, hardware, reasons, devices=devices),
         reasons=dict(reasons),
     )
 
@@ -164,9 +166,10 @@ def _items(asked: int | None, held_out: int) -> tuple[int, str]:
     return (asked, ASKED) if asked <= held_out else (held_out, f"{asked} are {ASKED}; no more are held out")
 
 
-def place_of(tune: TuneSpec, hardware: Hardware, reasons: Reasons) -> dict[str, Any]:
+def place_of(tune: TuneSpec, hardware: Hardware, reasons: Reasons, *, devices: int = 1) -> dict[str, Any]:
     """What makes this machine give the same numbers again: fields of the plan."""
     return {
+        "devices": reasons.because("devices", devices, "a GPU for each rank" if devices > 1 else "one process"),
         "seed": reasons.because("seed", tune.seed, RECIPE_SAYS),
         "num_threads": reasons.because("num_threads", hardware.num_cores, f"{hardware.num_cores} cores here"),
         "environment": reasons.because("environment", ENVIRONMENT, "read by the libraries when they start"),
@@ -289,6 +292,13 @@ def device_words(hardware: Hardware) -> str:
     return f"cuda: {hardware.device_name}, {hardware.device_memory_bytes / 2**30:.1f} GiB"
 
 
+def _process_words(job: Job, hardware: Hardware) -> str:
+    if job.devices == 1:
+        return f"one process on {device_words(hardware)}"
+    held_as = "the weights cut over them (FSDP)" if job.shards > 1 else "each with the whole base"
+    return f"{job.devices} processes, {held_as}, each on {device_words(hardware)}"
+
+
 def room_of(hardware: Hardware) -> Room:
     if hardware.device == "cpu":
         return Room(int(hardware.memory_bytes * USABLE_MEMORY), CPU)
@@ -299,7 +309,7 @@ def _most(job: Job, work: Work, hardware: Hardware) -> int:
     """Tokens of a micro-batch where memory is no matter: a CPU's caches are small, and a GPU wants to be filled."""
     if hardware.device == "cpu":
         return max(_full_speed(job), job.longest) + job.virtual
-    return most_tokens(job.longest, work.step_tokens) + job.virtual
+    return most_tokens(job.longest, work.step_tokens / job.devices) + job.virtual
 
 
 def _full_speed(job: Job) -> int:
@@ -355,11 +365,16 @@ def saves_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
     return max(1, min(work.steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
 
 
-def _filled(job: Job, packed: Packing, hardware: Hardware) -> Job:
-    """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full."""
+def _filled(job: Job, packed: Callable[[Job], Packing], hardware: Hardware) -> Job:
+    """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full.
+
+    Each of several devices has its own part of a step, in which little is alike.
+    """
+    if job.devices > 1:
+        return job
     if hardware.device == "cuda":
-        return replace(job, micro_tokens=max(job.micro_tokens, packed.tokens))
-    return replace(job, micro_tokens=packed.tokens, tile=min(job.tile, packed.supervised))
+        return replace(job, micro_tokens=max(job.micro_tokens, packed(job).tokens))
+    return replace(job, micro_tokens=packed(job).tokens, tile=min(job.tile, packed(job).supervised))
 
 
 def estimate_of(
@@ -374,6 +389,7 @@ def estimate_of(
         fullest=filled.micro_tokens,
         supervised=filled.tile,
         layers=job.computed_by,
+        shards=job.shards,
         memory=phases,
         stages=timing.stages(work, job, proof, calibration, flops=hardware.flops, save_every=save_every),
     )
@@ -396,12 +412,14 @@ def _refuse(job: Job, room: Room, hardware: Hardware, method: Method, passed: Se
         MachineError: always.
     """
     on_cpu = hardware.device == "cpu"
+    num_bytes = hardware.memory_bytes if on_cpu else hardware.device_memory_bytes
+    shared = held(job, num_bytes)
     message, hint = shortage(
-        job,
+        shared,
         room,
-        nearest(job, room, way_of(job, method, passed)),
-        device="this machine" if on_cpu else hardware.device_name,
-        num_bytes=hardware.memory_bytes if on_cpu else hardware.device_memory_bytes,
+        nearest(shared, room, way_of(shared, method, passed)),
+        device="this machine" if on_cpu else f"{'each ' if job.devices > 1 else ''}{hardware.device_name}",
+        num_bytes=num_bytes,
     )
     raise MachineError(message, hint=hint)
 

@@ -61,6 +61,7 @@ class Bench:
 
     run: Run
     anyway: bool = False
+    ranks: int = 1
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -106,6 +107,14 @@ class Bench:
     @cached_property
     def plan(self) -> Plan:
         return Plan.model_validate(read_json(self.run.path("plan.json")))
+
+    @property
+    def devices(self) -> int:
+        """GPUs to plan for: one for each rank, or those that have trained already. Ranks on a CPU share one memory."""
+        planned = read_json(self.run.path("plan.json")).get("devices", 1) if self.run.path("plan.json").is_file() else 1
+        if planned > 1 and self.run.result.is_dir():
+            return int(planned)
+        return self.ranks if self.ranks > 1 and with_gpu(look(self.run.folder)).device == "cuda" else 1
 
     @cached_property
     def proof_plan(self) -> ProofPlan:
@@ -265,7 +274,8 @@ def _slower(engine: Engine) -> Iterator[Event]:
 
 def _plan(bench: Bench) -> Events:
     refuse_if_not_ok(bench.check)
-    deciding = decide if bench.form == "decoder" else partial(decide_padded, form=bench.form)
+    decoder = partial(decide, devices=bench.devices)
+    deciding = decoder if bench.form == "decoder" else partial(decide_padded, form=bench.form)
     plan = deciding(
         bench.recipe,
         bench.base,
@@ -425,7 +435,8 @@ def _baseline_inputs(bench: Bench) -> str:
 
 
 def _plan_inputs(bench: Bench) -> str:
-    return digest_of(__version__, bench.recipe, bench.data_digest, bench.base.digest)
+    several = (bench.devices,) if bench.devices > 1 else ()
+    return digest_of(__version__, bench.recipe, bench.data_digest, bench.base.digest, *several)
 
 
 def _train_inputs(bench: Bench) -> str:

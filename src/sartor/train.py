@@ -26,6 +26,7 @@ from sartor.types import Batch, digest_of
 #: made anew has measured the machine anew: where it differs in nothing else, it goes on from the old one's checkpoints.
 UNDECIDING: dict[str, Any] = {
     "model": {"name", "path", "revision"},  # its digest says what it is
+    "devices": True,
     **dict.fromkeys(("estimate", "reasons", "advice", "proof", "save_every"), True),
     **dict.fromkeys(("micro_tokens", "recompute", "tile", "num_threads", "environment"), True),
 }

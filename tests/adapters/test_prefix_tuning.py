@@ -64,6 +64,6 @@ def test_what_is_saved_are_keys_and_values(network: bool, tiny_folder: Path, tmp
     live = prefix_tuning.live_prefix(model, config)
     prefix_tuning.export(model, tmp_path)
     saved = prefix_tuning.changes(model.get_base_model(), tmp_path).beginning
-    assert [part.shape for part in saved.keys_PG] == [(6, 16)] * 2
+    assert [part.shape for part in saved.keys_PG] == [(6, 64)] * 2
     for ours, theirs in zip((*saved.keys_PG, *saved.values_PG), (*live.keys_PG, *live.values_PG), strict=True):
         assert torch.equal(ours, theirs)

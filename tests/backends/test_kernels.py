@@ -45,7 +45,7 @@ def test_a_leak_in_the_hand_written_layers_stops_the_run(
 
 @pytest.fixture(scope="session")
 def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with heads of 32, for which there are kernels; the tiny one's heads of 8 take the plain twins."""
+    """A random Llama with heads of 32, for which there are kernels, and a small vocabulary."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(6)

@@ -291,7 +291,7 @@ def test_top_layers_of_a_model_that_keeps_them_elsewhere(tmp_path: Path) -> None
 def test_identity_at_the_start(method: str, tiny_folder: Path) -> None:
     base = logits(tiny_model(tiny_folder))
     model = family_of(method).attach(tiny_model(tiny_folder), config_of(method))
-    same = torch.allclose(logits(model)[:, -IDS.shape[1] :], base, rtol=1e-5, atol=1e-5)
+    same = torch.allclose(logits(model)[:, -IDS.shape[1] :], base, rtol=1e-4, atol=1e-4)
     assert same == (not preset_of(method).not_identity)
 
 

@@ -190,6 +190,20 @@ def test_ranks_that_share_the_base_out_keep_more_of_each_token() -> None:
     assert held_by(few, SHAPE, 2, 64 * GIB) < 2 * each.total, "a step has no more"
 
 
+def test_ranks_with_a_gpu_each_are_planned_for_and_what_they_trained_stays_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else proving and packaging, which have no ranks, would plan anew and train again."""
+    run = Run(tmp_path)
+    assert Bench(run, ranks=4).devices == 1, "ranks on a CPU share its memory"
+    monkeypatch.setattr("sartor.stages.with_gpu", lambda found: found.model_copy(update={"device": "cuda"}))
+    assert Bench(run, ranks=4).devices == 4
+    durable.write_json(run.path("plan.json"), planned(2).model_copy(update={"devices": 4}).model_dump(mode="json"))
+    assert (Bench(run).devices, Bench(run, ranks=2).devices) == (1, 2), "nothing is trained yet"
+    run.result.mkdir()
+    assert (Bench(run).devices, Bench(run, ranks=2).devices) == (4, 4)
+
+
 def machine_of(num_bytes: int) -> Hardware:
     sizes = {"memory_bytes": num_bytes, "free_memory_bytes": num_bytes, "free_disk_bytes": 0}
     return Hardware(processor="p", num_cores=4, has_bf16=False, **sizes)

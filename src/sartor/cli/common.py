@@ -47,6 +47,7 @@ def work(
     *,
     without: tuple[str, ...] = (),
     anyway: bool = False,
+    ranks: int = 1,
 ) -> Bench:
     """Bring a run to a stage, telling what happens on the way.
 
@@ -65,7 +66,7 @@ def work(
         )
     prepare_environment()
     run = run_named(name) if name else open_recipe(recipe, sets)[0]
-    bench = Bench(run, anyway=anyway)
+    bench = Bench(run, anyway=anyway, ranks=ranks)
 
     def stop(number: int) -> None:
         run.stopping = True
@@ -95,7 +96,7 @@ def train_on(num_ranks: int, recipe: Path, sets: list[str] | None, name: str, **
     """Train in several processes, if more than one is asked for; what comes after finds it done."""
     from sartor.launch.torchrun import launch
 
-    code = launch(work("plan", recipe, sets, name, **how), num_ranks) if num_ranks > 1 else 0
+    code = launch(work("plan", recipe, sets, name, ranks=num_ranks, **how), num_ranks) if num_ranks > 1 else 0
     if code:
         raise typer.Exit(code)
 
