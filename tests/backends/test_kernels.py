@@ -241,8 +241,10 @@ TRAJECTORIES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["nothing shared", "beginnings shared"])
-@pytest.mark.parametrize("path", list(TRAJECTORIES))
+@pytest.mark.parametrize(
+    ("path", "shared"),
+    [*((path, False) for path in TRAJECTORIES), *((path, True) for path in ("lora", "full", "frozen layers kept"))],
+)
 def test_twenty_steps_are_the_same_with_the_kernels_and_without(
     wide_folder: Path, make_plan: MakePlan, path: str, shared: bool
 ) -> None:
