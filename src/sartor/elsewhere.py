@@ -5,8 +5,9 @@ Nothing is loaded and nothing is fetched. What is assumed rather than known is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -31,8 +32,8 @@ from sartor.quantisation import by_recipe, quantize_of
 from sartor.recipe import ModelSpec, Recipe
 from sartor.sizing import (
     USABLE,
-    Packing,
     Room,
+    full,
     held,
     most_tokens,
     nearest,
@@ -159,7 +160,7 @@ def offer(
     room = Room(int(machine.accelerator.memory_bytes * USABLE), _calibration(machine))
     most = most_tokens(job.longest, work.step_tokens / machine.count) + job.virtual
     packed = packer(prepared.train, prepared.dev, batch_size=work.batch_size, steps=work.steps, seed=recipe.tune.seed)
-    sized = spread(job, room, most=most, filled=lambda way: _filled(way, packed))
+    sized = spread(job, room, most=most, filled=partial(full, packed=packed))
     if sized is None:
         raise _refusal(job, room, machine, method, passed)
     if sized.devices == 1:
@@ -172,7 +173,7 @@ def offer(
         mean_length=work.num_tokens / len(prepared.train),
         context=shape.context,
     )
-    said, filled = (*notes, *_notes(machine, sized, work, room)), _filled(sized, packed)
+    said, filled = (*notes, *_notes(machine, sized, work, room)), full(sized, packed)
     return _offer(recipe, machine, method, sized, filled, room, work, proof, price, notes=said, advice=advice)
 
 
@@ -219,11 +220,6 @@ def _offer(
         advice=advice,
         job=job,
     )
-
-
-def _filled(job: Job, packed: Callable[[Job], Packing]) -> Job:
-    """A job as the data fills its micro-batch. Each of several devices has its own part of a step: full, at most."""
-    return job if job.devices > 1 else replace(job, micro_tokens=max(job.micro_tokens, packed(job).tokens))
 
 
 def _base(spec: ModelSpec, root: Path) -> _Base:

@@ -26,7 +26,7 @@ from sartor.ops import native
 from sartor.plan import Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
 from sartor.quantisation import optimizer_words, quantize_of
 from sartor.recipe import Recipe, TuneSpec
-from sartor.sizing import USABLE, Packing, Room, held, most_tokens, nearest, packer, shortage, spread
+from sartor.sizing import USABLE, Packing, Room, full, held, most_tokens, nearest, packer, shortage, spread
 from sartor.timing import Work, work_of
 from sartor.types import Form
 
@@ -366,14 +366,9 @@ def saves_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
 
 
 def _filled(job: Job, packed: Callable[[Job], Packing], hardware: Hardware) -> Job:
-    """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full.
-
-    Each of several devices has its own part of a step, in which little is alike.
-    """
-    if job.devices > 1:
-        return job
+    """A job whose micro-batch is no larger than the fullest one that the data makes of it; a GPU's is always full."""
     if hardware.device == "cuda":
-        return replace(job, micro_tokens=max(job.micro_tokens, packed(job).tokens))
+        return full(job, packed)
     return replace(job, micro_tokens=packed(job).tokens, tile=min(job.tile, packed(job).supervised))
 
 

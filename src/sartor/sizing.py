@@ -162,6 +162,14 @@ def packer(
     return packed
 
 
+def full(job: Job, packed: Callable[[Job], Packing]) -> Job:
+    """A job as the data fills it on a GPU, whose micro-batch is laid out whole: virtual tokens may make more of it.
+
+    Each of several devices has its own part of a step, in which little is alike.
+    """
+    return job if job.devices > 1 else replace(job, micro_tokens=max(job.micro_tokens, packed(job).tokens))
+
+
 def packing(
     examples: Sequence[Sequence[Segment]],
     job: Job,

@@ -108,7 +108,7 @@ class Bench:
     def plan(self) -> Plan:
         return Plan.model_validate(read_json(self.run.path("plan.json")))
 
-    @property
+    @cached_property
     def devices(self) -> int:
         """GPUs to plan for: one for each rank, or those that have trained already. Ranks on a CPU share one memory."""
         planned = read_json(self.run.path("plan.json")).get("devices", 1) if self.run.path("plan.json").is_file() else 1

@@ -110,6 +110,10 @@ def weights(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: item for name, item in found.items() if name.startswith("weight.")}
 
 
+#: How far Adam carries the last bits of a sum, where every weight is trained; all else stays within 1e-6.
+LAST_BITS = {"full-adamw": 3e-6}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_give_the_trajectory_of_one(ranks: Ranks, tmp_path: Path, name: str) -> None:
     plan = ranks.plans[name]
@@ -123,7 +127,7 @@ def test_two_ranks_give_the_trajectory_of_one(ranks: Ranks, tmp_path: Path, name
             event[key] for event in alone if event["type"] == kind
         ]
     found, wanted = state(ranks.folder(name), 6), state(tmp_path, 6)
-    assert furthest(weights(found), weights(wanted)) < 3e-6
+    assert furthest(weights(found), weights(wanted)) < LAST_BITS.get(name, 1e-6)
     assert furthest(weights(wanted), weights(state(tmp_path, 3))) > 1e-4
     assert [len(each.pop("random")) for each in (found, wanted)] == [2, 1], "only that is not of one rank alone"
     assert {key: (item.shape, item.dtype) for key, item in found.items()} == {
@@ -138,14 +142,14 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(ranks: Ranks, tmp_path: Pat
     events = work(ranks.plans[name], tmp_path / "run")
     assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
     assert losses(events) == pytest.approx(losses(ranks.events(name, 0))[-4:], rel=1e-6)
-    assert furthest(weights(state(tmp_path / "run", 6)), weights(state(ranks.folder(name), 6))) < 3e-6
+    assert furthest(weights(state(tmp_path / "run", 6)), weights(state(ranks.folder(name), 6))) < 1e-6
 
 
 def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks: Ranks) -> None:
     events = ranks.events("onward", 0)
     assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
     straight = ranks.folder("full-adamw")
-    assert furthest(weights(state(ranks.folder("onward"), 6)), weights(state(straight, 6))) < 3e-6
+    assert furthest(weights(state(ranks.folder("onward"), 6)), weights(state(straight, 6))) < LAST_BITS["full-adamw"]
 
 
 def test_two_ranks_that_drop_out_go_on_bit_by_bit(ranks: Ranks) -> None:

@@ -291,7 +291,8 @@ def test_top_layers_of_a_model_that_keeps_them_elsewhere(tmp_path: Path) -> None
 def test_identity_at_the_start(method: str, tiny_folder: Path) -> None:
     base = logits(tiny_model(tiny_folder))
     model = family_of(method).attach(tiny_model(tiny_folder), config_of(method))
-    same = torch.allclose(logits(model)[:, -IDS.shape[1] :], base, rtol=1e-4, atol=1e-4)
+    noise = 1e-4 if method == "olora" else 1e-5  # its basis is taken off the weights, and put back
+    same = torch.allclose(logits(model)[:, -IDS.shape[1] :], base, rtol=noise, atol=noise)
     assert same == (not preset_of(method).not_identity)
 
 

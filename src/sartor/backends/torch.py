@@ -152,7 +152,8 @@ class TorchBackend:
                 )
                 self._policy.fused = not fusion.problem
                 if self._policy.fused:
-                    self._warnings += [SLOW.format(what=fusion.slow)] * bool(fusion.slow)
+                    if fusion.slow:
+                        self._warnings.append(SLOW.format(what=fusion.slow))
                     return [fusion]
                 self._policy.stream, missing = plain, fusion.problem
             self._warnings.append(f"hand-written layers are off: {missing}. transformers' own compute, slower.")
