@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,9 @@ settings.load_profile("repeatable")
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# bitsandbytes asks for a compiler as it is imported, and a process of the tests would wait three seconds for that.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
 #: The files that take longest. They begin first: begun last, one keeps a worker busy while the other waits.
 LONGEST = (
     *("test_survival.py", "test_torchrun.py", "test_cli.py", "test_fsdp.py"),
@@ -37,6 +41,11 @@ TOKENIZERS = Path(__file__).parent.parent / ".cache" / "tokenizers"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays. Stages collect garbage between them, and would look through all of it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_suggest() -> None:
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Another package that brings an objective, and one that has the name of ours."""
     (tmp_path / "sartor_extra_objectives.py").write_text("SUMMARY = 'from another package'\n")
     info = tmp_path / "sartor_extra-1.0.dist-info"
@@ -68,6 +69,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "[sartor.objectives]\nextra = sartor_extra_objectives\nsft = sartor_extra_objectives\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    names._plugins.cache_clear()
+    yield
+    names._plugins.cache_clear()
 
 
 @pytest.mark.usefixtures("plugin")

@@ -12,6 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -31,8 +32,7 @@ _WORDS = {
 
 def known(kind: str) -> tuple[str, ...]:
     """The names of a kind, sorted: files of the leaf folder and entry points of other packages."""
-    plugins = {point.name for point in metadata.entry_points(group=f"sartor.{kind}")}
-    return tuple(sorted(_files(kind) | plugins))
+    return tuple(sorted(_files(kind) | _plugins(kind).keys()))
 
 
 def resolve(kind: str, name: str) -> Any:
@@ -48,8 +48,7 @@ def resolve(kind: str, name: str) -> Any:
             return importlib.import_module(f"sartor.{kind}.{name}")
     if name not in known(kind):
         raise RecipeError(f"unknown {_singular(kind)} {name!r}", hint=suggest(name, known(kind)))
-    (point, *_) = metadata.entry_points(group=f"sartor.{kind}", name=name)
-    return point.load()
+    return _plugins(kind)[name].load()
 
 
 @contextmanager
@@ -74,10 +73,16 @@ def suggest(name: str, choices: tuple[str, ...]) -> str:
     return f"did you mean {near[0]!r}? Known: {listed}" if near else f"known: {listed}"
 
 
-def _files(kind: str) -> set[str]:
+@cache
+def _files(kind: str) -> frozenset[str]:
     package = importlib.import_module(f"sartor.{kind}")
     helpers: frozenset[str] = package.NOT_MEMBERS
-    return {module.name for module in pkgutil.iter_modules(package.__path__)} - helpers
+    return frozenset(module.name for module in pkgutil.iter_modules(package.__path__)) - helpers
+
+
+@cache
+def _plugins(kind: str) -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=f"sartor.{kind}")}
 
 
 def _users_own(kind: str, name: str) -> Any:

@@ -31,7 +31,8 @@ WORKER = Path(__file__).parent.parent / "rank_worker.py"
 #: How the model is held -> method, whether the worker must shard it.
 HELD = {"replicated": ("lora", False), "sharded": ("lora", True), "full": ("full", False)}
 RATES = {"sgd": 0.02, "adamw": 1e-4}
-CASES = [f"{held}-{optimizer}" for held in HELD for optimizer in RATES]
+#: held-optimizer, in fp32; then in bf16.
+CASES = [*(f"{held}-{optimizer}" for held in HELD for optimizer in RATES), *(f"{held}-sgd-bfloat16" for held in HELD)]
 MakePlan = Callable[..., Plan]
 
 
@@ -56,7 +57,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_plan
     plans: dict[str, Plan] = {}
     cases: list[dict[str, Any]] = []
 
-    def add(name: str, held: str, optimizer: str, *, into: str = "", dropout: float = 0.0, **more: str) -> None:
+    def add(name: str, case: str, *, into: str = "", dropout: float = 0.0, **more: str) -> None:
+        held, optimizer, *dtype = case.split("-")
         method, shard = HELD[held]
         folder = root / (into or name)
         plans[name] = make_plan(
@@ -69,23 +71,25 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_plan
             save_every=3,
             evaluate_every=6,
             micro_tokens=40,
+            dtype=dtype[0] if dtype else "float32",
         )
         folder.mkdir(exist_ok=True)
         durable.write_json(folder / "plan.json", plans[name].model_dump(mode="json", by_alias=True))
         case = {"name": name, "folder": str(folder), "plan": plans[name].model_dump(mode="json", by_alias=True)}
         cases.append({**case, "shard": shard, "stop_on": "", "poison": "", **more})
 
+    for case in CASES:
+        add(case, case)
+    add("poisoned", "replicated-sgd", poison="row 3")
+    add("stopped", "sharded-sgd", stop_on="1:2")
+    add("dropout", "replicated-sgd", dropout=0.3)
+    add("dropout-stopped", "replicated-sgd", dropout=0.3, stop_on="0:3")
+    add("dropout-onward", "replicated-sgd", dropout=0.3, into="dropout-stopped")
     for held in HELD:
-        for optimizer in RATES:
-            add(f"{held}-{optimizer}", held, optimizer)
-    add("poisoned", "replicated", "sgd", poison="row 3")
-    add("stopped", "sharded", "sgd", stop_on="1:2")
-    add("dropout", "replicated", "sgd", dropout=0.3)
-    add("dropout-stopped", "replicated", "sgd", dropout=0.3, stop_on="0:3")
-    add("dropout-onward", "replicated", "sgd", dropout=0.3, into="dropout-stopped")
-    add("onward", "full", "adamw")
-    work(plans["onward"], root / "onward")
-    shutil.rmtree(root / "onward/checkpoints/step-000006")  # as if one rank had been killed after step 3
+        name = f"{held}-onward"
+        add(name, f"{held}-adamw")
+        work(plans[name], root / name)
+        shutil.rmtree(root / name / "checkpoints/step-000006")  # as if one rank had been killed after step 3
     (root / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(WORKER)]
     done = subprocess.run([*command, str(root / "cases.json"), str(root)], capture_output=True, text=True, timeout=240)
@@ -112,6 +116,24 @@ def weights(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 #: How far Adam carries the last bits of a sum, where every weight is trained; all else stays within 1e-6.
 LAST_BITS = {"full-adamw": 3e-6}
+#: Ranks that share the base out compute by transformers' layers, which round at other places in bf16 than our kernels.
+ROUNDED_ELSEWHERE = {"sharded-sgd-bfloat16", "full-sgd-bfloat16"}
+
+
+def require_same_losses(name: str, found: list[float], wanted: list[float]) -> None:
+    assert found == pytest.approx(wanted, rel=3e-3 if name in ROUNDED_ELSEWHERE else 1e-6)
+
+
+def require_same_weights(name: str, found: Path, wanted: Path, start: Path) -> None:
+    """After step 6 of two runs' folders; `start` has the weights after step 3."""
+    left, right = (weights(state(folder, 6)) for folder in (found, wanted))
+    before = weights(state(start, 3))
+    assert furthest(right, before) > 1e-4
+    if name not in ROUNDED_ELSEWHERE:
+        assert furthest(left, right) < LAST_BITS.get(name, 1e-6)
+    else:
+        one, other = (torch.cat([(each[key] - before[key]).flatten() for key in before]) for each in (left, right))
+        assert torch.cosine_similarity(one, other, dim=0) > 0.99
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -120,15 +142,15 @@ def test_two_ranks_give_the_trajectory_of_one(ranks: Ranks, tmp_path: Path, name
     durable.write_json(tmp_path / "plan.json", plan.model_dump(mode="json", by_alias=True))
     alone = work(plan, tmp_path)
     both = [ranks.events(name, rank) for rank in (0, 1)]
-    assert losses(both[0]) == losses(both[1]) == pytest.approx(losses(alone), rel=1e-6)
+    assert losses(both[0]) == losses(both[1])
+    require_same_losses(name, losses(both[0]), losses(alone))
     assert len(losses(alone)) == 7
     for kind, key in (("stepped", "num_tokens"), ("stepped", "num_supervised"), ("evaluated", "num_supervised")):
         assert [event[key] for event in both[0] if event["type"] == kind] == [
             event[key] for event in alone if event["type"] == kind
         ]
+    require_same_weights(name, ranks.folder(name), tmp_path, tmp_path)
     found, wanted = state(ranks.folder(name), 6), state(tmp_path, 6)
-    assert furthest(weights(found), weights(wanted)) < LAST_BITS.get(name, 1e-6)
-    assert furthest(weights(wanted), weights(state(tmp_path, 3))) > 1e-4
     assert [len(each.pop("random")) for each in (found, wanted)] == [2, 1], "only that is not of one rank alone"
     assert {key: (item.shape, item.dtype) for key, item in found.items()} == {
         key: (item.shape, item.dtype) for key, item in wanted.items()
@@ -141,15 +163,16 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(ranks: Ranks, tmp_path: Pat
     shutil.rmtree(tmp_path / "run/checkpoints/step-000006")
     events = work(ranks.plans[name], tmp_path / "run")
     assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
-    assert losses(events) == pytest.approx(losses(ranks.events(name, 0))[-4:], rel=1e-6)
-    assert furthest(weights(state(tmp_path / "run", 6)), weights(state(ranks.folder(name), 6))) < 1e-6
+    require_same_losses(name, losses(events), losses(ranks.events(name, 0))[-4:])
+    require_same_weights(name, tmp_path / "run", ranks.folder(name), ranks.folder(name))
 
 
-def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks: Ranks) -> None:
-    events = ranks.events("onward", 0)
+@pytest.mark.parametrize("held", HELD)
+def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks: Ranks, held: str) -> None:
+    events = ranks.events(f"{held}-onward", 0)
     assert [event["step"] for event in events if event["type"] in ("started", "stepped")] == [3, 4, 5, 6]
-    straight = ranks.folder("full-adamw")
-    assert furthest(weights(state(ranks.folder("onward"), 6)), weights(state(straight, 6))) < LAST_BITS["full-adamw"]
+    straight = ranks.folder(f"{held}-adamw")
+    require_same_weights(f"{held}-adamw", ranks.folder(f"{held}-onward"), straight, straight)
 
 
 def test_two_ranks_that_drop_out_go_on_bit_by_bit(ranks: Ranks) -> None:
@@ -173,10 +196,12 @@ def test_what_is_exported_is_what_was_trained(ranks: Ranks, name: str) -> None:
         exported = load_file(ranks.folder(name) / "adapter/adapter_model.safetensors")
         assert exported.keys() == {key.removeprefix("weight.").replace(".default", "") for key in trained}
     for key, item in trained.items():
-        assert torch.equal(exported[key.removeprefix("weight.").replace(".default", "")], item)
+        written = exported[key.removeprefix("weight.").replace(".default", "")]
+        assert torch.equal(written, item.to(written.dtype))
+        assert written.dtype == (torch.bfloat16 if name == "full-sgd-bfloat16" else torch.float32)
 
 
-@pytest.mark.parametrize("name", [*CASES, "stopped", "onward"])
+@pytest.mark.parametrize("name", [*CASES, "stopped", "full-onward"])
 def test_only_rank_0_leaves_files(ranks: Ranks, name: str) -> None:
     files = {path.relative_to(ranks.folder(name)).parts[0] for path in ranks.folder(name).rglob("*")}
     assert files <= {"plan.json", "checkpoints", "adapter", "model"}

@@ -87,9 +87,12 @@ def test_tokens_that_fill_a_batch_up_are_not_counted(
 
 
 @pytest.mark.slow
-def test_compiled_layers_give_the_same(tiny_folder: Path) -> None:
+def test_compiled_layers_give_the_same(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the compiler's own tracing; its code generator needs minutes here, and is torch's to test."""
     from transformers import AutoModelForCausalLM
+
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")  # see tests/conftest.py
+    monkeypatch.setattr("torch._dynamo.config.disable", False)
 
     attention.register()
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_folder, attn_implementation=attention.NAME)
@@ -105,8 +108,11 @@ def test_compiled_layers_give_the_same(tiny_folder: Path) -> None:
     plain = computed()
     assert [type(layer).__name__ for layer in placement.layers_of(model)] == ["LlamaDecoderLayer"] * 2
     placement.compile_layers(model, backend="eager")
+    frames = torch._dynamo.utils.counters["frames"]
+    frames.clear()
     for left, right in zip(computed(), plain, strict=True):
         assert float((left - right).norm() / right.norm()) < 1e-5
+    assert frames["ok"] >= 1
 
 
 def test_a_cpu_is_left_as_it_is() -> None:

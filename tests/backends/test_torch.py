@@ -41,22 +41,21 @@ def test_packed_gradients_equal_plain_ones_in_fp32(
 def test_real_model_bf16_gradients_point_where_fp32_ones_do(
     smollm2_folder: Path, tmp_path: Path, make_plan: MakePlan
 ) -> None:
-    """On real text, with adapters that were trained for some steps: at B = 0 half of the gradients would vanish."""
+    """On real text, with adapters that were trained for a step: at B = 0 half of the gradients would vanish."""
     folder = shallow(smollm2_folder, tmp_path / "shallow")
     backend = TorchBackend(make_plan(folder, dtype="bfloat16", adapter={"name": "lora", "settings": {"r": 16}}))
     assert backend.warnings == ()
     passages = general_text(smollm2_folder)
-    for start in (0, 2, 4):
-        for batch in pack(passages[start : start + 1], micro_tokens=1024):
-            backend.forward_backward(batch, sft, sft.Config(), sft.weight(batch))
-        backend.step(Adam(learning_rate=2e-4))
-    found = our_gradients(backend, passages[6:8], micro_tokens=1024)
-    assert cosine(found, plain_gradients(backend, folder, passages[6:8])) > 0.999
+    for batch in pack(passages[:1], micro_tokens=1024):
+        backend.forward_backward(batch, sft, sft.Config(), sft.weight(batch))
+        backend.step(Adam(learning_rate=6e-4))
+    found = our_gradients(backend, passages[2:3], micro_tokens=1024)
+    assert cosine(found, plain_gradients(backend, folder, passages[2:3])) > 0.999
 
 
 #: Letters of a passage, and layers of the model: products in bf16 are ten times slower than others where the processor
 #: has none.
-LETTERS, LAYERS = 300, 6
+LETTERS, LAYERS = 120, 6
 
 
 def shallow(folder: Path, made: Path) -> Path:
