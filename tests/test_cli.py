@@ -172,6 +172,16 @@ def test_a_users_mistake_is_answered_in_words(shell: Shell, arguments: list[str]
     assert "Traceback" not in talk
 
 
+def test_a_place_that_cannot_be_used_is_told(shell: Shell) -> None:
+    (shell.folder / "file").write_text("")
+    code, _, talk = shell("check", "file/sartor.yaml")
+    assert (code, "file/sartor.yaml: Not a directory" in " ".join(talk.split()), "Traceback" in talk) == (
+        3,
+        True,
+        False,
+    )
+
+
 def test_a_named_run_takes_no_other_settings(project: Shell) -> None:
     from sartor.recipe import load
     from sartor.store import open_run

@@ -72,6 +72,21 @@ def test_a_missing_gguf_is_named(tmp_path: Path) -> None:
         hub.find(ModelSpec(name="tiny.gguf"), root=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["./my-bse", "/models/typo", "../a", "a/b/c"])
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match="no folder at") as caught:
+        hub.find(ModelSpec(name=name), root=tmp_path)
+    assert "relative to the recipe" in caught.value.hint
+
+
+def test_a_damaged_gguf_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARTOR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(ModelError, match=r"m\.gguf cannot be read as a GGUF"):
+        hub.find(ModelSpec(name="m.gguf"), root=tmp_path)
+    assert not list((tmp_path / "cache/models").glob("m-*"))
+
+
 def test_a_folder_is_found_below_the_recipe(tmp_path: Path, model: Callable[..., Path]) -> None:
     folder = model()
     base = hub.find(ModelSpec(name="my-model"), root=tmp_path)
@@ -166,6 +181,30 @@ def test_the_language_part_of_a_larger_model(model: Callable[..., Path]) -> None
     assert hub.shape(model(text_config=None)).hidden == 8
 
 
+def test_who_ties_its_head_where_nothing_says_so(model: Callable[..., Path]) -> None:
+    missing: dict[str, Any] = {"tie_word_embeddings": "absent"}
+    assert not hub.shape(model(model_type="mistral", **missing)).tied
+    assert hub.shape(model(model_type="gemma2", **missing)).tied
+    part = {key: value for key, value in CONFIG.items() if key != "tie_word_embeddings"}
+    assert hub.shape(model(text_config=part)).tied
+    assert not hub.shape(model(text_config=part, tie_word_embeddings=False)).tied
+
+
+@pytest.mark.parametrize("key", ["num_local_experts", "num_experts", "n_routed_experts"])
+def test_a_mixture_of_experts_is_refused(model: Callable[..., Path], key: str) -> None:
+    with pytest.raises(ModelError, match="my-model is a mixture of 8 experts") as caught:
+        hub.shape(model(**{key: 8}))
+    assert "Llama" in caught.value.hint
+    assert hub.shape(model(**{key: 0})).hidden == 8
+
+
+def test_an_encoder_that_names_its_sizes_in_its_own_way(model: Callable[..., Path]) -> None:
+    own = {"model_type": "distilbert", "dim": 8, "hidden_dim": 20, "n_layers": 3, "n_heads": 4}
+    folder = model(**own)
+    (folder / "model.safetensors").unlink()
+    assert (hub.shape(folder).hidden, hub.shape(folder).inner, hub.shape(folder).kind) == (8, 20, "encoder")
+
+
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_size_is_named(model: Callable[..., Path], key: str) -> None:
     with pytest.raises(ModelError, match=f"my-model: config.json has no '{key}'") as caught:
@@ -195,3 +234,6 @@ def test_stop_tokens(model: Callable[..., Path]) -> None:
     assert hub.stop_token_ids(folder) == {3, 4}
     (folder / "generation_config.json").write_text("{}")
     assert hub.stop_token_ids(folder) == {2}
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"no readable generation_config\.json"):
+        hub.stop_token_ids(folder)

@@ -24,7 +24,7 @@ from .conftest import plan_for
 from .survival import finish
 
 HERE = Path(__file__).parent
-KILLS = int(os.environ.get("SARTOR_TEST_KILLS", "10"))
+KILLS = int(os.environ.get("SARTOR_TEST_KILLS", "6"))
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from sartor import stages
 from sartor.backends.ranks import Place
 from sartor.data.pack import Segment, Steps, pack
 from sartor.errors import DataError
 from sartor.events import Warned
 from sartor.plan import Choice, Estimate, Plan
 from sartor.recipe import load
+from sartor.stages import Bench, run_until
 from sartor.store import Run, open_run
 from sartor.train import decided_by, train
 
@@ -136,6 +138,29 @@ def test_a_run_whose_data_changed_is_trained_anew(tmp_path: Path, tiny_folder: P
     told = [event["message"] for event in events if event["type"] == "warned" and event["code"] == "skipped_checkpoint"]
     assert [message.partition(" is ")[0] for message in told] == ["step-000001"]
     assert adapter_digest(run) != first
+
+
+def test_another_metric_under_the_same_name_is_another_input(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = tmp_path / "own_metric_of_a_run.py"
+    metric.write_text("def score(example, output):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [json.dumps({"prompt": f"Say {n}.", "completion": f"{n}"}) for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    recipe = tmp_path / "sartor.yaml"
+    recipe.write_text(f"model: {tiny_folder}\ndata: rows.jsonl\ntask: {{metric: 'own_metric_of_a_run:score'}}\n")
+    run = open_run(recipe, load(recipe))
+
+    def inputs() -> str:
+        bench = Bench(run)
+        list(run_until(bench, "check"))
+        return stages._baseline_inputs(bench)
+
+    before = inputs()
+    assert inputs() == before
+    metric.write_text("def score(example, output):\n    return 0.0\n")
+    assert inputs() != before
 
 
 def test_micro_batches_do_not_change_the_mathematics(tmp_path: Path) -> None:

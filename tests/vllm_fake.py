@@ -83,6 +83,7 @@ class FakeVllm:
         app.post("/v1/completions", response_model=None)(self._completions)
         if self.loads:  # only with VLLM_ALLOW_RUNTIME_LORA_UPDATING
             app.post("/v1/load_lora_adapter", response_model=None)(self._load)
+            app.post("/v1/unload_lora_adapter", response_model=None)(self._unload)
         return app
 
     @contextmanager
@@ -131,6 +132,12 @@ class FakeVllm:
             return _error(404, "NotFoundError", f"Loading lora {name} failed: No adapter found for {path}")
         self.adapters[name] = path
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def _unload(self, request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        if self.adapters.pop(name, None) is None:
+            return _error(404, "NotFoundError", f"The lora adapter '{name}' cannot be found.")
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def _completions(self, request: Request) -> Response:
         asked = await request.json()

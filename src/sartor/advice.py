@@ -36,8 +36,10 @@ def quantised(job: Job) -> Job:
 
 
 def full(job: Job) -> Job:
-    """The same work with every weight trained."""
+    """The same work with every weight trained; on several devices with the moments that these can share out."""
     every = job.shape.num_parameters
+    if job.devices > 1 and job.moment_bytes == estimate.MOMENTS["adamw_8bit"]:
+        job = replace(job, moment_bytes=estimate.MOMENTS["adamw"])
     bare = replace(job, low_rank=0, reads=0, dropout=False, depth=0, kept_tokens=0)
     return replace(bare, full=True, num_trainable=every, layers="hand-written")
 

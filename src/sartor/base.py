@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from sartor.errors import ModelError
@@ -31,7 +31,8 @@ MOST_LEFT = 0.2
 TOLERANCE = 0.02
 #: Rows of a head that are made at once: as many as fit where gate and up of a layer do together, but no fewer.
 SMALLEST_TILE = 1024
-OTHERWISE = "leave `model.quantize` out, or choose a model of the Llama, Qwen, Gemma, SmolLM or Mistral families"
+FAMILIES = "choose a model of the Llama, Qwen, Gemma, SmolLM or Mistral families"
+OTHERWISE = f"leave `model.quantize` out, or {FAMILIES}"
 OURS: tuple[Kind, ...] = ("nf4", "fp4", "int8")
 
 
@@ -128,6 +129,9 @@ def remainders(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _load(folder: Path | str, dtype: torch.dtype | str, attention: str) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"{folder}: transformers has no language model for {config.model_type!r}", hint=FAMILIES)
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation=attention, local_files_only=True, trust_remote_code=False
     )

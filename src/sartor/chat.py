@@ -23,6 +23,7 @@ from jinja2 import TemplateError
 
 from sartor.control import Codec
 from sartor.errors import DataError, ModelError, RecipeError, Where
+from sartor.hub import GENERATION, read_settings
 from sartor.types import Chat, Json, Message, Text, ToolCall, digest_of
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def open_renderer(folder: Path, *, template_kwargs: Iterable[tuple[str, Any]] = 
             f"no usable tokenizer in {folder}: {error}",
             hint="the folder needs tokenizer.json and tokenizer_config.json",
         ) from error
-    config = folder / "generation_config.json"
-    eos = json.loads(config.read_text("utf-8")).get("eos_token_id") if config.exists() else None
+    eos = read_settings(folder, GENERATION).get("eos_token_id") if (folder / GENERATION).exists() else None
     eos_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return Renderer(tokenizer, template_kwargs=template_kwargs, eos_ids=eos_ids)
 

@@ -72,6 +72,6 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 
 def _existing(path: Path) -> Path:
-    while not path.exists():
+    while not os.path.exists(path):  # noqa: PTH110 - pathlib's raises where a folder above may not be entered
         path = path.parent
     return path

@@ -293,7 +293,7 @@ def _too_long(recipe: Recipe, prepared: Prepared, context: int, *, known: bool) 
 def _notes(machine: Machine, job: Job, work: Work, room: Room) -> list[str]:
     device = machine.accelerator
     notes = [
-        f"{device.name}: {device.memory_bytes / 10**9:.0f} GB, {device.flops / 1e12:,.0f} TFLOP/s dense in "
+        f"{device.name}: {device.memory_bytes / 2**30:.0f} GiB, {device.flops / 1e12:,.0f} TFLOP/s dense in "
         f"{device.dtype}, {device.bandwidth / 10**9:,.0f} GB/s, {device.link_name} ({device.source})",
         f"assumed, not measured: products at {CUDA.efficiency:.0%} of that peak, {CUDA.layer_seconds * 1e3:g} ms a "
         f"layer and micro-batch for calls; answers read the weights at {READABLE:.0%} of the bandwidth",

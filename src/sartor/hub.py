@@ -39,6 +39,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 #: Checkpoints of quantised weights that are taken as they are, and the packages that compute with them.
 STORED = {"gptq": ("optimum", "gptqmodel"), "awq": ("accelerate", "gptqmodel")}
 
+GENERATION = "generation_config.json"
 _LAYOUT = "a model folder is in Hugging Face layout"
 _FAMILIES = (
     "Sartor tunes decoder language models of the Llama, Qwen, Gemma, Phi, Mistral and SmolLM families, encoders like "
@@ -158,6 +159,8 @@ def find(spec: ModelSpec, *, root: Path = Path()) -> Base:
         if not local.is_file():
             raise ModelError(f"no GGUF file at {local}", hint="check the path; it is relative to the recipe")
         return _from_gguf(local.stem.lower(), local)
+    if known is None and (spec.name.startswith((".", "/", "~")) or spec.name.count("/") > 1):
+        raise ModelError(f"no folder at {local}", hint="check the path; it is relative to the recipe")
     if known is None and "/" not in spec.name:
         names = tuple(card.name for card in CATALOGUE)
         raise ModelError(f"unknown model {spec.name!r}", hint=suggest(spec.name, names))
@@ -174,7 +177,8 @@ def shape(folder: Path) -> Shape:
     kind = kind_of(config)
     if kind != "decoder":
         return _padded_shape(folder, kind)
-    config = config.get("text_config") or config  # models that also see keep their language part there
+    outer, config = config, config.get("text_config") or config  # models that also see keep their language part there
+    _refuse_experts(folder, config)
     try:
         hidden, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         sizes = Shape(
@@ -185,7 +189,7 @@ def shape(folder: Path) -> Shape:
             num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
             head_dim=int(config.get("head_dim") or hidden // num_heads),
             vocab=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", True)),
+            tied=_tied(outer, config),
             context=_context(config),
         )
         norms = norms_of(str(config.get("model_type")), sizes)
@@ -207,9 +211,15 @@ def _padded_shape(folder: Path, kind: Kind) -> Shape:
     """The sizes of an encoder or encoder-decoder, whose families call them by many names: transformers knows these."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder.name}: config.json cannot be used: {_first_line(error)}", hint=_LAYOUT) from error
     hidden, num_heads = int(config.hidden_size), int(config.num_attention_heads)
-    inner = getattr(config, "d_ff", None) or getattr(config, "encoder_ffn_dim", None) or config.intermediate_size
+    names = ("d_ff", "encoder_ffn_dim", "intermediate_size", "hidden_dim")  # the last is DistilBERT's
+    inner = next((size for name in names if (size := getattr(config, name, None))), None)
+    if inner is None:
+        raise ModelError(f"{folder.name}: config.json has none of {', '.join(names)}", hint=_FAMILIES)
     # RoBERTa and its kin count positions from the padding id on; T5 has no last one, and was trained on n_positions.
     offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
@@ -226,6 +236,22 @@ def _padded_shape(folder: Path, kind: Kind) -> Shape:
         kind=kind,
         counted=_counted(folder),
     )
+
+
+def _refuse_experts(folder: Path, config: Json) -> None:
+    """Only some experts of a mixture compute a token, and all of them are held: no size here says that."""
+    numbers = [config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts")]
+    most = max((number for number in numbers if isinstance(number, int)), default=0)
+    if most > 1:
+        raise ModelError(
+            f"{folder.name} is a mixture of {most} experts, which cannot be planned or tuned here", hint=_FAMILIES
+        )
+
+
+def _tied(outer: Json, config: Json) -> bool:
+    """Whether head and embedding are one. Where no configuration says it, by family (transformers 5.23)."""
+    said = config.get("tie_word_embeddings", outer.get("tie_word_embeddings"))
+    return str(config.get("model_type")).startswith(("gemma", "cohere")) if said is None else bool(said)
 
 
 def _context(config: Json) -> int:
@@ -273,13 +299,22 @@ def norms_of(model_type: str, sizes: Shape | Sizes) -> tuple[tuple[str, int], ..
 
 def read_config(folder: Path) -> Json:
     """`config.json` of a model folder."""
+    return read_settings(folder, "config.json")
+
+
+def read_settings(folder: Path, name: str) -> Json:
+    """A JSON file of a model folder.
+
+    Raises:
+        ModelError: it is missing, or no JSON object.
+    """
     try:
-        config: Json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings: Json = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no readable config.json", hint=_LAYOUT) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder}/config.json is not a JSON object", hint=_LAYOUT)
-    return config
+        raise ModelError(f"{folder} has no readable {name}", hint=_LAYOUT) from error
+    if not isinstance(settings, dict):
+        raise ModelError(f"{folder}/{name} is not a JSON object", hint=_LAYOUT)
+    return settings
 
 
 def stored_quantisation(folder: Path) -> str:
@@ -304,8 +339,7 @@ def stored_quantisation(folder: Path) -> str:
 
 def stop_token_ids(folder: Path) -> frozenset[int]:
     """The end-of-text ids that the model's generation configuration names."""
-    file = folder / "generation_config.json"
-    ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    ids = read_settings(folder, GENERATION).get("eos_token_id") if (folder / GENERATION).is_file() else None
     ids = read_config(folder).get("eos_token_id") if ids is None else ids
     return frozenset([ids] if isinstance(ids, int) else ids or [])
 
@@ -343,7 +377,13 @@ def _from_gguf(name: str, file: Path) -> Base:
         if durable.verify(target):
             shutil.rmtree(target, ignore_errors=True)
             with durable.atomic_dir(target) as staging:
-                _dequantise(file, staging)
+                try:
+                    _dequantise(file, staging)
+                except (ImportError, KeyError, ValueError) as error:
+                    raise ModelError(
+                        f"{file} cannot be read as a GGUF: {_first_line(error)}",
+                        hint="it may be damaged, or of a kind that transformers does not know",
+                    ) from error
     return Base(name=name, path=str(target), revision="gguf", digest=durable.sha256(target / durable.MANIFEST))
 
 
@@ -364,11 +404,11 @@ def _dequantise(file: Path, folder: Path) -> None:
 
 def _from_hub(identifier: str, revision: str) -> Base:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(identifier, revision=revision, allow_patterns=list(_WANTED)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"the hub model {identifier!r} (revision {revision!r}) is not to be had: {_first_line(error)}",
             hint="check the id and HF_TOKEN; offline, name a folder, or smollm2-135m-instruct, which a package carries",

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from sartor.errors import RecipeError
@@ -49,6 +50,13 @@ def resolve(kind: str, name: str) -> Any:
     if name not in known(kind):
         raise RecipeError(f"unknown {_singular(kind)} {name!r}", hint=suggest(name, known(kind)))
     return _plugins(kind)[name].load()
+
+
+def users_file(name: str) -> Path | None:
+    """The file of the user's own code that `module:attribute` names; None of any other name."""
+    module_name, colon, _ = name.partition(":")
+    file = importlib.import_module(module_name).__file__ if colon else None
+    return Path(file) if file else None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from sartor.catalogue import CATALOGUE, Card
 from sartor.data.fold import num_computed
 from sartor.data.pack import Segment, Steps
 from sartor.data.prepare import Tokenised
+from sartor.errors import RecipeError
 from sartor.hub import Shape, norms_of
 from sartor.plan import Quantized, Recompute
 
@@ -82,7 +83,12 @@ def choose(job: Job, room: Room, *, most: int, filled: Callable[[Job], Job] = la
 
 
 def spread(job: Job, room: Room, *, most: int, filled: Callable[[Job], Job] = lambda way: way) -> Job | None:
-    """`choose` for all of a job's devices, which hold the base as ranks will."""
+    """`choose` for all of a job's devices, which hold the base as ranks will.
+
+    Raises:
+        RecipeError: ranks cannot train so.
+    """
+    _refuse_shorter_moments(job)
     return choose(held(job, room.num_bytes / USABLE), room, most=most, filled=filled)
 
 
@@ -92,6 +98,19 @@ def held(job: Job, device_bytes: float) -> Job:
     """
     whole = job.quantize != "none" or fits_each(estimate.base_bytes(job.shape, "none", job.item_bytes), device_bytes)
     return job if whole and not job.full else sharded(job)
+
+
+def _refuse_shorter_moments(job: Job) -> None:
+    """Moments of eight bits are bitsandbytes', which knows no parts of a weight (`backends/optimizer.py`).
+
+    Raises:
+        RecipeError: they are asked for, and devices share the trained weights out.
+    """
+    if job.full and job.devices > 1 and job.moment_bytes == MOMENTS["adamw_8bit"]:
+        raise RecipeError(
+            f"`tune.optimizer` has moments of eight bits, and {job.devices} devices share the trained weights out",
+            hint="set `tune.optimizer` to adamw: its moments are shared out too",
+        )
 
 
 def sharded(job: Job) -> Job:
@@ -220,9 +239,9 @@ def _adapter_instead(job: Job, room: Room, way: Way) -> str:
 
 
 def _shorter_moments(job: Job, room: Room) -> str:
-    fits = job.moment_bytes > MOMENTS["adamw_8bit"] and room.holds(
-        smallest(replace(job, moment_bytes=MOMENTS["adamw_8bit"]))
-    )
+    shorter = replace(job, moment_bytes=MOMENTS["adamw_8bit"])
+    can = job.moment_bytes > shorter.moment_bytes and not (job.full and job.devices > 1)
+    fits = can and room.holds(smallest(shorter))
     return "set `tune.optimizer` to adamw_8bit" if fits else ""
 
 
@@ -233,7 +252,7 @@ def _quantised(job: Job, room: Room, way: Way) -> str:
 
 def _lower_rank(job: Job, room: Room, way: Way) -> str:
     """The largest smaller rank: adapter, moments and low-rank inputs shrink with it."""
-    rank = way.rank // 2
+    rank = way.rank // 2 if job.low_rank else 0
     while rank >= 1:
         lower = replace(
             job, num_trainable=job.num_trainable * rank // way.rank, low_rank=job.low_rank * rank // way.rank
@@ -270,6 +289,10 @@ def _smaller_base(job: Job, room: Room, way: Way) -> str:
             continue
         if shape.num_layers < job.depth:
             continue
-        if room.holds(smallest(way.job_of(shape))):
+        try:
+            smaller = way.job_of(shape)
+        except RecipeError:  # a setting that names what this one does not have
+            continue
+        if room.holds(smallest(smaller)):
             return f"set `model` to {card.name} ({card.parameters:,} M parameters)"
     return ""

@@ -31,7 +31,7 @@ from sartor.events import EVENT, Entered, Event, Failed, Skipped, Warned
 from sartor.generate.protocol import Engine
 from sartor.hardware import Hardware, look, ran_out_of_memory, release_memory, with_gpu
 from sartor.hub import Base, Shape, find, shape
-from sartor.names import resolve
+from sartor.names import resolve, users_file
 from sartor.plan import Plan, ProofPlan, Quantized
 from sartor.planner import decide, number_format, plan_proof, room_of, with_speed
 from sartor.planner_padded import decide_padded
@@ -431,7 +431,9 @@ def _check_inputs(bench: Bench) -> str:
 
 def _baseline_inputs(bench: Bench) -> str:
     base = (bench.base.digest, bench.quantize)
-    return digest_of(__version__, bench.data_digest, base, bench.renderer.fingerprint, bench.proof_plan)
+    return digest_of(
+        __version__, bench.data_digest, base, bench.renderer.fingerprint, bench.proof_plan, *_own_code(bench)
+    )
 
 
 def _plan_inputs(bench: Bench) -> str:
@@ -445,7 +447,14 @@ def _train_inputs(bench: Bench) -> str:
 
 def _prove_inputs(bench: Bench) -> str:
     files = [_sealed(bench.run), *(bench.run.path(name) for name in ("baseline.json", "items.baseline.jsonl"))]
-    return digest_of(bench.plan.digest, [durable.sha256(file) for file in files])
+    return digest_of(bench.plan.digest, [durable.sha256(file) for file in files], *_own_code(bench))
+
+
+def _own_code(bench: Bench) -> Iterator[str]:
+    """The digest of the file that the user's own metric stands in: what it says may change under the same name."""
+    file = users_file(bench.proof_plan.metric.name)
+    if file is not None:
+        yield durable.sha256(file)
 
 
 def _package_inputs(bench: Bench) -> str:

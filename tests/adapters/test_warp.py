@@ -44,6 +44,15 @@ def test_the_words_that_answers_have_most_often_get_verbalisers(tiny_folder: Pat
     assert not rows.bias_C.any()
 
 
+def test_a_run_that_goes_on_has_the_same_words(tiny_folder: Path) -> None:
+    """Whatever other batches say."""
+    begun, resumed = attached(tiny_folder), attached(tiny_folder)
+    warp.calibrate(resumed, CONFIG, pack([segment("other", [7, 90, 91], [0.0, 1.0, 1.0])], micro_tokens=64))
+    assert warp.live_rows(resumed, CONFIG).tokens_C.tolist() == [90, 91]
+    warp.HOOKS.restore(resumed, CONFIG, {key: item.clone() for key, item in warp.HOOKS.state(begun, CONFIG).items()})
+    assert warp.live_rows(resumed, CONFIG).tokens_C.tolist() == [2, 300]
+
+
 def test_switched_off_it_is_the_base_bit_by_bit(tiny_folder: Path) -> None:
     model = attached(tiny_folder)
     model.prompt_encoder["default"].rows_CD.data.add_(1.0)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from sartor.adapters import family_of
 from sartor.backends.ranks import Alone, Place
 from sartor.backends.torch import TorchBackend
 from sartor.chat import open_renderer
 from sartor.data.pack import Segment, pack
 from sartor.data.prepare import tokenise
-from sartor.errors import NumericsError
+from sartor.errors import ModelError, NumericsError
 from sartor.objectives import sft
 from sartor.ops import attention
 from sartor.plan import Adam
@@ -42,7 +43,7 @@ def test_real_model_bf16_gradients_point_where_fp32_ones_do(
     smollm2_folder: Path, tmp_path: Path, make_plan: MakePlan
 ) -> None:
     """On real text, with adapters that were trained for a step: at B = 0 half of the gradients would vanish."""
-    folder = shallow(smollm2_folder, tmp_path / "shallow")
+    folder = changed(smollm2_folder, tmp_path / "shallow", num_hidden_layers=LAYERS)
     backend = TorchBackend(make_plan(folder, dtype="bfloat16", adapter={"name": "lora", "settings": {"r": 16}}))
     assert backend.warnings == ()
     passages = general_text(smollm2_folder)
@@ -58,14 +59,14 @@ def test_real_model_bf16_gradients_point_where_fp32_ones_do(
 LETTERS, LAYERS = 120, 6
 
 
-def shallow(folder: Path, made: Path) -> Path:
-    """A real model's first layers, and all that stands around them."""
+def changed(folder: Path, made: Path, **settings: Any) -> Path:
+    """The same weights under another configuration: with fewer layers they are a model's first ones."""
     made.mkdir()
     for file in folder.iterdir():
         (made / file.name).symlink_to(file)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (made / "config.json").unlink()
-    (made / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}), encoding="utf-8")
+    (made / "config.json").write_text(json.dumps(config | settings), encoding="utf-8")
     return made
 
 
@@ -121,14 +122,14 @@ def test_a_planted_leak_trips_the_self_check_and_the_slow_path_is_right(
     assert relative_error(found, plain_gradients(backend, tiny_folder, segments)) < 1e-5
 
 
-def windowed(folder: Path, window: int) -> Any:
+def windowed(folder: Path, window: int, **sizes: int) -> Any:
     """A small model whose layers see so many tokens back, written to a folder."""
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=window, tie_word_embeddings=True,
+        num_key_value_heads=2, sliding_window=window, tie_word_embeddings=True, **sizes,
     )  # fmt: skip
     model = MistralForCausalLM(config).eval()
     model.save_pretrained(folder)
@@ -141,15 +142,18 @@ def test_a_model_with_a_sliding_window_takes_the_slow_path(tmp_path: Path, make_
     assert "sliding window" in backend.warnings[0]
 
 
+@pytest.mark.parametrize("method", ["dora", "lst", "lets"])
 def test_rows_longer_than_a_sliding_window_go_one_by_one_through_the_models_own_attention(
-    tmp_path: Path, make_plan: MakePlan
+    tmp_path: Path, make_plan: MakePlan, method: str
 ) -> None:
     """The window is longer than what the check of packing tries, and the method is none of the hand-written layers."""
-    plain = windowed(tmp_path, 24)
+    plain = windowed(tmp_path, 24, head_dim=32)
     long = [Segment(f"row {row}", (row, *range(40)), (*range(40), row), (1.0,) * 41) for row in (3, 4)]
-    plan = make_plan(tmp_path, adapter={"name": "dora", "settings": {"r": 4, "use_dora": True}})
-    backend = TorchBackend(plan.model_copy(update={"max_length": 41}))
-    assert any("rows of up to 41 tokens reach beyond a sliding window of 24" in each for each in backend.warnings)
+    settings = family_of(method).Config(**family_of(method).PRESETS[method].settings).model_dump(mode="json")
+    plan = make_plan(tmp_path, adapter={"name": method, "settings": settings})
+    backend = TorchBackend(plan.model_copy(update={"max_length": 41}), examples=pack(long, micro_tokens=128))
+    said = any("rows of up to 41 tokens reach beyond a sliding window of 24" in each for each in backend.warnings)
+    assert said != backend._policy.fused, "the hand-written layers know windows"
     with torch.no_grad():
         logits = [plain(input_ids=torch.tensor([row.tokens])).logits[0] for row in long]
         wanted = sum(
@@ -159,8 +163,38 @@ def test_rows_longer_than_a_sliding_window_go_one_by_one_through_the_models_own_
     batches = pack(long, micro_tokens=128)
     found = sum(backend.forward_backward(batch, sft, sft.Config(), 1.0, grad=False).loss for batch in batches)
     assert found == pytest.approx(wanted, rel=1e-5), "a new adapter changes nothing"
-    short = TorchBackend(plan.model_copy(update={"max_length": 24}))
+    short = TorchBackend(plan.model_copy(update={"max_length": 24}), examples=pack(long[:1], micro_tokens=128))
     assert not any("packing is off" in each for each in short.warnings)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_bases_own_dropout_is_off_and_that_is_said(
+    tiny_folder: Path, tmp_path: Path, make_plan: MakePlan, segments: list[Segment], kernels: bool
+) -> None:
+    folder = changed(tiny_folder, tmp_path / "dropping", attention_dropout=0.1)
+    method = {"name": "lora", "settings": {"r": 4}} if kernels else {"name": "dora", "settings": {"use_dora": True}}
+    backend = TorchBackend(make_plan(folder, adapter=method))
+    assert [warning for warning in backend.warnings if "own dropout (0.1) is off" in warning]
+    assert backend._policy.fused == kernels
+    wake_adapters(backend)
+    found = our_gradients(backend, segments, micro_tokens=64)
+    without = TorchBackend(make_plan(tiny_folder, adapter=method))
+    wake_adapters(without)
+    assert found.keys() == (wanted := our_gradients(without, segments, micro_tokens=64)).keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_head_with_a_soft_cap_is_refused_in_words(tmp_path: Path, make_plan: MakePlan) -> None:
+    """Its attention has one too, which neither flat attention nor torch's own knows."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    torch.manual_seed(3)
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    model.get_input_embeddings().weight.data.mul_(100.0)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="head is not one plain matrix product"):
+        TorchBackend(make_plan(tmp_path))
 
 
 def test_a_non_finite_loss_stops_before_the_update_and_names_the_row(

@@ -49,6 +49,21 @@ def test_norms(family: str, size: tuple[int, ...], dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, wanted, rtol=APART[dtype], atol=APART[dtype])
 
 
+@pytest.mark.parametrize("kernels", [True, False])
+def test_gemmas_scale_is_not_rounded(monkeypatch: pytest.MonkeyPatch, kernels: bool) -> None:
+    """1 + 0.0173 is no number of bf16: rounded before it is used, every norm is as much too small or too large."""
+    norm = part_of("gemma3", "Gemma3RMSNorm", 16, eps=1e-6)
+    nn.init.constant_(norm.weight, 0.0173)
+    norm = norm.to(torch.bfloat16)
+    found = faster_norm(norm)
+    assert isinstance(found, Norm)
+    if not kernels:
+        monkeypatch.setattr(found, "_kernel", None)
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    exact = norm.double()(x.double())
+    assert float((found(x).double() - exact).norm() / exact.norm()) < 0.002
+
+
 def test_a_norm_of_heads_that_are_columns_of_wider_rows() -> None:
     norm = part_of("qwen3", "Qwen3RMSNorm", 16)
     x = torch.randn(1, 5, 3 * 16)[..., 16:].view(1, 5, 2, 16)

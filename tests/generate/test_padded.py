@@ -32,7 +32,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PaddedEngine:
         max_position_embeddings=CONTEXT,
         forced_eos_token_id=None,
     )
-    BartForConditionalGeneration(config).save_pretrained(folder)
+    model: Any = BartForConditionalGeneration(config)
+    # What bases for summaries ask for; a request alone says how an answer ends.
+    model.generation_config.update(min_length=6, no_repeat_ngram_size=1, forced_eos_token_id=4)
+    model.save_pretrained(folder)
     return open_engine(folder, {}, form="seq2seq", dtype="float32")
 
 
@@ -44,6 +47,14 @@ def test_an_answer_ends_where_the_table_of_positions_does(engine: PaddedEngine) 
         mine = [token for token in tokens if token.row == row]
         assert len(mine) == CONTEXT, "the source has positions of its own"
         assert [token.finish for token in mine] == [None] * (CONTEXT - 1) + ["length"]
+
+
+def test_the_bases_own_habits_do_not_decide(engine: PaddedEngine) -> None:
+    prompt = [5, 6, 7, 2]
+    (first, *_), last = list(engine.stream([prompt], Sampling(8, frozenset({99})), None)), 4
+    assert [token.id for token in engine.stream([prompt], Sampling(8, frozenset({99})), None)][-1] != last
+    (stopped,) = engine.stream([prompt], Sampling(8, frozenset({first.id})), None)
+    assert stopped.finish == "stop", "before the least length"
 
 
 def test_a_text_that_is_too_long_is_refused(engine: PaddedEngine) -> None:

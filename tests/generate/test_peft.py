@@ -53,6 +53,31 @@ def test_rows_of_one_kind_are_computed_together_and_leave_one_by_one(
     assert sizes == [3, 3, 3, 2, 1]
 
 
+def test_rows_leave_a_batch_whose_state_is_more_than_keys_and_values(
+    tmp_path: Path, plain_answers: Callable[..., list[list[int]]]
+) -> None:
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    torch.manual_seed(2)
+    sizes = {"vocab_size": 480, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
+    Lfm2ForCausalLM(Lfm2Config(**sizes, **heads)).save_pretrained(tmp_path)
+    mixed = peft.open_engine(tmp_path, {}, dtype="float32", num_threads=1)
+    prompts = [[5, 6, 7], [9, 8, 7], [4, 3, 2]]
+    lengths = {mixed.submit(prompt, Sampling(3 + n, frozenset()), None): n for n, prompt in enumerate(prompts)}
+    rows: list[list[int]] = [[], [], []]
+    while mixed.requests:
+        for token in mixed.advance():
+            rows[lengths[token.row]].append(token.id)
+    assert rows == [whole[: 3 + n] for n, whole in enumerate(plain_answers(tmp_path, prompts, 5))]
+
+
+def test_long_texts_are_weighed_a_stretch_at_a_time(engine: peft.PeftEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = engine.logprobs([list(range(5, 90))], "calls")
+    monkeypatch.setattr(peft, "WEIGHED", 8)
+    assert engine.logprobs([list(range(5, 90))], "calls") == pytest.approx(whole, rel=1e-9)
+
+
 def test_all_models_are_on_the_same_weights(engine: peft.PeftEngine) -> None:
     plain = dict(engine._models[None].begin.named_parameters())
     for name in ("calls", "prefix"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sartor.errors import MachineError, SartorError, UserError
+from sartor.errors import MachineError, ModelError, SartorError, UserError
 from sartor.generate.protocol import Failed, Sampling, Token
-from sartor.generate.vllm import VllmEngine, open_engine
+from sartor.generate.vllm import VllmEngine, open_engine, require_files
 
 from ..vllm_fake import BASE, KEY, Counter, FakeVllm  # noqa: TID252 - the tests are no package to import by name
 
@@ -149,6 +150,38 @@ def test_another_folder_under_the_same_name_is_refused(
     server.root = str(other)
     with pytest.raises(UserError, match=f"'tiny' is {other}"):
         open_on()
+
+
+def test_an_adapter_that_we_loaded_is_taken_out_again_and_no_other(
+    server: FakeVllm, open_on: Open, adapter: Path
+) -> None:
+    """Trained anew it has the same name and folder, and the server would answer with the old weights."""
+    server.adapters["mails"] = "/on/the/server/mails"
+    engine = open_on(adapters={"calls": adapter, "mails": adapter.with_name("mails")})
+    assert server.adapters.keys() == {"calls", "mails"}
+    engine.close()
+    assert server.adapters.keys() == {"mails"}
+
+
+def test_a_run_of_the_bases_name_is_not_answered_by_the_base(server: FakeVllm, open_on: Open, adapter: Path) -> None:
+    with pytest.raises(UserError, match=f"'{server.base}' is the base model of the vLLM server") as caught:
+        open_on(adapters={server.base: adapter})
+    assert "--served-model-name" in caught.value.hint
+
+
+@pytest.mark.parametrize("setting", ["rank_pattern", "alpha_pattern"])
+def test_settings_that_vllm_does_not_read_are_refused(tmp_path: Path, adapter: Path, setting: str) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8, setting: {"down_proj": 64}}))
+    with pytest.raises(ModelError, match=setting):
+        require_files(tmp_path, {"calls": adapter})
+
+
+def test_a_key_is_read_without_the_end_of_its_line_and_never_shown(server: FakeVllm, open_on: Open) -> None:
+    assert open_on(key=f" {KEY}\r\n").adapters == ()
+    for key in ("sk-…", "sk\x00"):
+        with pytest.raises(UserError, match="SARTOR_VLLM_KEY has letters that no key has") as caught:
+            open_on(key=key)
+        assert key not in str(caught.value) + caught.value.hint
 
 
 def test_where_loading_is_not_allowed_the_error_says_how(open_on: Open, tmp_path: Path, adapter: Path) -> None:

@@ -92,14 +92,6 @@ def test_two_ranks_train_stop_go_on_and_die(project: Path) -> None:
     process = sartor(project, "train", "--ranks", "2", *MANY)
     trained_to(project, stopped["step"] + 2, process)
     assert events(project, "started")[-1]["step"] == stopped["step"]
-    assert end(sartor(project, "stop"))[0] == 0
-    code, _, err = end(process)
-    assert (code, "ended with" in err) == (STOPPED, False), err
-    stopped = events(project, "stopped")[-1]
-    assert run.checkpoints()[0].name == f"step-{stopped['step']:06d}"
-
-    process = sartor(project, "train", "--ranks", "2", *MANY)
-    trained_to(project, stopped["step"] + 2, process)
     (other,) = [child for child in children(process.pid) if child != run.worker()]
     os.kill(other, signal.SIGKILL)
     code, _, err = end(process)
@@ -229,6 +221,15 @@ def test_they_are_refused_before_any_is_started(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torchrun, "look", lambda folder: machine_of(GIB))
     with pytest.raises(MachineError, match="2 ranks need"):
         launch(bench, 2)
+
+
+def test_an_encoder_is_refused_before_any_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchrun, "is_done", lambda bench, stage: False)
+    made = planned(2).model_copy(update={"backend": "padded"})
+    durable.write_json(tmp_path / "plan.json", made.model_dump(mode="json", by_alias=True))
+    with pytest.raises(UserError, match="in one process") as caught:
+        launch(Bench(Run(tmp_path)), 2)
+    assert caught.value.hint == "leave out --ranks"
 
 
 def ended(folder: Path, monkeypatch: pytest.MonkeyPatch, *codes: int, number: signal.Signals | None = None) -> int:

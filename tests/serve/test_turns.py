@@ -135,6 +135,23 @@ def test_a_step_that_breaks_breaks_those_in_it_and_no_others(start: Any, scripte
     assert not server.engine.busy
 
 
+def test_an_engine_that_breaks_again_when_a_request_leaves_is_told_to_all(start: Any, scripted: Any, chat: Any) -> None:
+    engine = scripted(fails_at=3)
+    cancel = engine.cancel
+
+    def breaks(handle: int) -> None:
+        cancel(handle)
+        raise AttributeError("no such state")
+
+    engine.cancel = breaks
+    server = start(engine)
+    with ThreadPoolExecutor(3) as pool:
+        replies = list(pool.map(lambda _: server.http().post("/v1/chat/completions", json=chat()), range(3)))
+    assert {reply.status_code for reply in replies} == {500}
+    engine.fails_at, engine.cancel = None, cancel
+    assert server.http().post("/v1/chat/completions", json=chat()).status_code == 200
+
+
 def test_there_is_an_end_to_how_many_may_ask(scripted: Any, byte_renderer: Any) -> None:
     async def crowd() -> None:
         gate = threading.Semaphore(0)

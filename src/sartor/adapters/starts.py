@@ -26,7 +26,6 @@ from torch.nn.utils.rnn import pad_sequence
 from sartor.adapters.saving import ADAPTER
 from sartor.base import remainders
 from sartor.errors import ModelError, RecipeError
-from sartor.ops import attention
 from sartor.ops.lora_linear import AugmentedLoraLinear
 from sartor.ops.quantised import pack
 from sartor.ops.quantised_linear import QuantisedLinear
@@ -225,14 +224,7 @@ def look_at_data(model: Any, batches: Sequence[Batch]) -> None:
         model(**inputs, **({"decoder_input_ids": inputs["input_ids"]} if inner.config.is_encoder_decoder else {}))
 
     inner = model.get_base_model()
-    is_flat = inner.config._attn_implementation == attention.NAME  # of flat batches, and maybe of another device
-    if is_flat:
-        inner.set_attn_implementation("sdpa")
-    try:
-        initialize_lora_eva_weights(model, loader, forward_fn=forward, show_progress_bar=False)
-    finally:
-        if is_flat:
-            inner.set_attn_implementation(attention.NAME)
+    initialize_lora_eva_weights(model, loader, forward_fn=forward, show_progress_bar=False)
 
 
 def _padded(batch: Batch) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ Prompts begin as words of the vocabulary, verbalisers as the head's own rows wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +87,22 @@ def rates(model: Any, config: Config) -> dict[str, float]:
     return {f"prompt_encoder.default.{name}": 1 / 30 for name in ("rows_CD", "bias_C")}
 
 
+def state(model: Any, config: Config) -> Mapping[str, Any]:
+    """Whose rows they are: batches that are cut otherwise may choose other tokens."""
+    return {"tokens_C": model.prompt_encoder["default"].tokens_C}
+
+
+def restore(model: Any, config: Config, tensors: Mapping[str, Any]) -> None:
+    """The mirror of `state`."""
+    model.prompt_encoder["default"].tokens_C.copy_(tensors["tokens_C"])
+
+
 HOOKS = Hooks(
     num_batches=64,
     calibrate=calibrate,
     rates=rates,
+    state=state,
+    restore=restore,
     num_virtual=num_virtual,
     beginning=live_prompt,
     head_rows=live_rows,

@@ -32,6 +32,9 @@ STREAM = 4  # bytes an element of the residual stream and of its gradient: fp32
 DROPPED = 3
 KEPT_SHARE = 0.1  # of the machine's memory, for what leaves frozen layers: 2.3 KB a token for SmolLM2-135M
 TRAINING = ("load", "train", "evaluate", "save", "resume")  # the phases of the stage `train`
+#: Bytes of a logit's log-probability and gradient in fp32, and its gradient once more: by autograd, where the trained
+#: head is shared out; our own loss makes them in the logits' place.
+_SLOPES = 10
 STORED = 2  # bytes a parameter of a checkpoint that is not quantised: bf16 or fp16, as nearly all are published
 
 
@@ -300,17 +303,17 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     Packed weights are not sharded: each device holds them all, and makes a layer at a time into numbers. Gradients are
     dropped after each step. Activations too, but for those of our layers, whose buffers stay (`ops/workspace.py`).
     """
-    shape, share, trained = job.shape, 1.0 / job.shards, job.num_held
+    shape, trained = job.shape, job.num_held
     held = Memory(
         runtime=calibration.runtime_bytes,
-        weights=int(base_bytes(shape, job.quantize, job.item_bytes) * (share if job.quantize == "none" else 1.0)),
+        weights=_weights(job),
         masters=0 if job.full and job.item_bytes == MASTER else int(trained * MASTER),
         moments=int(trained * job.moment_bytes),
         working=0 if job.full else int(trained * job.item_bytes * calibration.working_copies),
         products=calibration.product_bytes * calibration.num_products if job.item_bytes < MASTER else 0,
         kept=job.kept_tokens * shape.hidden * STREAM,
     )
-    logits = job.tile * shape.vocab * job.item_bytes
+    logits = job.tile * shape.vocab * (job.item_bytes + (_SLOPES if job.full and job.shards > 1 else 0))
     attention = job.micro_tokens * attention_per_token(job)
     layer = job.micro_tokens * scratch_per_token(job) + _gathered(job) + _made(job)
     computing = {"attention": attention, "logits": logits, "layer": layer}
@@ -336,6 +339,14 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
             }
         ),
     }
+
+
+def _weights(job: Job) -> int:
+    """Bytes of the base on one device. Trained weights that devices share out are their own masters, in fp32."""
+    if job.quantize != "none" or job.shards == 1:
+        return base_bytes(job.shape, job.quantize, job.item_bytes)
+    frozen = job.shape.num_parameters - (job.num_trainable if job.full and job.item_bytes < MASTER else 0)
+    return max(0, frozen) * job.item_bytes // job.shards
 
 
 def key_bytes(shape: Shape, item_bytes: int) -> int:
@@ -463,12 +474,16 @@ def products(shape: Shape, micro_tokens: int) -> tuple[Product, ...]:
 
 
 def _gathered(job: Job) -> int:
-    """Sharded weights come together a layer at a time, and the next one is on its way; so does the head."""
+    """Sharded weights come together a layer at a time, and the next one is on its way; so do embedding and head.
+
+    Trained ones give their gradients whole, and once more in fp32 to be summed.
+    """
     if job.shards == 1:
         return 0
     shape = job.shape
-    layer = shape.num_linear // shape.num_layers
-    return (2 * layer + shape.vocab * shape.hidden) * job.item_bytes
+    layer, ends = shape.num_linear // shape.num_layers, shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    slopes = max(layer, ends) * (job.item_bytes + GRADIENT) if job.full else 0
+    return (2 * layer + ends) * job.item_bytes + slopes
 
 
 def _made(job: Job) -> int:

@@ -20,11 +20,10 @@ import torch
 
 from sartor.adapters import family_of
 from sartor.backends import forms, placement
-from sartor.backends.ranks import Alone, here
+from sartor.backends.ranks import Alone
 from sartor.backends.torch import configure
 from sartor.backends.updates import Updates
 from sartor.data.pad import alike, halves, whole
-from sartor.errors import UserError
 from sartor.ops import consistency
 from sartor.plan import Adam, Plan
 from sartor.types import FIRST_LABEL, Batch, Sums, TokenStats
@@ -136,11 +135,5 @@ def attached(plan: Plan, family: Any, config: Any) -> Any:
 
 
 def open_backend(plan: Plan, examples: Sequence[Batch] = ()) -> PaddedBackend:
-    """Weights, adapter and optimizer of a plan, in place.
-
-    Raises:
-        UserError: in several processes.
-    """
-    if here().size > 1:
-        raise UserError("encoders and encoder-decoders train in one process", hint="leave out --ranks")
+    """Weights, adapter and optimizer of a plan, in place."""
     return PaddedBackend(plan, examples)

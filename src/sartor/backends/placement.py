@@ -145,7 +145,7 @@ class Policy(nn.Module):
             own = (rows.tokens_C, rows.rows_CD, rows.bias_C)
             return cross_entropy.replaced_logprobs(hidden_ND, head_VD, *own, targets_N, self._tile, self._room)
         if isinstance(head_VD, torch.Tensor) and head_VD.requires_grad and not self.whole:
-            return cross_entropy.plain_logprobs(hidden_ND, head_VD, targets_N).clone()  # FSDP2 wants no view
+            return cross_entropy.tiled_logprobs(hidden_ND, head_VD, targets_N, self._tile)
         return cross_entropy.supervised_logprobs(hidden_ND, head_VD, targets_N, self._tile, self._room)
 
     def hidden(
@@ -319,6 +319,37 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
     """Compile each decoder layer by itself: as all have one code, it is compiled once, in seconds, not minutes."""
     for layer in layers_of(model):
         layer.compile(backend=backend)
+
+
+def slow_attention(model: Any) -> str:
+    """Of transformers' own attentions one that is right for rows by themselves, whatever the model does to scores."""
+    return "sdpa" if model._supports_sdpa else "eager"
+
+
+@contextmanager
+def without_flat_attention(model: Any) -> Iterator[None]:
+    """A model that computes rows by themselves meanwhile: on any device, over any window."""
+    usual = model.config._attn_implementation
+    if usual == attention.NAME:
+        model.set_attn_implementation(slow_attention(model))
+    try:
+        yield
+    finally:
+        if usual == attention.NAME:
+            model.set_attn_implementation(usual)
+
+
+def still(model: nn.Module) -> str:
+    """Take a base's own dropout away: with it the result would depend on how a step is cut. What was taken, or ""."""
+    found = set()
+    for module in model.modules():
+        facts = vars(module)
+        names = ["p"] if isinstance(module, nn.Dropout) else [name for name in facts if name.endswith("dropout")]
+        for name in names:
+            if isinstance(facts[name], float) and facts[name] > 0:
+                found.add(f"{facts[name]:g}")
+                setattr(module, name, 0.0)
+    return ", ".join(sorted(found))
 
 
 def shortest_window(model: nn.Module) -> int:

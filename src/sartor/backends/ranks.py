@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from sartor.errors import UserError
 from sartor.types import Batch
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def here() -> Place:
         return Place()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return Place(*(int(os.environ[name]) for name in names))
+
+
+def refuse_many(backend: str, num_ranks: int) -> None:
+    """Say early that a backend computes in one process.
+
+    Raises:
+        UserError: it does, and there are several.
+    """
+    if backend == "padded" and num_ranks > 1:
+        raise UserError("encoders and encoder-decoders train in one process", hint="leave out --ranks")
 
 
 def share(batches: Sequence[Batch], place: Place) -> list[Batch]:

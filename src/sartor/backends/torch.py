@@ -34,11 +34,14 @@ from sartor.ops.fuse import Fusion, fuse, without_kernels
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
 
-SLOW_ATTENTION = "sdpa"
 SLOW = "no kernel takes this model's sizes: plain torch computes {what}. Right, but slower."
 SHARDED = (
     "the base is sharded over the ranks: LoRA goes through PEFT's own layers, whose bf16 gradients are less exact, and "
     "layers are gathered as they are needed. Right, but slower than a base that fits each rank."
+)
+STILL = (
+    "the base's own dropout ({what}) is off: what it drops would depend on how a step is cut. An adapter may have its "
+    "own: `tune.adapter.dropout`."
 )
 
 
@@ -54,12 +57,14 @@ class TorchBackend:
         dtype = vars(torch)[plan.model.dtype]
         model = load_base(plan.model.path, dtype, plan.model.quantize, attention=attention.NAME, packed=True)
         placement.own(model)
+        dropped = placement.still(model)
         torch.manual_seed(plan.seed)
         self._packable = preset_of(plan.adapter.name).packable
         self._family, self._config = family, family.Config(**plan.adapter.settings)
         self._model = family.attach(model, self._config)
         self._model.train()
-        family.HOOKS.calibrate(self._model, self._config, examples)
+        with placement.without_flat_attention(model):
+            family.HOOKS.calibrate(self._model, self._config, examples)
         self._policy = placement.Policy(model, dtype, _stream_dtype(model.base_model), plan.tile)
         self._policy.beginning = partial(family.HOOKS.beginning, self._model, self._config)
         self._policy.head_rows = partial(family.HOOKS.head_rows, self._model, self._config)
@@ -70,6 +75,8 @@ class TorchBackend:
             torch.manual_seed(plan.seed + self._ranks.place.rank)
         placement.bring(self._model, self._device)
         self._warnings: list[str] = [] if self._whole or family.TRAINS == "model" else [SHARDED]
+        if dropped:
+            self._warnings.append(STILL.format(what=dropped))
         self._kernels = self._lay_out(plan)
         plain_gpu = self._device.type == "cuda" and not self._policy.fused
         self._num_tokens = plan.micro_tokens if plain_gpu else 0
@@ -137,7 +144,8 @@ class TorchBackend:
         if not self._whole:
             return []
         if self._packable:
-            missing = self._agreed(_no_kernels(plan.model.dtype, self._policy))
+            missing = _no_kernels(plan.model.dtype, self._policy) or _narrow_beside(self._policy.model, plan.max_length)
+            missing = self._agreed(missing)
             if not missing:
                 plain, self._policy.stream = self._policy.stream, torch.float32
                 decoder = self._policy.model.base_model
@@ -261,7 +269,8 @@ class TorchBackend:
         self._warnings.append(f"packing is off: {problem}. Training goes one segment at a time, right but slower.")
         if self._policy.has_prefix:  # layers that are computed again lose what transformers' cache holds
             self._policy.model.gradient_checkpointing_disable()
-        self._policy.model.set_attn_implementation(SLOW_ATTENTION)
+        model = self._policy.model
+        model.set_attn_implementation(placement.slow_attention(model))
         self._policy.packed = False
 
     def _probe(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor) -> torch.Tensor:
@@ -303,6 +312,21 @@ def _no_kernels(element: native.Element, policy: placement.Policy) -> str:
     if policy.has_prefix:
         return "they take no keys and values from outside"
     return without_kernels(element, policy.device.type)
+
+
+def _narrow_beside(model: Any, longest: int) -> str:
+    """Why a network beside the backbone cannot go with it: its attention is transformers', which flat knows no window.
+
+    Empty where it has none, or all rows are within it.
+    """
+    beside = (layer.beside for layer in model.base_model.modules() if isinstance(layer, Beside))
+    attends = any(type(part).__name__.endswith("Attention") for network in beside for part in network.modules())
+    window = placement.shortest_window(model) if attends else 0
+    return (
+        f"beside them rows of {longest} tokens reach beyond a sliding window of {window}"
+        if 0 < window < longest
+        else ""
+    )
 
 
 def _stream_dtype(decoder: torch.nn.Module) -> torch.dtype:

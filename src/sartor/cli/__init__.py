@@ -62,6 +62,9 @@ def main() -> None:
         app()
     except SartorError as error:
         _stop(error)
+    except (PermissionError, NotADirectoryError) as error:
+        hint = "name a place that you may use; SARTOR_CACHE and HF_HOME say where models are kept"
+        _stop(MachineError(f"{error.filename}: {error.strerror}", hint=hint))
     except KeyboardInterrupt:
         talk.print("stopped")
         sys.exit(130)

@@ -94,9 +94,12 @@ def told(bench: Bench, events: Generator[Event, None, T]) -> T:
 
 def train_on(num_ranks: int, recipe: Path, sets: list[str] | None, name: str, **how: Any) -> None:
     """Train in several processes, if more than one is asked for; what comes after finds it done."""
-    from sartor.launch.torchrun import launch
+    from sartor.launch.torchrun import launch, require_gpus
 
-    code = launch(work("plan", recipe, sets, name, ranks=num_ranks, **how), num_ranks) if num_ranks > 1 else 0
+    if num_ranks == 1:
+        return
+    require_gpus(num_ranks)
+    code = launch(work("plan", recipe, sets, name, ranks=num_ranks, **how), num_ranks)
     if code:
         raise typer.Exit(code)
 

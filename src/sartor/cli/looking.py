@@ -108,7 +108,8 @@ def methods(
     from sartor.sizing import shape_of
 
     known = card(model)
-    sizes = shape_of(known) if known is not None else shape(find(ModelSpec(name=model)).folder)
+    by_card = known is not None and known.kind == "decoder"  # else its weights are counted
+    sizes = shape_of(known) if known is not None and by_card else shape(find(ModelSpec(name=model)).folder)
     found = table(sizes)
     put([method.model_dump(mode="json") for method in found], show_methods(found, model, measured_on()), as_json)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,10 @@ def read_changes(base: Any, folder: Path) -> Changes:
     return changes
 
 
-def require_lora(server: str, adapters: Mapping[str, Path]) -> None:
+def require_lora(server: str, adapters: Mapping[str, Path], *, unread: Sequence[str] = ()) -> None:
     """Refuse adapters that are more than LoRA, for a server that adds nothing else to a base.
+
+    `unread` are settings of LoRA that it does not look at.
 
     Raises:
         ModelError: naming the adapter, its method, and what to do.
@@ -61,6 +63,7 @@ def require_lora(server: str, adapters: Mapping[str, Path]) -> None:
     for name, folder in adapters.items():
         config = read_config(folder)
         more = beyond_plain(config) if config.get("peft_type") == "LORA" else config.get("peft_type")
+        more = more or next((setting for setting in unread if config.get(setting)), "")
         if not more:
             continue
         preset = preset_of(method_in(folder))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from transformers import GenerationConfig
 
 import sartor.peft  # noqa: F401 - PEFT then knows the methods of ours
 from sartor.adapters.guards import loaded
@@ -202,6 +203,11 @@ def open_engine(
     for name, folder in adapters.items():
         labels = tuple(read_json(folder / LINEAGE)["labels"])
         models[name] = loaded(forms.open_model(base, form, labels, chosen), folder).eval()
+    for model in models.values() if form == "seq2seq" else ():
+        # Of a base it may ask for a least length, for no repeats, for a last token: a request alone says what it wants.
+        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        start = inner.generation_config.decoder_start_token_id
+        inner.generation_config = GenerationConfig(decoder_start_token_id=start)
     return PaddedEngine(models, form, context=shape(base).context, max_rows=max_rows)
 
 

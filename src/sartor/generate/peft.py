@@ -27,7 +27,7 @@ from sartor.generate.batch.choose import Ask, choose
 from sartor.generate.folders import family_in
 from sartor.generate.folders import require_files as require_files
 from sartor.generate.loading import device_for, dtype_for, load_base
-from sartor.generate.protocol import Adapters, Sampling, Token, require_adapter, room_for_answer
+from sartor.generate.protocol import WEIGHED, Adapters, Sampling, Token, require_adapter, room_for_answer
 from sartor.hub import shape
 from sartor.plan import Quantized
 
@@ -67,7 +67,7 @@ class _Batch:
         """Let the others go."""
         if self.cache is not None and rows and len(rows) < len(self.rows):
             kept = [place for place, row in enumerate(self.rows) if row in rows]
-            self.cache.batch_select_indices(torch.tensor(kept, device=self.device))
+            self.cache.reorder_cache(torch.tensor(kept, device=self.device))  # what every kind of cache can do
         self.rows = rows
 
 
@@ -196,9 +196,10 @@ class PeftEngine:
     def _weigh(self, model: _Model, ids: list[int]) -> float:
         with torch.inference_mode():
             ids_1T = torch.tensor([ids], device=self._device)
-            logits_TV = model.begin(input_ids=ids_1T, use_cache=False).logits[0, -len(ids) :]
-            logprobs_TV = torch.log_softmax(logits_TV[:-1].float(), dim=-1)
-        return float(logprobs_TV.gather(1, ids_1T[0, 1:, None]).double().sum())
+            logits_TV = model.begin(input_ids=ids_1T, use_cache=False).logits[0, -len(ids) : -1]
+            parts = zip(torch.split(logits_TV, WEIGHED), torch.split(ids_1T[0, 1:, None], WEIGHED), strict=True)
+            sums = [torch.log_softmax(part.float(), dim=-1).gather(1, ids).double().sum() for part, ids in parts]
+        return float(sum(sums))
 
 
 def open_engine(

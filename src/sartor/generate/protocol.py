@@ -14,6 +14,8 @@ from sartor.errors import MachineError, ModelError, UserError
 from sartor.names import suggest
 from sartor.plan import Quantized
 
+WEIGHED = 512  # positions whose logits are held at once in fp32: 512 × 49,152 are 96 MiB
+
 FinishReason = Literal["stop", "length"]
 
 #: One adapter for all prompts, or one for each; `None` is the base.

@@ -23,7 +23,7 @@ from rich.console import Console
 from sartor import durable
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU, TRAINING
-from sartor.backends.ranks import here
+from sartor.backends.ranks import here, refuse_many
 from sartor.errors import MachineError, Refused, SartorError, UserError
 from sartor.explain import planned_job
 from sartor.hardware import Hardware, environment_kept, look, prepare_environment
@@ -48,7 +48,7 @@ def launch(bench: Bench, num_ranks: int) -> int:
     """Train a planned run, if that is not done yet; 0, or the exit code of ranks that were asked to stop.
 
     Raises:
-        UserError: there are fewer GPUs than ranks.
+        UserError: there are fewer GPUs than ranks, or the plan's backend computes in one process.
         MachineError: there is no GPU, and the ranks together need more memory than there is.
         SartorError: what a rank could not do, as that rank said it.
     """
@@ -57,14 +57,11 @@ def launch(bench: Bench, num_ranks: int) -> int:
     run = bench.run
     if is_done(bench, "train"):
         return 0
+    require_gpus(num_ranks)
+    refuse_many(bench.plan.backend, num_ranks)
     machine = look(run.folder)
     if not torch.cuda.is_available():
         refuse_if_too_many(bench.plan, bench.shape, num_ranks, machine)
-    elif torch.cuda.device_count() < num_ranks:
-        raise UserError(
-            f"{num_ranks} ranks want a GPU each, and there are {torch.cuda.device_count()}",
-            hint="give --ranks as many as there are GPUs",
-        )
     threads = str(max(1, machine.num_cores // num_ranks))
     with (
         _environment({"OMP_NUM_THREADS": threads, "LOGLEVEL": "CRITICAL"}),
@@ -89,6 +86,21 @@ def launch(bench: Bench, num_ranks: int) -> int:
                 return 128 + (asked[0] if asked else signal.SIGTERM)
             raise told(failures) from None
     return 0
+
+
+def require_gpus(num_ranks: int) -> None:
+    """Say so before anything is computed.
+
+    Raises:
+        UserError: there are GPUs, but fewer than ranks.
+    """
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.device_count() < num_ranks:
+        raise UserError(
+            f"{num_ranks} ranks want a GPU each, and there are {torch.cuda.device_count()}",
+            hint="give --ranks as many as there are GPUs",
+        )
 
 
 def refuse_if_too_many(plan: Plan, shape: Shape, num_ranks: int, machine: Hardware) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sartor.ops.pointwise import pointwise, wide
 from sartor.ops.product import multiply
@@ -39,6 +40,17 @@ def plain_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: to
     """The plain twin: full logits, log-softmax in fp32 or more. Differentiable in everything."""
     logits_NV = F.linear(hidden_ND, head_VD)
     return torch.log_softmax(logits_NV, dim=-1, dtype=wide(logits_NV.dtype)).gather(1, targets_N[:, None])[:, 0]
+
+
+def tiled_logprobs(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, tile: int) -> torch.Tensor:
+    """The same with the logits of `tile` positions at a time, which the backward makes again."""
+    parts = zip(torch.split(hidden_ND, tile), torch.split(targets_N, tile), strict=True)
+    return torch.cat(
+        [
+            checkpoint(plain_logprobs, hidden_MD, head_VD, targets_M, use_reentrant=False)
+            for hidden_MD, targets_M in parts
+        ]
+    )
 
 
 def logits(hidden_ND: torch.Tensor, head_VD: Head, room: Buffers | None = None) -> torch.Tensor:

@@ -143,8 +143,8 @@ class Turns:
     def _fail(self, handle: int, error: BaseException) -> None:
         request = self._batch.get(handle)
         if request is not None:
+            request.tell(error)  # first: leaving may break as well
             self._leave(request)
-            request.tell(error)
 
     def _step(self) -> None:
         try:
@@ -168,7 +168,8 @@ class Turns:
         error = done.exception()
         if error is not None:
             for handle in list(self._batch):
-                self._fail(handle, error)
+                with contextlib.suppress(Exception):  # an engine that is broken for one may be so for all
+                    self._fail(handle, error)
         self._go_on()
 
     def _go_on(self) -> None:

@@ -21,19 +21,21 @@ APART = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 
 
 class Norm(nn.Module):
-    """RMSNorm, rounded once."""
+    """RMSNorm of numbers of a type, rounded once: `scale_D` may be of a wider one (Gemma's 1 + weight)."""
 
-    def __init__(self, weight_D: torch.Tensor, epsilon: float) -> None:
+    def __init__(self, scale_D: torch.Tensor, dtype: torch.dtype, epsilon: float) -> None:
         super().__init__()
-        self._weight_D, self._scale_D = weight_D, weight_D.to(wide(weight_D.dtype))
-        self._epsilon = epsilon
-        kernel = pointwise(weight_D.dtype, len(weight_D), device=weight_D.device.type)
+        self._scale_D, self._dtype, self._epsilon = scale_D.to(wide(dtype)), dtype, epsilon
+        self._exact_D = scale_D.to(dtype) if torch.equal(scale_D.to(dtype).to(scale_D.dtype), scale_D) else None
+        kernel = pointwise(dtype, len(scale_D), device=scale_D.device.type)
         self._kernel = kernel if isinstance(kernel, Native) else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        width = len(self._weight_D)
-        if self._kernel is None or x.dtype != self._weight_D.dtype:
-            return F.rms_norm(x, (width,), self._weight_D, self._epsilon)
+        width = len(self._scale_D)
+        if self._kernel is None or x.dtype != self._dtype:
+            if self._exact_D is not None and x.dtype == self._dtype:
+                return F.rms_norm(x, (width,), self._exact_D, self._epsilon)
+            return F.rms_norm(x.to(self._scale_D.dtype), (width,), self._scale_D, self._epsilon).to(x.dtype)
         x_TD = x.reshape(-1, width)
         made_TD, inverse_T = torch.empty_like(x_TD), torch.empty(len(x_TD))
         self._kernel.head_norm(x_TD, made_TD, width, self._scale_D, self._epsilon, inverse_T)
@@ -68,8 +70,8 @@ def faster_norm(module: nn.Module) -> nn.Module:
     if not weights or not isinstance(epsilon, float):
         return module
     weight_D = weights[0].detach()
-    for scale_D in (weight_D, (1.0 + weight_D.float()).to(weight_D.dtype)):
-        norm = Norm(scale_D, epsilon)
+    for scale_D in (weight_D, 1.0 + weight_D.to(wide(weight_D.dtype))):
+        norm = Norm(scale_D, weight_D.dtype, epsilon)
         if _agree(norm, module, weight_D):
             return norm
     return module

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sartor.errors import MachineError, UserError
+from sartor.errors import MachineError, SartorError, UserError
 from sartor.generate import protocol
 from sartor.generate.folders import require_lora
 from sartor.generate.protocol import (
@@ -88,6 +88,7 @@ class VllmEngine:
         self._wire = Wire(address, patience)
         self._inbox: queue.SimpleQueue[tuple[int, list[int] | BaseException | None]] = queue.SimpleQueue()
         self._rows: dict[int, _Row] = {}
+        self._loaded: list[str] = []  # by us, into a server that is not ours
         self._next_handle = 0
         self.adapters = tuple(adapters)
         try:
@@ -159,6 +160,9 @@ class VllmEngine:
         """End all streams, and the server that was started for this engine. Closing twice is no error."""
         for handle in list(self._rows):
             self.cancel(handle)
+        while self._loaded:  # trained anew it may have the same name and folder, and vLLM would keep the old weights
+            with contextlib.suppress(SartorError):
+                self._wire.wait(self._wire.send("POST", "/v1/unload_lora_adapter", {"lora_name": self._loaded.pop()}))
         self._wire.close()
         if self._server is not None:
             self._server.stop()
@@ -176,10 +180,15 @@ class VllmEngine:
         context = _context(bases[0])
         _same_files(bases[0], base)
         for name, path in adapters.items():
-            if name in served:
+            if name not in served:
+                self._wire.wait(self._load(name, path))
+                self._loaded.append(name)
+            elif served[name].get("parent"):
                 _same_files(served[name], path)
             else:
-                self._wire.wait(self._load(name, path))
+                raise UserError(
+                    f"{name!r} is the base model of the vLLM server", hint="start it with another --served-model-name"
+                )
         return str(bases[0]["id"]), context
 
     async def _load(self, name: str, path: Path) -> None:
@@ -271,7 +280,7 @@ def require_files(base: Path, adapters: Mapping[str, Path]) -> None:
     Raises:
         ModelError: naming the adapter, its method, and what to do.
     """
-    require_lora("vLLM", adapters)
+    require_lora("vLLM", adapters, unread=("rank_pattern", "alpha_pattern"))
 
 
 def _ended_early(left: int) -> MachineError:

@@ -43,8 +43,13 @@ class Address:
         """As people write it: with `/v1` or without.
 
         Raises:
-            UserError: this is no address of a server.
+            UserError: this is no address of a server, or no key that a header can hold.
         """
+        key = key.strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                "SARTOR_VLLM_KEY has letters that no key has", hint="it is what `--api-key` gave the server"
+            )
         try:
             parts = urlsplit(url)
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -159,12 +164,11 @@ def _wait(server: Server, patience: float) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
+    for sign in (signal.SIGTERM, signal.SIGKILL):  # the second for workers too that outlive their leader
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
-            return
 
 
 def _tail(log: IO[bytes]) -> str:
