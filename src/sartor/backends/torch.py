@@ -315,12 +315,12 @@ def _no_kernels(element: native.Element, policy: placement.Policy) -> str:
 
 
 def _narrow_beside(model: Any, longest: int) -> str:
-    """Why a network beside the backbone cannot go with it: its attention is transformers', which flat knows no window.
+    """Why a network beside the backbone cannot go with it; "" where it can.
 
-    Empty where it has none, or all rows are within it.
+    Its own attention is transformers', which knows no window in a flat batch.
     """
-    beside = (layer.beside for layer in model.base_model.modules() if isinstance(layer, Beside))
-    attends = any(type(part).__name__.endswith("Attention") for network in beside for part in network.modules())
+    beside = (layer.network for layer in model.base_model.modules() if isinstance(layer, Beside))
+    attends = any(network.ATTENDS for network in beside if network is not None)
     window = placement.shortest_window(model) if attends else 0
     return (
         f"beside them rows of {longest} tokens reach beyond a sliding window of {window}"

@@ -99,6 +99,8 @@ def _summed(weight_JK: Tensor, values_M: Tensor, places_M: Tensor) -> Tensor:
 class Branches(nn.Module):
     """Attention again at each layer, with other weights; what it gives is gathered over the depth, token by token."""
 
+    ATTENDS = True
+
     def __init__(self, decoder: Any, config: Any) -> None:
         super().__init__()
         layers, width = layers_of(decoder), decoder.config.hidden_size

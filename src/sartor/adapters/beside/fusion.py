@@ -32,6 +32,8 @@ class FusionConfig(tuner.BesideConfig):
 class LayerFusion(nn.Module):
     """A mixture of the states of each token, over the layers, by a learned query."""
 
+    ATTENDS = False
+
     def __init__(self, num_states: int, width: int, *, gated: bool, device: torch.device) -> None:
         super().__init__()
         self.gated = gated

@@ -46,6 +46,7 @@ class Ladder(nn.Module):
     One gate a layer, also for those that are dropped, as the authors' code has it. `rotated`: its heads are.
     """
 
+    ATTENDS = True
     head_sizes: tuple[int, int]
     rotated: bool
     up: nn.Linear  # not beside an encoder, which answers nothing

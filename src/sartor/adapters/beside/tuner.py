@@ -27,7 +27,8 @@ from sartor.errors import RecipeError, Unsupported
 class Beside(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """The final norm of a decoder, and the networks that stand in its place while they are active.
 
-    A network is called with a `Reading` and the norm, and gives the normalised states of the wanted tokens.
+    A network is called with a `Reading` and the norm, and gives the normalised states of the wanted tokens. `ATTENDS`
+    says whether it computes attention of its own, as transformers does.
     """
 
     adapter_layer_names = ("beside",)
