@@ -12,6 +12,7 @@ from sartor.errors import UserError
     ("text", "name", "count"),
     [
         ("h100x8", "h100", 8),
+        ("mi300x8", "mi300x", 8),
         ("h200", "h200", 1),
         ("a100-80x4", "a100-80", 4),
         ("l4", "l4", 1),

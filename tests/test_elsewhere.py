@@ -245,6 +245,8 @@ def test_a_price_without_a_device_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="a price of 2, but for no device") as caught:
         offer_of(load(folder / "sartor.yaml"), folder, "", price=2.0)
     assert "--on h100 --price 2" in caught.value.hint
+    with pytest.raises(UserError, match="a price of nan"):
+        offer_of(load(folder / "sartor.yaml"), folder, "h100", price=float("nan"))
 
 
 def test_no_more_devices_are_proposed_than_one_host_has(offered: Any) -> None:

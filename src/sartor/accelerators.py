@@ -89,6 +89,8 @@ def machine(text: str) -> Machine:
     asked = text.strip().lower()
     found = re.fullmatch(r"(.+?)x(\d+)", asked)
     name, count = (found[1], int(found[2])) if found and asked not in names else (asked, 1)
+    if f"{name}x" in names:  # mi300x8
+        name += "x"
     if name not in names:
         raise UserError(f"no accelerator {asked!r}", hint=f"{suggest(asked, tuple(names))}; eight of one: h100x8")
     if not 1 <= count <= MOST_DEVICES:

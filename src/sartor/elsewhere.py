@@ -5,6 +5,7 @@ Nothing is loaded and nothing is fetched. What is assumed rather than known is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,8 +103,10 @@ def offer_of(recipe: Recipe, root: Path, machine_name: str, *, price: float, emb
     """`plan_on` for an accelerator's name.
 
     Raises:
-        UserError: a price, but no accelerator.
+        UserError: a price, but no accelerator; or one that is no number.
     """
+    if not math.isfinite(price):
+        raise UserError(f"a price of {price:g}", hint="give a number, of any currency, per device and hour")
     if not machine_name:
         raise UserError(f"a price of {price:g}, but for no device", hint="name it: `sartor plan --on h100 --price 2`")
     return plan_on(recipe, root, machine(machine_name), price=price, embed=embed)

@@ -155,7 +155,8 @@ def _computed(job: Job, memory: Memory) -> dict[str, str]:
         "working": f"{_trained(job)} × {job.item_bytes} bytes ({_WORDS[job.item_bytes]}) × {copies:g} copies",
         "activations": f"{tokens} × {job.num_layers} layers × {estimate.saved_per_token(job):,} bytes",
         "attention": f"{tokens} × {estimate.attention_per_token(job):,} bytes: gradients of keys and values in fp32",
-        "logits": f"{job.tile:,} positions × {job.shape.vocab:,} words × {job.item_bytes} bytes",
+        "logits": f"{job.tile:,} positions × {job.shape.vocab:,} words × "
+        f"{memory.logits // (job.tile * job.shape.vocab)} bytes",
         "layer": f"{tokens} × {scratch:,} bytes"
         + (f" + {made:,} bytes of weights" if made else "")
         + ", of one layer at a time",
@@ -190,11 +191,15 @@ def _trained(job: Job) -> str:
 
 def _weights(job: Job, item_bytes: int) -> str:
     """The base's parameters by how they are held. Packed ones are not cut."""
-    from sartor.backends.estimate import weight_parts
+    from sartor.backends.estimate import MASTER, weight_parts
 
     parts = weight_parts(job.shape, job.quantize, item_bytes).items()
     last = f" ({_WORDS[item_bytes]})" if job.quantize == "none" else ""
     over = f" ÷ {job.shards} devices" if job.quantize == "none" and job.shards > 1 else ""
+    if over and job.full:  # trained ones are held as their masters alone
+        frozen = job.shape.num_parameters - (job.num_trainable if item_bytes < MASTER else 0)
+        kind = "frozen" if item_bytes < MASTER else "parameters"
+        return f"{frozen / 1e6:,.1f} M {kind} × {item_bytes:g} bytes{last}{over}"
     return " + ".join(f"{count / 1e6:,.1f} M {name} × {size:g} bytes" for name, (count, size) in parts) + last + over
 
 
