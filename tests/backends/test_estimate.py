@@ -150,15 +150,18 @@ FULL = replace(JOB, full=True, num_trainable=SMOLLM2.num_parameters, low_rank=0)
 TRAINED = {"masters", "gradients", "moments", "working"}
 
 
-@pytest.mark.parametrize(("job", "cut"), [(JOB, {"weights"}), (FULL, {"weights", *TRAINED})])
-def test_shards_divide_the_base_and_gather_a_layer(job: Job, cut: set[str]) -> None:
-    """`backends/fsdp.py` never cuts adapters, and what is cut goes through transformers' layers."""
+@pytest.mark.parametrize("job", [JOB, FULL])
+def test_shards_divide_the_base_and_gather_a_layer(job: Job) -> None:
+    """`backends/fsdp.py` never cuts adapters, and what is cut goes through transformers' layers. Of trained weights it
+    holds the masters alone."""
     alone, shared = (estimate.memory(replace(job, devices=8, shards=shards), CUDA)["train"] for shards in (1, 8))
-    for name in {"weights", *TRAINED}:
-        assert getattr(shared, name) == getattr(alone, name) // (8 if name in cut else 1)
+    assert shared.weights == (0 if job.full else alone.weights // 8)
+    for name in TRAINED:
+        assert getattr(shared, name) == getattr(alone, name) // (8 if job.full else 1)
     own = estimate.memory(replace(job, layers="transformers"), CUDA)["train"]
     assert shared.activations == own.activations > alone.activations
     assert shared.layer > alone.layer
+    assert (shared.logits > alone.logits) == job.full, "by autograd"
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4", "gptq"])
