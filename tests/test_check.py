@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from sartor.chat import Renderer
 from sartor.check import FEWEST_EXAMPLES, SAMPLES, SHOWN_PLACES, Check, Problem, check, refuse_unfit
 from sartor.data.pack import Steps
 from sartor.data.prepare import Prepared, prepare
-from sartor.errors import RecipeError
+from sartor.errors import ModelError, RecipeError
 from sartor.hub import Shape
 from sartor.recipe import Recipe
 
@@ -388,6 +389,27 @@ def test_what_the_plan_would_refuse_is_refused_before_any_row_is_read(
     with pytest.raises(RecipeError) as caught:
         unfit(tmp_path, **sections)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "scaled"),
+    [
+        ({"final_logit_softcapping": 30.0}, True),
+        ({"text_config": {"logits_scaling": 8.0}}, True),
+        ({"logit_scale": 0.0625}, True),
+        ({"final_logit_softcapping": None, "logits_scaling": 1.0}, False),
+    ],
+)
+def test_a_base_whose_logits_are_scaled_is_refused_before_any_row_is_read(
+    tmp_path: Path, settings: dict[str, Any], scaled: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    if not scaled:
+        unfit(tmp_path)
+        return
+    with pytest.raises(ModelError, match="not its head's product alone") as caught:
+        unfit(tmp_path)
+    assert "Gemma 3" in caught.value.hint
 
 
 def test_what_the_plan_can_follow_passes(tmp_path: Path) -> None:

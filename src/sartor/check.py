@@ -14,8 +14,8 @@ from sartor.asked import DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.chat import Speech, preview
 from sartor.data.ledger import unreadable
 from sartor.data.prepare import Prepared, Tokenised
-from sartor.errors import Where
-from sartor.hub import Shape
+from sartor.errors import ModelError, Where
+from sartor.hub import Shape, scaled_head
 from sartor.jobs import settled_method
 from sartor.metrics.load import load as load_metric
 from sartor.names import resolve
@@ -97,6 +97,7 @@ def refuse_unfit(recipe: Recipe, folder: Path, shape: Shape, form: Form) -> None
         folder, shape: of the base. `form`: how it is used.
 
     Raises:
+        ModelError: no loss here is right for the base's logits.
         RecipeError: arms, metric, objective, method or the length of training do not fit together or to this base.
     """
     tune = recipe.tune
@@ -105,10 +106,20 @@ def refuse_unfit(recipe: Recipe, folder: Path, shape: Shape, form: Form) -> None
     settled(resolve("objectives", tune.objective.name), tune.objective, {}, "tune.objective")
     quantize_of(recipe, folder, shape.kind)
     if form == "decoder":
+        _refuse_scaled(folder)
         settled_method(tune.adapter, shape)
     else:
         settled_padded(tune.adapter, shape)
     course_of(tune, shape, FEWEST_EXAMPLES, Reasons())
+
+
+def _refuse_scaled(folder: Path) -> None:
+    setting = scaled_head(folder)
+    if setting:
+        raise ModelError(
+            f"the logits of {folder.name} are not its head's product alone (`{setting}`), and no loss here knows that",
+            hint="choose a model of the Llama, Qwen, Phi, Gemma 3, Mistral or SmolLM families",
+        )
 
 
 def check(recipe: Recipe, prepared: Prepared, renderer: Speech, *, context: int, form: Form = "decoder") -> Check:

@@ -238,6 +238,18 @@ def _padded_shape(folder: Path, kind: Kind) -> Shape:
     )
 
 
+def scaled_head(folder: Path) -> str:
+    """The setting by which a decoder's logits are more than one product of its head; "" where they are just that."""
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    config = config.get("text_config") or config
+    plain: dict[str, tuple[float | None, ...]] = {  # Gemma 2; Granite; Cohere
+        "final_logit_softcapping": (None, 0),
+        "logits_scaling": (None, 1),
+        "logit_scale": (None, 1),
+    }
+    return next((name for name, values in plain.items() if config.get(name) not in values), "")
+
+
 def _refuse_experts(folder: Path, config: Json) -> None:
     """Only some experts of a mixture compute a token, and all of them are held: no size here says that."""
     numbers = [config.get(name) for name in ("num_local_experts", "num_experts", "n_routed_experts")]
