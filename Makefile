@@ -37,7 +37,7 @@ demo: $(INSTALLED) demo/calls.jsonl  ## the main job on real data, from the file
 # The base model is unpacked once before, so that the workers find it ready.
 test: install  ## the tests, offline
 	@$(OFFLINE) $(BIN)/sartor models --path smollm2-135m-instruct > .venv/base-model
-	$(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder --durations 20 $(ARGS)
 
 check: $(INSTALLED)  ## format, lint, types
 	$(BIN)/ruff format --check
