@@ -142,3 +142,19 @@ def test_quantised_checkpoints(tmp_path: Path, stored: str, asked: Any, message:
     with pytest.raises(ModelError, match=message) as refusal:
         load_base(folder, torch.float32, asked, attention="eager")
     assert "made from" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ({"model_type": "t5"}, "no language model for 't5'"),
+        ({"model_type": "vit"}, "no language model for 'vit'"),
+        ({"model_type": "no_such_type"}, "does not know this model"),
+        ({}, "does not know this model"),
+    ],
+)
+def test_a_folder_that_holds_no_language_model(tmp_path: Path, written: dict[str, Any], words: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ModelError, match=words) as caught:
+        load_base(tmp_path, torch.float32, "none", attention="eager")
+    assert "Llama" in caught.value.hint

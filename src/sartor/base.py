@@ -129,7 +129,10 @@ def remainders(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _load(folder: Path | str, dtype: torch.dtype | str, attention: str) -> Any:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: transformers does not know this model: {error}", hint=FAMILIES) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"{folder}: transformers has no language model for {config.model_type!r}", hint=FAMILIES)
     return AutoModelForCausalLM.from_pretrained(
