@@ -19,11 +19,12 @@ from sartor import durable
 from sartor.backends import estimate
 from sartor.backends.estimate import CPU
 from sartor.catalogue import CATALOGUE
+from sartor.cli.common import train_on
 from sartor.errors import MachineError, Refused, UserError
 from sartor.explain import planned_job
 from sartor.hardware import Hardware
 from sartor.launch import torchrun
-from sartor.launch.torchrun import STOPPED, _pass_on, held_by, launch, refuse_if_too_many, told
+from sartor.launch.torchrun import STOPPED, _pass_on, held_by, launch, refuse_if_too_many, require_gpus, told
 from sartor.plan import Choice, Estimate, Memory, Plan
 from sartor.sizing import shape_of
 from sartor.stages import Bench
@@ -221,6 +222,20 @@ def test_they_are_refused_before_any_is_started(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torchrun, "look", lambda folder: machine_of(GIB))
     with pytest.raises(MachineError, match="2 ranks need"):
         launch(bench, 2)
+
+
+def test_more_ranks_than_gpus_are_refused_before_anything_is_computed(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    require_gpus(4)  # ranks without a GPU share the processor
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    require_gpus(1)
+    with pytest.raises(UserError, match="4 ranks want a GPU each, and there are 1"):
+        train_on(4, project / "sartor.yaml", None, "")
+    assert not all_runs(project)
 
 
 def test_an_encoder_is_refused_before_any_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
