@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sartor.backends import estimate
 from sartor.backends.estimate import Job
-from sartor.sizing import ANSWERING, USABLE, Room, held, smallest, spread, unanswerable
+from sartor.sizing import ANSWERING, USABLE, Room, held, smallest, spread, takes_eight_bits, unanswerable
 
 FEW, PLENTY = 50, 20_000  # examples: below, a prompt holds them all; above, full tuning can learn what adapters cannot
 GIB = 2**30
@@ -38,10 +38,10 @@ def quantised(job: Job) -> Job:
 def full(job: Job) -> Job:
     """The same work with every weight trained; on several devices with the moments that these can share out."""
     every = job.shape.num_parameters
-    if job.devices > 1 and job.moment_bytes == estimate.MOMENTS["adamw_8bit"]:
-        job = replace(job, moment_bytes=estimate.MOMENTS["adamw"])
     bare = replace(job, low_rank=0, reads=0, dropout=False, depth=0, kept_tokens=0)
-    return replace(bare, full=True, num_trainable=every, layers="hand-written")
+    made = replace(bare, full=True, num_trainable=every, layers="hand-written")
+    shorter = made.moment_bytes == estimate.MOMENTS["adamw_8bit"]
+    return replace(made, moment_bytes=estimate.MOMENTS["adamw"]) if shorter and not takes_eight_bits(made) else made
 
 
 def _by_data(num_train: int, mean_length: float, context: int) -> str:

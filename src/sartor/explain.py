@@ -191,15 +191,11 @@ def _trained(job: Job) -> str:
 
 def _weights(job: Job, item_bytes: int) -> str:
     """The base's parameters by how they are held. Packed ones are not cut."""
-    from sartor.backends.estimate import MASTER, weight_parts
+    from sartor.backends.estimate import held_parts
 
-    parts = weight_parts(job.shape, job.quantize, item_bytes).items()
+    parts = held_parts(job, item_bytes).items()
     last = f" ({_WORDS[item_bytes]})" if job.quantize == "none" else ""
     over = f" ÷ {job.shards} devices" if job.quantize == "none" and job.shards > 1 else ""
-    if over and job.full:  # trained ones are held as their masters alone
-        frozen = job.shape.num_parameters - (job.num_trainable if item_bytes < MASTER else 0)
-        kind = "frozen" if item_bytes < MASTER else "parameters"
-        return f"{frozen / 1e6:,.1f} M {kind} × {item_bytes:g} bytes{last}{over}"
     return " + ".join(f"{count / 1e6:,.1f} M {name} × {size:g} bytes" for name, (count, size) in parts) + last + over
 
 

@@ -177,7 +177,7 @@ def shape(folder: Path) -> Shape:
     kind = kind_of(config)
     if kind != "decoder":
         return _padded_shape(folder, kind)
-    outer, config = config, config.get("text_config") or config  # models that also see keep their language part there
+    outer, config = config, _language_part(config)
     _refuse_experts(folder, config)
     try:
         hidden, num_heads = int(config["hidden_size"]), int(config["num_attention_heads"])
@@ -238,10 +238,15 @@ def _padded_shape(folder: Path, kind: Kind) -> Shape:
     )
 
 
+def _language_part(config: Json) -> Json:
+    """Models that also see keep it in a part of its own."""
+    part: Json = config.get("text_config") or config
+    return part
+
+
 def scaled_head(folder: Path) -> str:
     """The setting by which a decoder's logits are more than one product of its head; "" where they are just that."""
-    config = read_config(folder) if (folder / "config.json").is_file() else {}
-    config = config.get("text_config") or config
+    config = _language_part(read_config(folder)) if (folder / "config.json").is_file() else {}
     plain: dict[str, tuple[float | None, ...]] = {  # Gemma 2; Granite; Cohere
         "final_logit_softcapping": (None, 0),
         "logits_scaling": (None, 1),

@@ -26,18 +26,7 @@ from sartor.ops import native
 from sartor.plan import Estimate, Memory, ModelChoice, Plan, ProofPlan, Quantized, steps_of
 from sartor.quantisation import optimizer_words, quantize_of
 from sartor.recipe import Recipe, TuneSpec
-from sartor.sizing import (
-    USABLE,
-    Packing,
-    Room,
-    full,
-    held,
-    most_tokens,
-    nearest,
-    packer,
-    shortage,
-    spread,
-)
+from sartor.sizing import USABLE, Packing, Room, full, held, most_tokens, nearest, packer, shortage, spread
 from sartor.timing import Work, work_of
 from sartor.types import Form
 

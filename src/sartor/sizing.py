@@ -100,13 +100,19 @@ def held(job: Job, device_bytes: float) -> Job:
     return job if whole and not job.full else sharded(job)
 
 
+def takes_eight_bits(job: Job) -> bool:
+    """Whether moments may have eight bits: they are bitsandbytes', which knows no parts of a weight
+    (`backends/optimizer.py`), and devices share trained weights out."""
+    return not (job.full and job.devices > 1)
+
+
 def _refuse_shorter_moments(job: Job) -> None:
-    """Moments of eight bits are bitsandbytes', which knows no parts of a weight (`backends/optimizer.py`).
+    """Moments that cannot be are told before anything is sized.
 
     Raises:
-        RecipeError: they are asked for, and devices share the trained weights out.
+        RecipeError: they are to have eight bits, and devices share the trained weights out.
     """
-    if job.full and job.devices > 1 and job.moment_bytes == MOMENTS["adamw_8bit"]:
+    if job.moment_bytes == MOMENTS["adamw_8bit"] and not takes_eight_bits(job):
         raise RecipeError(
             f"`tune.optimizer` has moments of eight bits, and {job.devices} devices share the trained weights out",
             hint="set `tune.optimizer` to adamw: its moments are shared out too",
@@ -240,8 +246,7 @@ def _adapter_instead(job: Job, room: Room, way: Way) -> str:
 
 def _shorter_moments(job: Job, room: Room) -> str:
     shorter = replace(job, moment_bytes=MOMENTS["adamw_8bit"])
-    can = job.moment_bytes > shorter.moment_bytes and not (job.full and job.devices > 1)
-    fits = can and room.holds(smallest(shorter))
+    fits = job.moment_bytes > shorter.moment_bytes and takes_eight_bits(job) and room.holds(smallest(shorter))
     return "set `tune.optimizer` to adamw_8bit" if fits else ""
 
 

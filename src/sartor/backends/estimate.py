@@ -341,12 +341,17 @@ def memory(job: Job, calibration: Calibration) -> dict[str, Memory]:
     }
 
 
+def held_parts(job: Job, item_bytes: int) -> dict[str, tuple[int, float]]:
+    """`weight_parts` beside the masters. Trained weights that devices share out are their own masters, in fp32."""
+    if job.full and job.shards > 1 and item_bytes < MASTER:
+        return {"frozen": (job.shape.num_parameters - job.num_trainable, item_bytes)}
+    return weight_parts(job.shape, job.quantize, item_bytes)
+
+
 def _weights(job: Job) -> int:
-    """Bytes of the base on one device. Trained weights that devices share out are their own masters, in fp32."""
-    if job.quantize != "none" or job.shards == 1:
-        return base_bytes(job.shape, job.quantize, job.item_bytes)
-    frozen = job.shape.num_parameters - (job.num_trainable if job.full and job.item_bytes < MASTER else 0)
-    return max(0, frozen) * job.item_bytes // job.shards
+    """Bytes of the base on one device. Packed ones are not cut."""
+    whole = int(sum(count * size for count, size in held_parts(job, job.item_bytes).values()))
+    return whole // job.shards if job.quantize == "none" else whole
 
 
 def key_bytes(shape: Shape, item_bytes: int) -> int:

@@ -108,8 +108,10 @@ def methods(
     from sartor.sizing import shape_of
 
     known = card(model)
-    by_card = known is not None and known.kind == "decoder"  # else its weights are counted
-    sizes = shape_of(known) if known is not None and by_card else shape(find(ModelSpec(name=model)).folder)
+    if known is not None and known.kind == "decoder":
+        sizes = shape_of(known)
+    else:  # an encoder's weights are counted
+        sizes = shape(find(ModelSpec(name=model)).folder)
     found = table(sizes)
     put([method.model_dump(mode="json") for method in found], show_methods(found, model, measured_on()), as_json)
 

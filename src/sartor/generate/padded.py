@@ -205,7 +205,7 @@ def open_engine(
         models[name] = loaded(forms.open_model(base, form, labels, chosen), folder).eval()
     for model in models.values() if form == "seq2seq" else ():
         # Of a base it may ask for a least length, for no repeats, for a last token: a request alone says what it wants.
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner = _inner(model)
         start = inner.generation_config.decoder_start_token_id
         inner.generation_config = GenerationConfig(decoder_start_token_id=start)
     return PaddedEngine(models, form, context=shape(base).context, max_rows=max_rows)
@@ -219,9 +219,13 @@ def _open(folder: Path, form: Form, dtype: torch.dtype) -> Any:
     return forms.open_model(folder, "embedder" if bare else form, labels, dtype).eval()
 
 
+def _inner(model: Any) -> Any:
+    """A model of transformers, without PEFT's around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def _is_classifier(model: Any) -> bool:
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    return type(inner).__name__.endswith("ForSequenceClassification")
+    return type(_inner(model)).__name__.endswith("ForSequenceClassification")
 
 
 def _encoder(model: Any) -> Any:

@@ -48,7 +48,7 @@ def launch(bench: Bench, num_ranks: int) -> int:
     """Train a planned run, if that is not done yet; 0, or the exit code of ranks that were asked to stop.
 
     Raises:
-        UserError: there are fewer GPUs than ranks, or the plan's backend computes in one process.
+        UserError: the plan's backend computes in one process.
         MachineError: there is no GPU, and the ranks together need more memory than there is.
         SartorError: what a rank could not do, as that rank said it.
     """
@@ -57,7 +57,6 @@ def launch(bench: Bench, num_ranks: int) -> int:
     run = bench.run
     if is_done(bench, "train"):
         return 0
-    require_gpus(num_ranks)
     refuse_many(bench.plan.backend, num_ranks)
     machine = look(run.folder)
     if not torch.cuda.is_available():
