@@ -33,6 +33,16 @@ def engine(
     return peft.open_engine(base, {**make_adapters(base, "calls"), "prefix": folder}, dtype="float32", num_threads=1)
 
 
+def answered(engine: peft.PeftEngine, prompts: list[list[int]]) -> list[list[int]]:
+    """What the base answers to prompts that leave one by one: the first after three tokens, each after one more."""
+    places = {engine.submit(prompt, Sampling(3 + n, frozenset()), None): n for n, prompt in enumerate(prompts)}
+    rows: list[list[int]] = [[] for _ in prompts]
+    while engine.requests:
+        for token in engine.advance():
+            rows[places[token.row]].append(token.id)
+    return rows
+
+
 def test_rows_of_one_kind_are_computed_together_and_leave_one_by_one(
     engine: peft.PeftEngine, base: Path, plain_answers: Callable[..., list[list[int]]]
 ) -> None:
@@ -43,11 +53,7 @@ def test_rows_of_one_kind_are_computed_together_and_leave_one_by_one(
     handle = model.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    lengths = {engine.submit(prompt, Sampling(3 + n, frozenset()), None): n for n, prompt in enumerate(prompts)}
-    rows: list[list[int]] = [[], [], []]
-    while engine.requests:
-        for token in engine.advance():
-            rows[lengths[token.row]].append(token.id)
+    rows = answered(engine, prompts)
     handle.remove()
     assert rows == [whole[: 3 + n] for n, whole in enumerate(wanted)]
     assert sizes == [3, 3, 3, 2, 1]
@@ -64,11 +70,7 @@ def test_rows_leave_a_batch_whose_state_is_more_than_keys_and_values(
     Lfm2ForCausalLM(Lfm2Config(**sizes, **heads)).save_pretrained(tmp_path)
     mixed = peft.open_engine(tmp_path, {}, dtype="float32", num_threads=1)
     prompts = [[5, 6, 7], [9, 8, 7], [4, 3, 2]]
-    lengths = {mixed.submit(prompt, Sampling(3 + n, frozenset()), None): n for n, prompt in enumerate(prompts)}
-    rows: list[list[int]] = [[], [], []]
-    while mixed.requests:
-        for token in mixed.advance():
-            rows[lengths[token.row]].append(token.id)
+    rows = answered(mixed, prompts)
     assert rows == [whole[: 3 + n] for n, whole in enumerate(plain_answers(tmp_path, prompts, 5))]
 
 
