@@ -24,7 +24,7 @@ import workload as workloads
 from figures import cautions, header, line, plateau, ratio_words, spread
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from sartor import durable
-from sartor.errors import MachineError
+from sartor.errors import DataError, MachineError
 from sartor.hub import find
 from sartor.recipe import ModelSpec
 
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 SEED = 64
 BATCHES = (8, 16, 32, 64)
-LABELS = {OURS: "Sartor's engine", "transformers": "transformers' `generate`, best batch", "vllm": "vLLM's CPU build"}
+LABELS = {OURS: "Sartor's engine", "transformers": "transformers' `generate`", "vllm": "vLLM's CPU build"}
 SCRIPTS = {OURS: "sartor_engine.py", "transformers": "transformers_generate.py", "vllm": "vllm_engine.py"}
 ENVIRONMENTS = {OURS: OURS, "transformers": OURS, "vllm": "vllm"}
 SCENES = {
@@ -50,11 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.command("Sartor's generation against its peers', on this machine.")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=report.positive, default=5)
+    parser.add_argument("--prompts", type=report.positive, default=64)
+    parser.add_argument("--new-tokens", type=report.positive, default=64)
     parser.add_argument("--scenes", nargs="+", choices=tuple(SCENES), default=list(SCENES))
-    parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES), help="what transformers tries")
+    parser.add_argument(
+        "--batches", nargs="+", type=report.positive, default=list(BATCHES), help="what transformers tries"
+    )
     parser.add_argument("--vllm", action="store_true", help="measure vLLM too: bash bench/setup.sh vllm")
     parser.add_argument("--model", default=MODEL, help="a catalogue name, or a folder")
     return parser.parse_args(arguments)
@@ -67,12 +69,12 @@ def measure(options: argparse.Namespace) -> Json:
     adapters = make_adapters(model) if {"one", "four"} & set(options.scenes) else {}
     jobs = {scene: job(scene, model, adapters, options) for scene in options.scenes}
     contestants = [OURS, "transformers", *(["vllm"] if options.vllm else [])]
-    absent: Json = {}
+    absent: Json = {} if options.vllm else {"vllm": dict.fromkeys(options.scenes, "not asked for: --vllm")}
     grid = list(search(machine, model, options))
     best = best_of(grid)
     return {
         **harness.facts([ENVIRONMENTS[name] for name in contestants if name != "transformers"]),
-        "kind": "generate",
+        "kind": kind(options),
         "model": {"name": options.model, "digest": harness.weights_digest(model)},
         "settings": {
             **{key: vars(options)[key] for key in ("repeats", "threads", "prompts", "new_tokens")},
@@ -86,8 +88,20 @@ def measure(options: argparse.Namespace) -> Json:
     }
 
 
+def kind(options: argparse.Namespace) -> str:
+    """What tells this result from others: its scenes, where not all are."""
+    chosen = [name for name in SCENES if name in options.scenes]
+    return "-".join(["generate", *(chosen if len(chosen) < len(SCENES) else ())])
+
+
 def prompts_of(workload: workloads.Workload, count: int) -> list[list[int]]:
-    """What is asked in some of its rows, chosen with a seed: the tokens before the first trained one."""
+    """What is asked in some of its rows, chosen with a seed: the tokens before the first trained one.
+
+    Raises:
+        DataError: it has fewer.
+    """
+    if count > len(workload.ids):
+        raise DataError(f"{workload.name} has {len(workload.ids)} rows, not {count}", hint="ask for fewer --prompts")
     rows = random.Random(SEED).sample(range(len(workload.ids)), count)
     untrained = workloads.IGNORED
     return [
@@ -113,12 +127,19 @@ def job_file(scene: str) -> Path:
 
 
 def make_adapters(model: Path) -> dict[str, str]:
-    """Four adapters in the cache, made once for each model."""
+    """Four adapters in the cache, made once for each model.
+
+    Raises:
+        MachineError: that failed.
+    """
     folder = CACHE / "adapters" / model.name
     found = {f"adapter-{number}": str(folder / f"adapter-{number}") for number in range(4)}
     if not all(Path(path, "adapter_model.safetensors").is_file() for path in found.values()):
         script = harness.HERE / "generators" / "make_adapters.py"
-        subprocess.run([sys.executable, str(script), str(model), str(folder), "4"], check=True, capture_output=True)
+        command = [sys.executable, str(script), str(model), str(folder), "4"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MachineError(f"{script.name} failed: {harness.reason(done.stderr)}", hint=" ".join(command))
     return found
 
 
@@ -232,6 +253,8 @@ def _table(result: Json, scene: str) -> str:
         rates = [rate(run) for run in runs]
         same = [a == b for a, b in zip(ours[0]["digests"], runs[0]["digests"], strict=True)]
         batch = "".join(f", {key} {value}" for key, value in runs[0]["options"].items())
+        if name == "transformers":
+            batch += f", the best of {', '.join(str(size) for size in _tried(result, scene))}"
         lines.append(
             line(
                 [
@@ -245,6 +268,11 @@ def _table(result: Json, scene: str) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _tried(result: Json, scene: str) -> list[int]:
+    """The batches that transformers was tried with."""
+    return sorted(run["options"]["batch"] for run in _of(result["grid"], scene, "transformers"))
 
 
 def _of(runs: Sequence[Json], scene: str, name: str) -> list[Json]:

@@ -326,7 +326,7 @@ def run_all(script: str, options: argparse.Namespace, asked: list[str]) -> list[
 def measure_apart(script: str, contestant: str, name: str, asked: list[str], threads: int) -> Json:
     """What a script measures in a fresh process, or why that failed."""
     try:
-        return Machine(threads).process(OURS, Path(script), asked)
+        return Machine(threads, gpu=True).process(OURS, Path(script), asked)
     except MachineError as error:
         return {"contestant": contestant, "model": name, "failed": error.message}
 

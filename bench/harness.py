@@ -59,6 +59,7 @@ class Machine:
     """This machine with the threads that everyone gets."""
 
     threads: int
+    gpu: bool = False  # else everyone computes on the CPU, whatever is here
     _now: float | None = field(default=None, init=False, repr=False)  # the plateau, if nothing has run since
 
     def measured(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
@@ -92,6 +93,8 @@ class Machine:
         if not python.is_file():
             raise MachineError(f"{environment} is not installed", hint=f"bash bench/setup.sh {environment}")
         fixed = {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if not self.gpu:
+            fixed["CUDA_VISIBLE_DEVICES"] = ""
         done = subprocess.run(
             [str(python), str(script), "--threads", str(self.threads), *arguments],
             env={**os.environ, **fixed},
@@ -101,7 +104,7 @@ class Machine:
         )
         command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
         if done.returncode:
-            said = reason(done.stderr) or f"it was ended by signal {-done.returncode}"
+            said = f"ended by signal {-done.returncode}" if done.returncode < 0 else reason(done.stderr)
             raise MachineError(f"{script.name} failed: {said}", hint=f"run it alone: {command}")
         results = [said for said in done.stdout.splitlines() if said.startswith("{")]
         if not results:
@@ -134,11 +137,12 @@ def dtype() -> str:
 
 
 def facts(environments: Sequence[str]) -> Json:
-    """Date, machine and versions: the head of every result."""
+    """Date, machine, commit and versions: the head of every result."""
     return {
         "schema": 2,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {**look(HERE).model_dump(), "processor": processor()},
+        "commit": commit(),
         "versions": {name: versions(name) for name in environments if python_of(name).is_file()},
     }
 
@@ -152,6 +156,12 @@ def versions(environment: str) -> dict[str, str]:
     )
     command = [str(python_of(environment)), "-c", code, "sartor", *PACKAGES]
     return dict(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+
+def commit() -> str:
+    """The commit that is measured, with `-dirty` where files were changed since; empty outside a checkout."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def processor() -> str:

@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.command("What the planner predicts, and what a fresh process then needs.")
-    parser.add_argument("--steps", type=int, default=6, help="measured optimizer steps of a run")
-    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--steps", type=report.positive, default=6, help="measured optimizer steps of a run")
+    parser.add_argument("--warmup", type=report.positive, default=2)
     numbers = range(len(SETTINGS))
     parser.add_argument("--only", type=int, nargs="+", choices=numbers, metavar="N", help="settings, from 0")
     return parser.parse_args(arguments)
@@ -110,6 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> Json:
     """The whole result, as it is written."""
+    report.require_whole(options, whole=options.only is None)
     machine = Machine(options.threads)
     numbers = options.only or range(len(SETTINGS))
     runs = [compare(machine, SETTINGS[number], options) for number in numbers]

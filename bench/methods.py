@@ -74,13 +74,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.command("The tuning methods beside each other, on this machine.")
     parser.add_argument("--cost", action="store_true", help="speed and memory beside LoRA's instead of accuracy")
     parser.add_argument("--methods", nargs="+", choices=sorted(methods()), default=sorted(methods()))
-    parser.add_argument("--repeats", type=int, default=3, help="with --cost: rounds of all methods")
-    parser.add_argument("--steps", type=int, default=4, help="with --cost: measured optimizer steps of a process")
+    parser.add_argument("--repeats", type=report.positive, default=3, help="with --cost: rounds of all methods")
+    parser.add_argument(
+        "--steps", type=report.positive, default=4, help="with --cost: measured optimizer steps of a process"
+    )
     return parser.parse_args(arguments)
 
 
 def compare(options: argparse.Namespace) -> Json:
     """What each method reached."""
+    report.require_whole(options, whole=set(options.methods) == set(methods()))
     sections.write(FOLDER)
     durable.atomic_write(FOLDER / "sartor.yaml", RECIPE)
     found, absent = [], dict(LEFT_OUT)
@@ -143,6 +146,7 @@ def facts_of(run: Run) -> Json:
 
 def cost(options: argparse.Namespace) -> Json:
     """Steps of every method, in turn, each in a fresh process."""
+    report.require_whole(options, whole=set(options.methods) == set(methods()))
     machine = Machine(options.threads)
     file = CACHE / "workloads" / "methods.json"
     memory.rows(ROWS, (options.steps + 1) * ROWS.batch_size).write(file)

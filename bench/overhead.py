@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.command("The share of `sartor run` on the demo that computes nothing.")
-    parser.add_argument("--repeats", type=int, default=1, help="whole runs: each takes as long as `make demo`")
+    parser.add_argument(
+        "--repeats", type=report.positive, default=1, help="whole runs: each takes as long as `make demo`"
+    )
     return parser.parse_args(arguments)
 
 

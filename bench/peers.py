@@ -12,7 +12,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One row of the table. `layouts` are what its grid tries; `methods` those that it is measured with."""
+    """One row of the table. `layouts` are what its grid tries; `methods` those that it is measured with.
+
+    `attentions`: those beside transformers' own choice that are tried with the best of the grid.
+    """
 
     name: str
     label: str
@@ -20,6 +23,7 @@ class Contestant:
     script: str
     tier: str
     layouts: tuple[str, ...] = ()
+    attentions: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("lora", "full")
     exports: bool = True
 
@@ -41,13 +45,25 @@ class Contestant:
             return points
         return points + [point | {"dtype": "float32"} for point in points]
 
+    def variants(self, best: Json) -> list[Json]:
+        """What is tried once the best of the grid is known; without padding only transformers' own choice works."""
+        return [] if best.get("layout") == "flat" else [best | {"attention": name} for name in self.attentions]
+
 
 CONTESTANTS: dict[str, Contestant] = {
     item.name: item
     for item in (
         Contestant(OURS, "Sartor", OURS, "sartor_step.py", "own"),
         Contestant("trl_default", "TRL, documented defaults", "trl", "trl_step.py", "default"),
-        Contestant("trl_tuned", "TRL, tuned", "trl", "trl_step.py", "tuned", layouts=("grouped", "rebalance", "flat")),
+        Contestant(
+            "trl_tuned",
+            "TRL, tuned",
+            "trl",
+            "trl_step.py",
+            "tuned",
+            layouts=("grouped", "rebalance", "flat"),
+            attentions=("eager",),
+        ),
         Contestant("hf_default", "transformers' Trainer + PEFT, defaults", "hf", "hf_step.py", "default"),
         Contestant(
             "hf_tuned",
@@ -56,6 +72,7 @@ CONTESTANTS: dict[str, Contestant] = {
             "hf_step.py",
             "tuned",
             layouts=("grouped", "rebalance"),
+            attentions=("eager",),
         ),
         Contestant(
             "llamafactory_default",

@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.command("QLoRA beside LoRA, on this machine.")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="measured optimizer steps of a process")
+    parser.add_argument("--repeats", type=report.positive, default=5)
+    parser.add_argument("--steps", type=report.positive, default=3, help="measured optimizer steps of a process")
     return parser.parse_args(arguments)
 
 

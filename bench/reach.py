@@ -1,7 +1,8 @@
 """Time to a held-out loss: every contestant exports its adapter as it goes, and one script scores them all.
 
 The script is `contestants/reference.py`, plain transformers and PEFT in a process of its own: so the export is proved
-as well. Saving and scoring do not count as training time.
+as well. Saving and scoring do not count as training time. All take the same rows in each step, and sort them within it
+only: an order of rows is no speed.
 """
 
 from __future__ import annotations
@@ -33,16 +34,15 @@ REFERENCE = ("hf_tuned", {"dtype": "float32", "layout": "in order"})
 
 
 def held_out(whole: Workload, used: int) -> Workload:
-    """Rows after those that train.
+    """Rows after those that train, one at the least.
 
     Raises:
         DataError: there are none.
     """
     lengths = itertools.accumulate(len(ids) for ids in whole.ids[used : used + HELD_OUT])
-    count = sum(total <= HELD_OUT_TOKENS for total in lengths)
-    if not count:
+    if used == len(whole.ids):
         raise DataError(f"{whole.name}: all {len(whole.ids)} rows train", hint="measure fewer steps")
-    return whole.rows(used, used + count)
+    return whole.rows(used, used + max(1, sum(total <= HELD_OUT_TOKENS for total in lengths)))
 
 
 def curves(
@@ -87,7 +87,7 @@ def curve(bench: Bench, contestant: str, workload: Workload, steps: int, own: Js
         Refused: it did other work.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = {**own, "export": folder, "export_every": every}
+        options = {**own, "same_steps": True, "export": folder, "export_every": every}
         result = bench.run(contestant, workload.name, steps=steps, options=options)
         bench.judge(contestant, workload, result, steps=steps)
         seconds = list(itertools.accumulate([*result["warmup_seconds"], *result["seconds_per_step"]], initial=0.0))

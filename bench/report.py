@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from harness import OURS, PAGE, RESULTS, say, write
 from peers import CONTESTANTS
 from reach import MAX_FINAL_ERROR, common_target, seconds_to
 from sartor import durable
-from sartor.errors import SartorError
+from sartor.errors import SartorError, UserError
 from workload import KINDS
 
 Json = dict[str, Any]
@@ -51,32 +52,44 @@ def markdown(result: Json) -> str:
         f"{settings['threads']} threads of {machine['num_cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB; "
         f"{settings['repeats']} × {settings['steps']} steps each after {settings['warmup']} to warm up, contestants in "
         "turn, each in a fresh process.",
-        versions(result["versions"]),
-        *([_agreement(result["runs"])] if result["runs"] else []),
+        versions(result),
+        *([_agreement(result["runs"]), _same_rows(result["runs"])] if result["runs"] else []),
         *cautions(runs, settings["repeats"]),
         *(["**The tuned peers' settings were taken for granted: `--grid` looks for the best.**"] if assumed else []),
     ]
     for name, facts in result["workloads"].items():
         parts.append(_heading(name, facts))
         parts += [_table(result, name)] if result["runs"] else [_reach(result, name)]
-    parts += _absent(result["absent"])
+    parts += _absent(result)
     if result["grid"]:
         parts.append(_grid(result["grid"]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def versions(found: Json) -> str:
-    """Which packages each environment had."""
+def versions(result: Json) -> str:
+    """The commit that was measured, and which packages each environment had."""
+    found, commit = result["versions"], result.get("commit") or "not noted"
     words = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in have.items()) for name, have in found.items()]
-    return "Environments: " + "; ".join(words) + "."
+    return f"Sartor's commit: {commit}. Environments: " + "; ".join(words) + "."
 
 
 def _agreement(runs: Sequence[Json]) -> str:
     """How far any contestant's first loss is from plain transformers'."""
     bf16, fp32 = (max(run[f"first_loss_error_{dtype}"] for run in runs) for dtype in ("bfloat16", "float32"))
+    return f"First losses are within {bf16:.2%} of plain transformers in bf16, {fp32:.2%} of it in fp32."
+
+
+def _same_rows(runs: Sequence[Json]) -> str:
+    """That all were measured on the same rows, which `train.py` sees to; older results say otherwise."""
+    counts: dict[str, set[tuple[int, int]]] = {}
+    for run in runs:
+        counts.setdefault(run["workload"], set()).add((run["useful_tokens"], run["supervised_tokens"]))
+    others = [f"{min(found)} to {max(found)} on {name}" for name, found in counts.items() if len(found) > 1]
+    if not others:
+        return "All were measured on the same rows."
     return (
-        f"All trained the same number of tokens; first losses are within {bf16:.2%} of plain transformers in bf16, "
-        f"{fp32:.2%} of it in fp32."
+        "**Not to be quoted: contestants were measured on other rows.** (Useful, supervised) tokens were from "
+        f"{', '.join(others)}."
     )
 
 
@@ -101,6 +114,7 @@ def _table(result: Json, workload: str) -> str:
         "padding",
         "algorithmic utilisation",
         "peak memory",
+        "whole process",
         "Sartor's rate, times this",
         "Sartor's memory, times this",
     )
@@ -135,6 +149,7 @@ def _row(name: str, runs: Sequence[Json], ours: Sequence[Json], flop: float) -> 
     rates = [rate(run) for run in runs]
     supervised = [run["supervised_tokens"] / sum(run["seconds_per_step"]) for run in runs]
     peaks = [run["peak_bytes"] for run in runs]
+    walls = [run["wall_seconds"] for run in runs if "wall_seconds" in run]  # older results lack it
     cells = [
         label(name, runs[0]["options"]),
         spread(rates, ".0f"),
@@ -142,6 +157,7 @@ def _row(name: str, runs: Sequence[Json], ours: Sequence[Json], flop: float) -> 
         f"{np.median([run['padding'] for run in runs]):.0%}",
         f"{np.median([utilisation(run, flop) for run in runs]):.0%}",
         f"{np.median(peaks) / 2**30:.2f} GiB",
+        f"{np.median(walls):.0f} s" if walls else "–",
     ]
     if name == OURS or not ours:
         return line([*cells, "–", "–"])
@@ -183,14 +199,23 @@ def _reach(result: Json, workload: str) -> str:
     )
 
 
-def _absent(absent: Json) -> list[str]:
-    """Who could not be measured, and why."""
-    lines = [
+def _absent(result: Json) -> Iterator[str]:
+    """Who was not measured, and why."""
+    absent, settings = result["absent"], result["settings"]
+    reasons = [
         f"- {CONTESTANTS[name].label}, {where}: {reason}"
-        for name, reasons in absent.items()
-        for where, reason in reasons.items()
+        for name, places in absent.items()
+        for where, reason in places.items()
     ]
-    return ["### Not measured\n\n" + "\n".join(lines)] if lines else []
+    others = [
+        item.label
+        for name, item in CONTESTANTS.items()
+        if settings["method"] in item.methods and name not in {*settings["contestants"], *absent}
+    ]
+    if reasons:
+        yield "### Not measured\n\n" + "\n".join(reasons)
+    if others:
+        yield f"Not asked for: {'; '.join(others)}."
 
 
 def _grid(grid: Sequence[Json]) -> str:
@@ -199,20 +224,19 @@ def _grid(grid: Sequence[Json]) -> str:
     lines += header("workload", "", "of the best", "padding", "peak memory")
     best: dict[tuple[str, str], float] = {}
     for point in grid:
+        if "failed" in point:
+            continue
         key = point["workload"], point["contestant"]
         best[key] = max(best.get(key, 0.0), pace(point))
-    lines += [
-        line(
-            [
-                point["workload"],
-                label(point["contestant"], point["options"]),
-                f"{pace(point) / best[point['workload'], point['contestant']]:.0%}",
-                f"{point['padding']:.0%}",
-                f"{point['peak_bytes'] / 2**30:.2f} GiB",
-            ]
+    for point in grid:
+        cells = [point["workload"], label(point["contestant"], point["options"])]
+        if "failed" in point:
+            lines.append(line([*cells, f"failed: {point['failed']}", "–", "–"]))
+            continue
+        share = pace(point) / best[point["workload"], point["contestant"]]
+        lines.append(
+            line([*cells, f"{share:.0%}", f"{point['padding']:.0%}", f"{point['peak_bytes'] / 2**30:.2f} GiB"])
         )
-        for point in grid
-    ]
     return "\n".join(lines)
 
 
@@ -243,17 +267,38 @@ SECTIONS = {
 }
 
 
+#: What a kind names where not everything was measured: workloads of `train.py`, and scenes of `generate.py`.
+PARTS = (*KINDS, "mixed", "shared", "one", "four")
+
+
 def command(description: str, threads: int = 2) -> argparse.ArgumentParser:
     """A benchmark's command line, with what all of them take."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--threads", type=positive, default=threads)
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser
 
 
 def section(kind: str) -> str:
-    """The section of a kind: the kind without the workloads, which it names where not all were measured."""
-    return "-".join(part for part in kind.split("-") if part not in KINDS)
+    """The section of a kind: the kind without the parts, which it names where not all were measured."""
+    return "-".join(part for part in kind.split("-") if part not in PARTS)
+
+
+def positive(words: str) -> int:
+    """An argument that counts something: at least 1."""
+    if (number := int(words)) < 1:
+        raise ValueError(words)
+    return number
+
+
+def require_whole(options: argparse.Namespace, *, whole: bool) -> None:
+    """Keep a part of a benchmark off the page, where it would replace the whole.
+
+    Raises:
+        UserError: it was to go there.
+    """
+    if options.results == RESULTS and not whole:
+        raise UserError("a part of it would replace the whole on the page", hint="name a folder with --results")
 
 
 def deliver(
@@ -261,6 +306,7 @@ def deliver(
 ) -> int:
     """Measure, write and print: what each benchmark's command does. The exit code is 0, or that of the error."""
     try:
+        _require_writable(options.results)
         result = measure(options)
         page = page_of(result)
         path = write(result, options.results, page)
@@ -272,6 +318,20 @@ def deliver(
     print(page)
     say(f"written: {path} and its .md")
     return 0
+
+
+def _require_writable(folder: Path) -> None:
+    """Before hours are measured.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}", hint="name another folder with --results") from error
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:

@@ -22,7 +22,7 @@ import workload as workloads
 from contestants.common import RANK
 from harness import CACHE, CALLS, MODEL, OURS, PACKAGE, Machine, say
 from peers import CONTESTANTS
-from sartor.errors import MachineError, Refused, UserError
+from sartor.errors import MachineError, Refused
 from sartor.hub import find, shape
 from sartor.recipe import ModelSpec
 
@@ -60,8 +60,15 @@ class Bench:
         """Whether a contestant did the same work: how far its first loss is from the reference's, as shares.
 
         Raises:
-            Refused: it trained on another number of tokens, or its first loss is not that of the same rows.
+            Refused: it trained on other rows or another number of tokens, or its first loss is not that of those rows.
         """
+        measured = workload.rows(self.warmup * workload.batch_size, (self.warmup + steps) * workload.batch_size)
+        for key, wanted in (("useful_tokens", measured.num_tokens), ("supervised_tokens", measured.num_supervised)):
+            if result[key] != wanted:
+                raise Refused(
+                    f"{name} on {workload.name}: measured {result[key]} {key.replace('_', ' ')}, not {wanted}",
+                    hint="it moves rows between its warm-up and what is measured: look at its sampler",
+                )
         if result["trained_tokens"] != result["supervised_tokens"]:
             trained, wanted = result["trained_tokens"], result["supervised_tokens"]
             raise Refused(
@@ -101,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = report.command("Sartor's training against its peers', on this machine.")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="measured optimizer steps of a process")
-    parser.add_argument("--warmup", type=int, default=2, help="steps before them")
+    parser.add_argument("--repeats", type=report.positive, default=5)
+    parser.add_argument("--steps", type=report.positive, default=6, help="measured optimizer steps of a process")
+    parser.add_argument("--warmup", type=report.positive, default=2, help="steps before them")
     parser.add_argument("--model", default=MODEL, help="a catalogue name, or a folder")
     parser.add_argument("--method", choices=("lora", "full"), default="lora")
     parser.add_argument("--workloads", nargs="+", choices=tuple(workloads.KINDS), default=list(workloads.KINDS))
@@ -111,13 +118,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--grid", action="store_true", help="look for each peer's best settings first")
     parser.add_argument("--to-loss", action="store_true", help="measure the time to a held-out loss instead of rates")
     parser.add_argument("--target", type=float, help="that loss; left out, one that all contestants reach")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.target is not None and not options.to_loss:
+        parser.error("--target is a loss to be reached: give --to-loss too")
+    return options
 
 
 def measure(options: argparse.Namespace) -> Json:
     """The whole result, as it is written."""
-    if min(options.repeats, options.steps, options.threads, options.warmup) < 1:
-        raise UserError("repeats, steps, warmup and threads start at 1", hint="leave them out for the defaults")
     model = find(ModelSpec(name=options.model)).folder
     bench = Bench(model, Machine(options.threads), options.warmup, options.method)
     used = {name: prepare(name, model, options) for name in options.workloads}
@@ -131,6 +139,8 @@ def measure(options: argparse.Namespace) -> Json:
         found["reach"] = list(reach.curves(bench, used, chosen, options, best_of(grid), absent))
     else:
         found["runs"] = list(turns(bench, used, chosen, options, best_of(grid), absent))
+    if not found["runs"] and not found["reach"]:
+        raise MachineError("nothing was measured", hint="; ".join(_reasons(absent)) or "name other --contestants")
     return {
         **harness.facts(list(dict.fromkeys(CONTESTANTS[name].environment for name in chosen))),
         "kind": kind(options),
@@ -147,6 +157,10 @@ def measure(options: argparse.Namespace) -> Json:
         "absent": absent,
         **found,
     }
+
+
+def _reasons(absent: Json) -> list[str]:
+    return [f"{name}: {reason}" for name, places in absent.items() for reason in places.values()]
 
 
 def kind(options: argparse.Namespace) -> str:
@@ -218,26 +232,36 @@ def attempt(
 
 
 def search(bench: Bench, used: dict[str, workloads.Workload], chosen: Sequence[str]) -> list[Json]:
-    """Every point of each peer's grid on every workload, a few steps each. A point that fails is left out."""
+    """Every point of each peer's grid on every workload, a few steps each, then variants of the best.
+
+    A point that fails stands there with its reason, `failed`.
+    """
     points = []
     for name, workload in used.items():
-        for contestant in chosen:
-            if CONTESTANTS[contestant].tier != "tuned":
-                continue
-            for own in CONTESTANTS[contestant].grid(workload.batch_size, bench.method):
-                steps = min(GRID_STEPS, len(workload.ids) // workload.batch_size - bench.warmup)
-                failed: Json = {}
-                found = attempt(bench, contestant, workload, steps=steps, options=own, absent=failed)
-                facts = {"workload": name, "contestant": contestant, "options": own, "repeat": 0}
-                if found:
-                    points.append(facts | found)
-                    progress(points[-1])
+        for contestant in (CONTESTANTS[each] for each in chosen if CONTESTANTS[each].tier == "tuned"):
+            grid = contestant.grid(workload.batch_size, bench.method)
+            points += [tried(bench, contestant.name, workload, own) for own in grid]
+            best = best_of(points).get((name, contestant.name))
+            variants = contestant.variants(best) if best else []
+            points += [tried(bench, contestant.name, workload, own) for own in variants]
     return points
+
+
+def tried(bench: Bench, contestant: str, workload: workloads.Workload, own: Json) -> Json:
+    """One point of a grid."""
+    steps = min(GRID_STEPS, len(workload.ids) // workload.batch_size - bench.warmup)
+    absent: Json = {}
+    found = attempt(bench, contestant, workload, steps=steps, options=own, absent=absent)
+    facts = {"workload": workload.name, "contestant": contestant, "options": own, "repeat": 0}
+    if found is None:
+        return facts | {"failed": absent[contestant][workload.name]}
+    progress(facts | found)
+    return facts | found
 
 
 def best_of(grid: Sequence[Json]) -> dict[tuple[str, str], Json]:
     """The options of the fastest point of each workload and contestant, as fast as the machine was meanwhile."""
-    ranked = sorted(grid, key=report.pace)
+    ranked = sorted((point for point in grid if "failed" not in point), key=report.pace)
     return {(point["workload"], point["contestant"]): point["options"] for point in ranked}
 
 

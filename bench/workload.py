@@ -71,6 +71,14 @@ class Workload:
         return digest_of(self.ids, self.labels)
 
     @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.ids))
+
+    @property
+    def num_supervised(self) -> int:
+        return sum(label != IGNORED for labels in self.labels for label in labels)
+
+    @property
     def shared_prefix(self) -> int:
         """Tokens that all rows begin with."""
         return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*self.ids, strict=False)))

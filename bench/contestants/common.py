@@ -25,8 +25,8 @@ SEED = 0
 class Job:
     """One measurement: the rows in their order, the model's folder, and how many steps to take.
 
-    `options` are the contestant's own, and three of the benchmark: `method` (lora, full), `export` (a folder for the
-    adapter) and `export_every` (steps).
+    `options` are the contestant's own, and four of the benchmark: `method` (lora, full), `same_steps` (grouping moves
+    no row to another step), `export` (a folder for the adapter) and `export_every` (steps).
     """
 
     ids: list[list[int]]
@@ -67,9 +67,10 @@ class Job:
         """
         if self.options.get("layout") != "grouped":
             return list(range(len(self.ids)))
-        lengths, first = [len(ids) for ids in self.ids], self.warmup * self.batch_size
-        measured = [first + row for row in grouped(lengths[first:], self.batch_size)]
-        return [*grouped(lengths[:first], self.batch_size), *measured]
+        lengths, size = [len(ids) for ids in self.ids], self.batch_size
+        starts = range(0, len(lengths), size) if self.options.get("same_steps") else sorted({0, self.warmup * size})
+        parts = zip(starts, [*starts[1:], len(lengths)], strict=True)
+        return [start + row for start, stop in parts for row in grouped(lengths[start:stop], size)]
 
     def export_folder(self, step: int) -> Path | None:
         """Where the adapter goes after a step (counted from 1, warm-up included); the last always does."""

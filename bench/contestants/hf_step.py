@@ -1,7 +1,7 @@
 """Plain transformers' Trainer with PEFT on the shared rows. `--options` chooses the tier.
 
 `{"tier": "default"}`: TrainingArguments as they come, batches of 8, padded; the weights in the dtype that
-`from_pretrained` chooses. Otherwise one point of the grid: `dtype`, no checkpointing, and a `layout`:
+`from_pretrained` chooses. Otherwise one point of the grid: `dtype`, no checkpointing, `attention`, and a `layout`:
 `grouped` or `rebalance`, as in `trl_step.py`.
 """
 
@@ -14,13 +14,15 @@ import torch
 from common import IGNORED, Job, read_job
 from datasets import Dataset
 from peft import get_peft_model
-from trainer import Watch, held_equal, lora, rows
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from trainer import SameSteps, Watch, held_equal, lora, rows
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, TrainingArguments
 
 
 def load(job: Job) -> Any:
     """The model of the tier, with its adapter."""
-    chosen = {} if job.is_default else {"dtype": vars(torch)[job.options["dtype"]]}
+    options = job.options
+    tuned = {"dtype": vars(torch)[options["dtype"]], "attn_implementation": options.get("attention")}
+    chosen = {} if job.is_default else tuned
     model = AutoModelForCausalLM.from_pretrained(job.model, local_files_only=True, **chosen)
     return model if job.method == "full" else get_peft_model(model, lora())
 
@@ -31,7 +33,7 @@ def main() -> None:
     sampling = "batch_rebalance" if job.options.get("layout") == "rebalance" else "sequential"
     tokenizer = AutoTokenizer.from_pretrained(job.model, local_files_only=True)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        trainer = SameSteps(
             model=load(job),
             args=TrainingArguments(output_dir=folder, train_sampling_strategy=sampling, **held_equal(job)),
             train_dataset=Dataset.from_dict(rows(job)),

@@ -11,7 +11,18 @@ from typing import Any
 import torch
 from common import ALPHA, IGNORED, RANK, SEED, Clock, Job, report
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+
+class SameSteps(Trainer):  # type: ignore[misc]
+    """A Trainer whose `batch_rebalance` shuffles nothing: each step has the rows that it has for everyone."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, BatchRebalanceSampler):
+            sampler.shuffle = False
+        return sampler
 
 
 class Watch(TrainerCallback):

@@ -392,16 +392,25 @@ def _from_gguf(name: str, file: Path) -> Base:
     target = cache_dir() / "models" / f"{name}-{durable.sha256(file)[:12]}"
     with durable.exclusive(target.parent / "lock"):  # two first uses at once would write the same folder
         if durable.verify(target):
-            shutil.rmtree(target, ignore_errors=True)
-            with durable.atomic_dir(target) as staging:
-                try:
-                    _dequantise(file, staging)
-                except (ImportError, KeyError, ValueError) as error:
-                    raise ModelError(
-                        f"{file} cannot be read as a GGUF: {_first_line(error)}",
-                        hint="it may be damaged, or of a kind that transformers does not know",
-                    ) from error
+            _make_folder(file, target)
     return Base(name=name, path=str(target), revision="gguf", digest=durable.sha256(target / durable.MANIFEST))
+
+
+def _make_folder(file: Path, target: Path) -> None:
+    """A model's folder out of its GGUF, in place of what is there.
+
+    Raises:
+        ModelError: it is damaged, or of an unknown kind.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    with durable.atomic_dir(target) as staging:
+        try:
+            _dequantise(file, staging)
+        except (ImportError, KeyError, ValueError) as error:
+            raise ModelError(
+                f"{file} cannot be read as a GGUF: {_first_line(error)}",
+                hint="it may be damaged, or of a kind that transformers does not know",
+            ) from error
 
 
 def _dequantise(file: Path, folder: Path) -> None:

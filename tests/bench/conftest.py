@@ -27,6 +27,7 @@ def make_run() -> Callable[..., dict[str, Any]]:
             "seconds_per_step": [seconds / 2, seconds / 2],
             "peak_bytes": (2 if contestant == "sartor" else 8) * 2**30,
             "padding": 0.25,
+            "wall_seconds": 20.0,
             "plateau_before": 4e11,
             "plateau_after": 4e11,
             "foreign": 0.0,

@@ -9,8 +9,9 @@ import pytest
 
 import generate
 import harness
+import report
 import workload
-from sartor.errors import MachineError
+from sartor.errors import DataError, MachineError
 
 
 def test_prompts_end_where_the_answer_begins_and_are_the_same_each_time() -> None:
@@ -21,6 +22,12 @@ def test_prompts_end_where_the_answer_begins_and_are_the_same_each_time() -> Non
     assert prompts == generate.prompts_of(whole, 5)
     assert all(len(prompt) == 2 and prompt[1] == 7 for prompt in prompts)
     assert len({prompt[0] for prompt in prompts}) == 5
+
+
+def test_more_prompts_than_rows_are_refused() -> None:
+    whole = workload.Workload("w1", "here", 8, ((1, 2),), ((-100, 2),))
+    with pytest.raises(DataError, match="w1 has 1 rows, not 2"):
+        generate.prompts_of(whole, 2)
 
 
 def test_adapters_are_compared_with_themselves() -> None:
@@ -44,6 +51,10 @@ def test_a_batch_that_fails_is_left_out_and_the_fastest_of_the_others_is_taken(m
     assert best == {"mixed": {"batch": 16}, "shared": {"batch": 16}}
     assert generate.own_options("transformers", "mixed", best) == {"batch": 16}
     assert generate.own_options("sartor", "mixed", {}) == {}
+    assert generate.kind(asked) == "generate"
+    part = generate.kind(generate.parse(["--scenes", "four", "mixed"]))
+    assert (part, report.section(part)) == ("generate-mixed-four", "generate")
+    assert set(generate.SCENES) <= set(report.PARTS)
     with pytest.raises(MachineError, match="no batch size ran on mixed"):
         generate.own_options("transformers", "mixed", {})
 
@@ -64,7 +75,9 @@ def result(**changes: Any) -> dict[str, Any]:
             ("four", "sartor", 1.25, ["f", "g"]),
         )
     ]
+    grid = [{**run("mixed", "transformers", 0, 4.0, []), "options": {"batch": batch}} for batch in (8, 32)]
     facts = {
+        "grid": grid,
         "date": "2030-01-02",
         "machine": {"processor": "Abacus 9", "num_cores": 2},
         "model": {"name": "a-model"},
@@ -88,7 +101,9 @@ def result(**changes: Any) -> dict[str, Any]:
 
 def test_the_table_gives_rates_starts_agreement_and_ratios() -> None:
     page = generate.markdown(result())
-    row = "| transformers' `generate`, best batch | 25 (25–25) | 2.0 s | 1.00 GiB | 1 of 2 | 4.00 × [4.00, 4.00] |"
+    row = (
+        "| transformers' `generate`, the best of 8, 32 | 25 (25–25) | 2.0 s | 1.00 GiB | 1 of 2 | 4.00 × [4.00, 4.00] |"
+    )
     assert row in page
     assert "Four adapters mixed, times one: **0.80 × [0.80, 0.80]**." in page
     assert "Not measured: vLLM's CPU build, 64 mixed prompts: not installed" in page

@@ -63,6 +63,32 @@ def test_a_failed_process_says_why_and_how_to_repeat_it(tmp_path: Path) -> None:
     assert f"{sys.executable} {script} --threads 1 --steps 2" in found.value.hint
 
 
+def test_a_process_that_was_killed_says_by_what(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\nprint('FutureWarning: soon', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(MachineError, match="ended by signal 9"):
+        harness.Machine(1).process("sartor", script, [])
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [(False, ""), (True, "0")])
+def test_gpus_are_hidden_from_a_benchmark_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, seen: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os\nprint(json.dumps({'seen': os.environ['CUDA_VISIBLE_DEVICES']}))\n", encoding="utf-8"
+    )
+    assert harness.Machine(1, gpu=gpu).process("sartor", script, []) == {"seen": seen}
+
+
+def test_the_measured_commit_is_noted() -> None:
+    assert len(harness.commit().removesuffix("-dirty")) >= 7
+
+
 def test_an_environment_that_is_not_there_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "CACHE", tmp_path)
     with pytest.raises(MachineError, match="trl is not installed") as found:

@@ -29,11 +29,13 @@ def test_one_that_never_improved_sets_no_target() -> None:
     assert reach.seconds_to(worse["points"], 1.0) == float("inf")
 
 
-def test_scored_rows_never_train() -> None:
+def test_scored_rows_never_train(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = tuple((number, number) for number in range(50))
     whole = workload.Workload("w1", "here", 2, rows, rows)
     assert reach.held_out(whole, 40).ids == rows[40:]
     assert len(reach.held_out(whole, 10).ids) == reach.HELD_OUT
+    monkeypatch.setattr(reach, "HELD_OUT_TOKENS", 1)
+    assert reach.held_out(whole, 10).ids == rows[10:11]
     with pytest.raises(DataError, match="all 50 rows train"):
         reach.held_out(whole, 50)
 

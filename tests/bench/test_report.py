@@ -11,19 +11,29 @@ import pytest
 import figures
 import report
 from harness import RESULTS
+from sartor.errors import UserError
 
 
 def test_the_table_gives_rates_ratios_memory_and_utilisation(make_result: Any) -> None:
     page = report.markdown(make_result())
-    assert "| Sartor | 500 (500–500) | 250 | 25% | 62% | 2.00 GiB | – | – |" in page
-    assert "| TRL, tuned | 200 (200–200) | 100 | 25% | 25% | 8.00 GiB | 2.50 × [2.50, 2.50] | 0.25 × |" in page
+    assert "| Sartor | 500 (500–500) | 250 | 25% | 62% | 2.00 GiB | 20 s | – | – |" in page
+    assert "| TRL, tuned | 200 (200–200) | 100 | 25% | 25% | 8.00 GiB | 20 s | 2.50 × [2.50, 2.50] | 0.25 × |" in page
     assert "Against TRL, tuned: **2.50 × [2.50, 2.50]**." in page
     assert "Against TRL's defaults: **5.00 × [5.00, 5.00]**." in page
     assert "24 rows from a package; 8 a step. 220 tokens on average (from 60 to 600" in page
     assert "within 0.10% of plain transformers in bf16, 0.70% of it in fp32" in page
     assert "Abacus 9" in page
     assert "trl 1.16.0" in page
+    assert "All were measured on the same rows." in page
+    assert "Not asked for: transformers' Trainer + PEFT, defaults; " in page
     assert "Not to be quoted" not in page
+
+
+def test_a_result_of_other_rows_is_not_to_be_quoted(make_result: Any) -> None:
+    runs = make_result()["runs"]
+    page = report.markdown(make_result(runs=[{**runs[0], "supervised_tokens": 498}, *runs[1:]]))
+    assert "**Not to be quoted: contestants were measured on other rows.**" in page
+    assert "from (1000, 498) to (1000, 500) on w1." in page
 
 
 def test_the_fastest_of_several_tuned_peers_is_said(make_run: Any, make_result: Any) -> None:
@@ -38,6 +48,9 @@ def test_the_fastest_of_several_tuned_peers_is_said(make_run: Any, make_result: 
 
 def test_ratios_pair_repeats_and_their_interval_covers_them() -> None:
     assert figures.paired_ratio([100.0, 220.0, 330.0], [50.0, 100.0, 150.0]) == (2.2, 2.0, 2.2)
+    assert figures.paired_ratio([5.0, 1.0, 2.0, 4.0, 3.0], [1.0] * 5) == (3.0, 1.0, 5.0)
+    ten = figures.paired_ratio([float(number) for number in range(1, 11)], [1.0] * 10)
+    assert ten == (5.5, 2.0, 9.0)  # outside where at most one of ten coins says so: 2.1 %
     slow_then_fast = figures.paired_ratio([100.0, 1000.0], [50.0, 500.0])  # a machine that changes hurts no ratio
     assert slow_then_fast == (2.0, 2.0, 2.0)
     assert figures.ratio_words([], [1.0]) == "–"
@@ -73,7 +86,9 @@ def test_the_grid_is_shown_against_its_best(make_run: Any, make_result: Any) -> 
         make_run("trl_tuned", 0, seconds, options={"layout": layout, "micro_batch": 4})
         for layout, seconds in (("grouped", 5.0), ("flat", 10.0))
     ]
+    grid.append({"workload": "w1", "contestant": "hf_tuned", "options": {"micro_batch": 2}, "failed": "no memory"})
     page = report.markdown(make_result(grid=grid))
+    assert "| w1 | transformers' Trainer + PEFT, tuned, micro-batch 2 | failed: no memory | – | – |" in page
     assert "| w1 | TRL, tuned, layout grouped, micro-batch 4 | 100% | 25% | 8.00 GiB |" in page
     assert "| w1 | TRL, tuned, layout flat, micro-batch 4 | 50% | 25% | 8.00 GiB |" in page
     assert "taken for granted" not in page
@@ -114,6 +129,25 @@ def test_a_command_delivers_what_was_asked_of_it(make_result: Any, tmp_path: Pat
     assert code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"2030-01-02-abacus-9.json", "2030-01-02-abacus-9.md"}
     assert "'threads': 3" in (tmp_path / "2030-01-02-abacus-9.md").read_text(encoding="utf-8")
+
+
+def test_a_command_counts_from_one_and_tries_its_folder_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        report.command("Something.").parse_args(["--threads", "0"])
+    assert "invalid positive value: '0'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    options = report.command("Something.").parse_args(["--results", str(tmp_path / "file" / "results")])
+    assert report.deliver(lambda _: pytest.fail("it measured"), str, options) == 2
+    assert "name another folder with --results" in capsys.readouterr().err
+
+
+def test_a_part_is_kept_off_the_page() -> None:
+    options = report.command("Something.").parse_args([])
+    report.require_whole(options, whole=True)
+    with pytest.raises(UserError, match="would replace the whole"):
+        report.require_whole(options, whole=False)
 
 
 def test_every_result_that_is_kept_has_its_section() -> None:

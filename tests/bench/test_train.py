@@ -17,7 +17,13 @@ from harness import Machine
 from sartor.errors import MachineError, Refused
 
 DEMO = workload.Workload("demo", "here", 2, ((1, 2, 3), (4, 5, 6)), ((-100, 2, 3), (-100, 5, 6)))
-HONEST = {"trained_tokens": 4, "supervised_tokens": 4, "first_loss": 1.004, "first_groups": [[1, 0]]}
+HONEST = {
+    "useful_tokens": 6,
+    "supervised_tokens": 4,
+    "trained_tokens": 4,
+    "first_loss": 1.004,
+    "first_groups": [[1, 0]],
+}
 
 
 class Scripted(train.Bench):
@@ -37,7 +43,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     """It knows its references already: 2 rows of 2 supervised tokens, a mean loss of 1 in bf16, which judges."""
     monkeypatch.setattr(harness, "dtype", lambda: "bfloat16")
     known = {(dtype, "demo", row): total for dtype, total in (("bfloat16", 2.0), ("float32", 2.02)) for row in (0, 1)}
-    return Scripted(model=Path(), machine=Machine(1), warmup=1, reference=known)
+    return Scripted(model=Path(), machine=Machine(1), warmup=0, reference=known)
 
 
 def test_the_judge_passes_honest_work_and_says_how_far_it_is(bench: Any) -> None:
@@ -56,12 +62,16 @@ def test_a_mean_of_means_is_judged_by_a_mean_of_means(bench: Any) -> None:
 FAULTS = [
     ({"trained_tokens": 6}, "trained 6 tokens, not 4"),
     ({"trained_tokens": 3}, "trained 3 tokens, not 4"),
+    ({"useful_tokens": 7}, "measured 7 useful tokens, not 6"),
+    ({"supervised_tokens": 5, "trained_tokens": 5}, "measured 5 supervised tokens, not 4"),
     ({"first_loss": 1.02}, "first loss 1.0200, reference 1.0000"),
     ({"first_loss": float("nan")}, "first loss nan"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "words"), FAULTS, ids=["every token", "a token lost", "another loss", "nan"])
+@pytest.mark.parametrize(
+    ("fault", "words"), FAULTS, ids=["every token", "a token lost", "other rows", "other labels", "another loss", "nan"]
+)
 def test_the_judge_refuses_other_work(bench: Any, fault: dict[str, float], words: str) -> None:
     with pytest.raises(Refused, match=words):
         bench.judge("someone", DEMO, {**HONEST, **fault}, steps=1)
@@ -103,6 +113,39 @@ def test_the_best_point_is_the_fastest_for_the_machine_of_its_minutes(make_run: 
     slowed = make_run("trl_tuned", 0, 3.0, options={"micro_batch": 2}, plateau_before=1e11, plateau_after=1e11)
     points = [slowed, make_run("trl_tuned", 0, 2.0, options={"micro_batch": 4})]
     assert train.best_of(points) == {("w1", "trl_tuned"): {"micro_batch": 2}}
+
+
+def test_the_grid_goes_on_from_its_best_and_keeps_what_failed(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, make_run: Any
+) -> None:
+    seconds = {"grouped": 3.0, "rebalance": 2.0}
+
+    def attempt(*_: Any, options: Any, absent: Any, **__: Any) -> Any:
+        if options["layout"] == "flat":
+            absent["trl_tuned"] = {"demo": "no flash attention"}
+            return None
+        return make_run("trl_tuned", 0, seconds[options["layout"]], workload="demo", options=options)
+
+    monkeypatch.setattr(train, "attempt", attempt)
+    points = train.search(bench, {"demo": DEMO}, ["sartor", "trl_tuned"])
+    failed = [point for point in points if "failed" in point]
+    assert [(point["options"]["layout"], point["failed"]) for point in failed] == [("flat", "no flash attention")]
+    assert points[-1]["options"] == {"layout": "rebalance", "micro_batch": 2, "attention": "eager"}
+    assert train.best_of(points)["demo", "trl_tuned"]["layout"] == "rebalance"
+
+
+def test_nothing_measured_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "find", lambda _: type("Base", (), {"folder": Path()}))
+    monkeypatch.setattr(train, "prepare", lambda *_: DEMO)
+    asked = train.parse(["--method", "full", "--contestants", "litgpt_tuned", "--workloads", "w1"])
+    with pytest.raises(MachineError, match="nothing was measured"):
+        train.measure(asked)
+
+
+def test_a_target_without_a_race_to_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.parse(["--target", "1.5"])
+    assert "give --to-loss too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
