@@ -63,7 +63,7 @@ class Machine:
     _now: float | None = field(default=None, init=False, repr=False)  # the plateau, if nothing has run since
 
     def measured(self, environment: str, script: Path, arguments: Sequence[str]) -> Json:
-        """A script's result, with its `wall_seconds`, and `STATE`.
+        """A script's result, with its `wall_seconds`, and `STATE`; it is kept at once, should the rest never end.
 
         `STATE`: the shares of the hypervisor and of other processes while it ran, and the plateau before and after.
         """
@@ -75,7 +75,9 @@ class Machine:
         own = (own_seconds() - own_before) * os.sysconf("SC_CLK_TCK")
         shares = (ticks.steal / passed, max(0.0, ticks.busy - own) / passed)
         state = dict(zip(STATE, (*shares, plateau, self.plateau()), strict=True))
-        return {**result, "wall_seconds": seconds, **state}
+        found = {**result, "wall_seconds": seconds, **state}
+        durable.append(CACHE / "measured.jsonl", json.dumps({"script": script.name, "arguments": arguments, **found}))
+        return found
 
     def plateau(self) -> float:
         """FLOP/s of the machine's best matrix product now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,11 +36,18 @@ class Counting(harness.Machine):
         return {"flops": float(len(self.ran))}
 
 
-def test_the_plateau_between_two_runs_is_measured_once_and_anew_after_anything_else() -> None:
+def test_the_plateau_between_two_runs_is_measured_once_and_anew_after_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "CACHE", tmp_path)
     machine = Counting(1)
     machine.ran = []
     first, second = (machine.measured("sartor", Path("script.py"), []) for _ in range(2))
     assert set(harness.STATE) < set(first)
+    kept = (tmp_path / "measured.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in kept] == [
+        {"script": "script.py", "arguments": [], **run} for run in (first, second)
+    ]
     assert machine.ran == ["gemm.py", "script.py", "gemm.py", "script.py", "gemm.py"]
     assert first["plateau_after"] == second["plateau_before"] == 3.0
     machine.process("sartor", Path("reference.py"), [])
