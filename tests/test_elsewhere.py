@@ -88,6 +88,12 @@ def test_several_devices_hold_the_base_whole_if_they_can_and_share_it_if_they_mu
     assert any("only the adapter's gradients travel" in note for note in whole.notes)
 
 
+def test_a_method_that_takes_layers_apart_is_refused_where_devices_share_them_out(offered: Any) -> None:
+    assert not offered("h100x8", adapter="lets").sharded
+    with pytest.raises(RecipeError, match="this base is cut over the devices"):
+        offered("h100x8", "llama-3.3-70b-instruct", adapter="lets")
+
+
 def test_what_is_trained_on_several_devices_is_shared_as_they_will_run_it(offered: Any) -> None:
     """`backends/fsdp.py` cuts a base that is trained, whatever its size, and no adapter."""
     full, adapter = offered("h200x8", "llama-3.2-1b-instruct", adapter="full"), offered("h100x8")

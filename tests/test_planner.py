@@ -502,6 +502,13 @@ def test_the_rate_of_full_tuning_is_not_explained_by_adapters(plan_of: Any) -> N
     assert "full wants 0.1 times what lora does" in full
 
 
+def test_saving_takes_no_more_than_a_tenth_of_the_time(plan_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = MACHINE.model_copy(update={"flops": 1e8})
+    assert plan_of(hardware=slow).reasons["save_every"].startswith("about every 60 s")
+    monkeypatch.setattr("sartor.backends.estimate.save_seconds", lambda *_: 96.0)
+    assert plan_of(hardware=slow).reasons["save_every"].startswith("about every 960 s")
+
+
 def test_the_plan_is_the_same_again_but_for_the_speed_of_the_machine(plan_of: Any) -> None:
     assert plan_of() == plan_of()
     slower, faster = (plan_of(hardware=MACHINE.model_copy(update={"flops": flops})) for flops in (1e8, 1e13))

@@ -38,6 +38,12 @@ class SartorError(Exception):
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's says, in a line of ours; its class where it says nothing."""
+    words = str(error).strip()
+    return words.splitlines()[0][:200] if words else type(error).__name__
+
+
 class UserError(SartorError):
     """Something the user can mend: a recipe, a file, a name, an argument."""
 

@@ -12,11 +12,10 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from sartor import durable
 from sartor.catalogue import CATALOGUE, Sizes, card
-from sartor.errors import ModelError
+from sartor.errors import ModelError, first_line
 from sartor.names import suggest
 from sartor.recipe import ModelSpec
 from sartor.types import Frozen, Json, Kind, digest_of
@@ -214,7 +213,7 @@ def _padded_shape(folder: Path, kind: Kind) -> Shape:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder.name}: config.json cannot be used: {_first_line(error)}", hint=_LAYOUT) from error
+        raise ModelError(f"{folder.name}: config.json cannot be used: {first_line(error)}", hint=_LAYOUT) from error
     hidden, num_heads = int(config.hidden_size), int(config.num_attention_heads)
     names = ("d_ff", "encoder_ffn_dim", "intermediate_size", "hidden_dim")  # the last is DistilBERT's
     inner = next((size for name in names if (size := getattr(config, name, None))), None)
@@ -408,7 +407,7 @@ def _make_folder(file: Path, target: Path) -> None:
             _dequantise(file, staging)
         except (ImportError, KeyError, ValueError) as error:
             raise ModelError(
-                f"{file} cannot be read as a GGUF: {_first_line(error)}",
+                f"{file} cannot be read as a GGUF: {first_line(error)}",
                 hint="it may be damaged, or of a kind that transformers does not know",
             ) from error
 
@@ -436,12 +435,8 @@ def _from_hub(identifier: str, revision: str) -> Base:
         folder = Path(snapshot_download(identifier, revision=revision, allow_patterns=list(_WANTED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"the hub model {identifier!r} (revision {revision!r}) is not to be had: {_first_line(error)}",
+            f"the hub model {identifier!r} (revision {revision!r}) is not to be had: {first_line(error)}",
             hint="check the id and HF_TOKEN; offline, name a folder, or smollm2-135m-instruct, which a package carries",
         ) from error
     base = _from_folder(identifier, folder)
     return base.model_copy(update={"revision": folder.name})
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sartor import quantisation, timing
-from sartor.adapters import family_of, preset_of
+from sartor.adapters import family_of, preset_of, refuse_cut
 from sartor.advice import advise
 from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
@@ -38,6 +38,7 @@ MICRO_TOKENS, FP32_MICRO_TOKENS = 1024, 2048
 PROBE_TOKENS = {"cpu": MICRO_TOKENS, "cuda": 8 * MICRO_TOKENS}  # of the products whose speed is measured
 ANSWER_BATCH = 32
 SECONDS_BETWEEN_SAVES = 60.0
+MOST_SAVING = 0.1  # of the time
 USABLE_MEMORY = 0.9
 RECIPE_SAYS = "as the recipe says"  # of keys that have a value there even when nobody wrote one
 
@@ -133,6 +134,8 @@ def decide(
     packed = packer(train, dev, batch_size=work.batch_size, steps=work.steps, seed=tune.seed)
     fill = partial(_filled, packed=packed, hardware=hardware)
     sized = spread(job, room, most=most, filled=fill) or _refuse(job, room, hardware, method, passed)
+    if sized.shards > 1:
+        refuse_cut(tune.adapter.name)
     work, filled = replace(work, computed=packed(sized).computed if devices == 1 else 1.0), fill(sized)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     reasons["estimate"], phases = speed_words(sized, hardware), estimate.memory(filled, room.calibration)
@@ -360,9 +363,11 @@ def _tile(sized: Job) -> tuple[int, str]:
 
 
 def saves_every(work: Work, sized: Job, hardware: Hardware) -> tuple[int, str]:
-    seconds = timing.training_seconds(work, sized, room_of(hardware).calibration, hardware.flops)
-    every = round(SECONDS_BETWEEN_SAVES * work.steps / max(1.0, seconds))
-    return max(1, min(work.steps, every)), f"about every {SECONDS_BETWEEN_SAVES:.0f} s at the estimated speed"
+    calibration = room_of(hardware).calibration
+    seconds = timing.training_seconds(work, sized, calibration, hardware.flops)
+    between = max(SECONDS_BETWEEN_SAVES, estimate.save_seconds(sized, calibration) / MOST_SAVING)
+    every = round(between * work.steps / max(1.0, seconds))
+    return max(1, min(work.steps, every)), f"about every {between:.0f} s at the estimated speed"
 
 
 def _filled(job: Job, packed: Callable[[Job], Packing], hardware: Hardware) -> Job:

@@ -182,32 +182,35 @@ def is_done(bench: Bench, stage: str) -> bool:
 
 def follow(bench: Bench) -> None:
     """Train beside the process that records it: the same work, of which nothing is told or written."""
-    for _ in _train(bench):
-        pass
+    with _memory_told():
+        for _ in _train(bench):
+            pass
 
 
 def _recorded(run: Run, events: Events) -> Iterator[Event]:
     """The events of a stage, each also a line of the run's event log; a failure is logged before it goes on up."""
     try:
-        for event in events:
-            durable.append(run.path("events.jsonl"), EVENT.dump_json(event).decode())
-            yield event
+        with _memory_told():
+            for event in events:
+                durable.append(run.path("events.jsonl"), EVENT.dump_json(event).decode())
+                yield event
     except Exception as error:
-        told = _told(error)
-        failed = Failed(error=type(told).__name__, message=str(told), hint=vars(told).get("hint", ""))
+        failed = Failed(error=type(error).__name__, message=str(error), hint=vars(error).get("hint", ""))
         with contextlib.suppress(Exception):  # the disk may be what failed; the error itself matters more
             durable.append(run.path("events.jsonl"), EVENT.dump_json(failed).decode())
-        if told is error:
+        raise
+
+
+@contextlib.contextmanager
+def _memory_told() -> Iterator[None]:
+    """An error of ours where the memory ran out: that is no fault of the program."""
+    try:
+        yield
+    except Exception as error:
+        if not ran_out_of_memory(error):
             raise
-        raise told from error
-
-
-def _told(error: Exception) -> Exception:
-    """The same error, or ours in its place where the memory ran out: that is no fault of the program."""
-    if not ran_out_of_memory(error):
-        return error
-    message, *_ = str(error).splitlines() or ["no memory is left"]
-    return MachineError(f"the memory ran out: {message}", hint=LESS_MEMORY)
+        message, *_ = str(error).splitlines() or ["no memory is left"]
+        raise MachineError(f"the memory ran out: {message}", hint=LESS_MEMORY) from error
 
 
 def _fit(bench: Bench) -> Events:

@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 
 from sartor import durable
 from sartor.backends import fsdp
-from sartor.backends.ranks import Place
-from sartor.backends.updates import STATE
-from sartor.errors import MachineError
+from sartor.backends.ranks import Alone, Place
+from sartor.backends.torch import TorchBackend
+from sartor.backends.updates import STATE, Updates
+from sartor.errors import MachineError, RecipeError
 from sartor.plan import Plan
 
 from ..rank_worker import work  # noqa: TID252 - the tests are no package that could be imported by name
@@ -249,6 +250,34 @@ def test_a_rank_that_is_gone_is_an_error_in_words() -> None:
     with pytest.raises(MachineError, match="another rank has left") as caught, fsdp._waiting():
         raise RuntimeError("Connection closed by peer")
     assert "newest checkpoint" in caught.value.hint
+
+
+def test_memory_that_runs_out_here_is_not_another_ranks_end() -> None:
+    with pytest.raises(torch.OutOfMemoryError), fsdp._waiting():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_only_the_rank_that_writes_keeps_what_all_gather() -> None:
+    class Second(Alone):
+        place = Place(rank=1, size=2)
+
+    updates = object.__new__(Updates)
+    kept = []
+    for ranks in (Alone(), Second()):
+        updates._ranks = ranks
+        kept.append(updates.on_disk(torch.ones(3)).numel())
+    assert kept == [3, 0]
+
+
+def test_a_method_that_takes_layers_apart_is_refused_on_a_base_that_is_cut(
+    make_plan: MakePlan, tiny_folder: Path
+) -> None:
+    class Cutting(Alone):
+        def settle(self, policy: Any, *, trains: str) -> bool:
+            return False
+
+    with pytest.raises(RecipeError, match="lets computes with weights of the base's layers by itself"):
+        TorchBackend(make_plan(tiny_folder, adapter={"name": "lets", "settings": {}}, family="lets"), Cutting())
 
 
 def test_ranks_that_would_save_at_other_steps_are_refused(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,8 @@ def children(process: int) -> Iterator[int]:
 def test_two_ranks_train_stop_go_on_and_die(project: Path) -> None:
     process = sartor(project, "train", "--ranks", "2", *MANY)
     run = trained_to(project, 2, process)
-    os.kill(process.pid, signal.SIGTERM)
+    for each in (*children(process.pid), process.pid):  # all of them, as systemd and SLURM do
+        os.kill(each, signal.SIGTERM)
     code, _, err = end(process)
     assert (code, "Traceback" in err) == (STOPPED, False), err
     (stopped,) = events(project, "stopped")
@@ -126,14 +127,14 @@ def test_the_first_cause_is_told() -> None:
 
 def test_a_run_that_ends_meanwhile_is_not_signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Process 0 would be this whole group of processes."""
-    killed: list[int] = []
+    killed: list[tuple[int, int]] = []
     workers = iter([4711, 0, 0])
     monkeypatch.setattr(Run, "worker", lambda run: next(workers))
-    monkeypatch.setattr(os, "kill", lambda process, number: killed.append(process))
+    monkeypatch.setattr(os, "kill", lambda process, number: killed.append((process, number)))
     _pass_on(Run(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         _pass_on(Run(tmp_path))
-    assert killed == [4711]
+    assert killed == [(4711, signal.SIGUSR1)], "a second SIGTERM would be one to leave at once"
 
 
 GIB = 2**30

@@ -5,7 +5,8 @@ Shapes: T tokens · C columns of heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,31 @@ def triton_kernels() -> Pointwise:
     from sartor.ops.gpu.pointwise import Triton
 
     return Triton()
+
+
+@pytest.fixture
+def looked_at_anew() -> Iterator[None]:
+    gpu.problem.cache_clear()
+    yield
+    gpu.problem.cache_clear()
+
+
+@pytest.mark.usefixtures("looked_at_anew")
+@pytest.mark.parametrize("capability", [(8, 0), (6, 1)], ids=["no compiler", "an old card"])
+def test_a_gpu_on_which_triton_does_not_start_goes_without(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        @property
+        def active(self) -> None:
+            raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda _: SimpleNamespace(driver=Broken()))
+    old, broken = "this GPU is older than those that Triton compiles for", "Failed to find C compiler."
+    assert gpu.refusal(torch.bfloat16) == (old if capability < (7, 0) else f"triton does not start: {broken}")
 
 
 @needs_triton

@@ -151,11 +151,13 @@ def test_kernels_are_their_twins_on_plainer_processors() -> None:
 
 @pytest.mark.usefixtures("without_native")
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_kernels(kind: Kind) -> None:
+def test_without_kernels(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     assert quantised._kernels(torch.float32) is None
     packed = pack(torch.randn(5, 70), kind)
     assert torch.equal(packed.make(torch.empty(2, 70), 1), packed.plain(slice(1, 3)))
     assert torch.equal(packed.pick(torch.tensor([4, 1]), torch.float32), packed.plain(torch.tensor([4, 1])))
+    monkeypatch.setattr(quantised, "PIECE", 2 * 70)  # two rows at once
+    assert torch.equal(packed.make(torch.empty(4, 70), 1), packed.plain(slice(1, 5)))
 
 
 def test_models_in_fp64_take_the_twins() -> None:

@@ -43,6 +43,7 @@ PRESETS = {
         mixable=False,
         learning_rate=6.0,  # the ladder's: after 40 steps of SmolLM2 the loss is 0.8, and 2.3 at 2
         moves_base="its branches change single weights of attention",
+        cuttable=False,
     )
 }
 PEFT_TYPES = ("SARTOR_LETS",)

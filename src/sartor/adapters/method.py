@@ -21,7 +21,8 @@ class Preset(Frozen):
     `learning_rate`: the usual one, as a multiple of LoRA's on the same base. `not_identity`: why an adapter
     that was not trained yet answers otherwise than its base; "" where it does not. `quantize`: the kind of base that it
     wants where the recipe names none ("" is any). `moves_base`: what it does with the base's own weights beside
-    computing with them, so that it cannot have a quantised one; "" where it does nothing. `layers`: who computes the
+    computing with them, so that it cannot have a quantised one; "" where it does nothing. `cuttable`: the base's layers
+    may be cut over several devices (FSDP), which have their weights only while they compute. `layers`: who computes the
     base's layers in training on a CPU: the hand-written ones, transformers' own, or, where no gradient enters the base,
     either, and nothing of it is kept for a backward.
     """
@@ -37,6 +38,7 @@ class Preset(Frozen):
     not_identity: str = ""
     quantize: str = ""
     moves_base: str = ""
+    cuttable: bool = True
     layers: Literal["hand-written", "transformers", "without backward"] = "transformers"
 
 

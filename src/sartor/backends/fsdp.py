@@ -30,8 +30,9 @@ from sartor.hardware import look
 from sartor.plan import Plan
 from sartor.types import Batch
 
-#: Longer than any step, evaluation or save: a rank that waits so long for another waits for a dead one.
-PATIENCE = timedelta(minutes=10)
+#: Longer than any step, evaluation or save: all wait for rank 0's disk, and the state of a large model is hundreds
+#: of gigabytes, hashed as well. A rank that dies is not waited for: torchrun ends the others at once.
+PATIENCE = timedelta(hours=6)
 
 
 class Together:
@@ -112,15 +113,15 @@ def shard_policy(policy: Policy, device: torch.device, size: int, *, trains: str
     summed, not averaged, in fp32. Adapters stay whole.
     """
     dtype = next(policy.parameters()).dtype
-    trained = [item for item in policy.parameters() if item.requires_grad]
-    adapters = set(trained) if trains == "adapter" else set()
+    adapters = {item for item in policy.parameters() if item.requires_grad} if trains == "adapter" else set()
     for item in adapters:
         item.data = item.data.to(device)
-    for item in trained:
-        item.data = item.data.float()
     mesh = init_device_mesh(device.type, (size,))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in (*layers_of(policy.model), policy):
+        for item in layer.parameters():  # a layer at a time: in fp32 all of them take twice the model's memory
+            if item.requires_grad and item.dtype != torch.float32:
+                item.data = item.data.float()
         # The outermost part would stay gathered after a forward without a backward, and miss what `load` changes.
         fully_shard(layer, mesh=mesh, mp_policy=precision, ignored_params=adapters, reshard_after_forward=True)
     for module in policy.modules():
@@ -162,9 +163,11 @@ def _waiting() -> Iterator[None]:
     """Say plainly what the end of another rank looks like from here."""
     try:
         yield
+    except torch.OutOfMemoryError:  # our own
+        raise
     except RuntimeError as error:  # gloo raises no class of its own
         raise MachineError(
-            f"another rank has left, or has not answered for {PATIENCE.seconds // 60} minutes ({error})",
+            f"another rank has left, or has not answered for {PATIENCE.seconds // 3600} hours ({error})",
             hint="its own error says why; start the same command again: it goes on from the newest checkpoint",
         ) from error
 

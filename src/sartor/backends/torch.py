@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sartor.adapters import family_of, preset_of
+from sartor.adapters import family_of, preset_of, refuse_cut
 from sartor.adapters.beside.tuner import Beside
 from sartor.backends import frozen, placement
 from sartor.backends.frozen import Frozen
@@ -29,7 +29,7 @@ from sartor.base import load_base
 from sartor.data.fold import fold
 from sartor.errors import ModelError, Unsupported
 from sartor.hardware import return_freed_memory
-from sartor.ops import attention, lora_linear, native
+from sartor.ops import attention, gpu, lora_linear, native
 from sartor.ops.fuse import Fusion, fuse, without_kernels
 from sartor.plan import Adam, Plan
 from sartor.types import Batch, Sums, TokenStats
@@ -56,7 +56,8 @@ class TorchBackend:
         family = family_of(plan.adapter.name)
         dtype = vars(torch)[plan.model.dtype]
         model = load_base(plan.model.path, dtype, plan.model.quantize, attention=attention.NAME, packed=True)
-        placement.own(model)
+        if self._device.type == "cpu":
+            placement.own(model)
         dropped = placement.still(model)
         torch.manual_seed(plan.seed)
         self._packable = preset_of(plan.adapter.name).packable
@@ -71,6 +72,8 @@ class TorchBackend:
         self._policy.coupled = family.HOOKS.couple(self._config) > 0
         _round_after_norms(model.base_model, dtype)
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
+        if not self._whole:
+            refuse_cut(plan.adapter.name)
         if self._ranks.place.rank:  # weights are made alike by all ranks; from here on each drops out by itself
             torch.manual_seed(plan.seed + self._ranks.place.rank)
         placement.bring(self._model, self._device)
@@ -80,7 +83,7 @@ class TorchBackend:
         self._kernels = self._lay_out(plan)
         plain_gpu = self._device.type == "cuda" and not self._policy.fused
         self._num_tokens = plan.micro_tokens if plain_gpu else 0
-        if plain_gpu and not placement.use_gpu_kernels(model, self._device):
+        if plain_gpu and not gpu.problem() and not placement.use_gpu_kernels(model, self._device):
             placement.compile_layers(model)
         if plan.recompute != "none" and not self._policy.fused:
             self._warnings.append(placement.recompute_layers(model, plan.recompute))
@@ -123,13 +126,10 @@ class TorchBackend:
 
     def export(self, folder: Path) -> None:
         """All ranks gather, rank 0 writes."""
-        model = self._model
-        if not self._whole and self._family.TRAINS == "model":
-            model = placement.on_one_rank(
-                model, {name: self._updates.on_disk(item) for name, item in model.state_dict().items()}
-            )
+        model, is_cut = self._model, not self._whole and self._family.TRAINS == "model"
+        tensors = {name: self._updates.on_disk(item) for name, item in model.state_dict().items()} if is_cut else {}
         if self._ranks.place.rank == 0:
-            self._family.export(model, folder)
+            self._family.export(placement.on_one_rank(model, tensors) if is_cut else model, folder)
 
     def _refresh(self) -> None:
         self._updates.refresh()

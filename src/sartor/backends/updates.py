@@ -131,8 +131,9 @@ class Updates:
         placement.set_random_state(tensors, self._ranks.place.rank)
 
     def on_disk(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor as it goes to disk: whole, on the CPU."""
-        return self._ranks.whole(tensor).cpu().contiguous()
+        """A tensor as it goes to disk: whole, on the CPU. All ranks gather it; only rank 0, which writes, keeps it."""
+        whole = self._ranks.whole(tensor)
+        return whole.cpu().contiguous() if self._ranks.place.rank == 0 else whole.new_empty(0)
 
     def _refuse_non_finite(self, norm: torch.Tensor) -> None:
         bad = [

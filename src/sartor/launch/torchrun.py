@@ -26,7 +26,7 @@ from sartor.backends.estimate import CPU, TRAINING
 from sartor.backends.ranks import here, refuse_many
 from sartor.errors import MachineError, Refused, SartorError, UserError
 from sartor.explain import planned_job
-from sartor.hardware import Hardware, environment_kept, look, prepare_environment
+from sartor.hardware import Hardware, environment_kept, look, prepare_environment, release_memory
 from sartor.hub import Shape
 from sartor.launch.signals import handled, requests
 from sartor.plan import Plan, Recompute
@@ -42,6 +42,7 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 STOPPED = 128 + signal.SIGTERM
 #: torchrun would kill on these before a checkpoint is written; only a closed terminal is left to it.
 SIGNALS_OF_TORCHRUN = "SIGHUP"
+PASSED_ON = signal.SIGUSR1
 
 
 def launch(bench: Bench, num_ranks: int) -> int:
@@ -58,6 +59,7 @@ def launch(bench: Bench, num_ranks: int) -> int:
     if is_done(bench, "train"):
         return 0
     refuse_many(bench.plan.backend, num_ranks)
+    release_memory()  # the GPU's too, which a rank needs: this process may have answered and measured on it
     machine = look(run.folder)
     if not torch.cuda.is_available():
         refuse_if_too_many(bench.plan, bench.shape, num_ranks, machine)
@@ -170,11 +172,15 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 def _pass_on(run: Run) -> None:
-    """Ask rank 0, which saves and leaves with all others; there may be none yet."""
+    """Ask rank 0, which saves and leaves with all others; there may be none yet.
+
+    Not by SIGTERM: who sends that to all processes at once, as systemd and SLURM do, has sent it to rank 0 as well, and
+    a second one means to leave at once.
+    """
     worker = run.worker()  # read once: 0 is no process but a whole group of them
     if not worker:
         raise KeyboardInterrupt
-    os.kill(worker, signal.SIGTERM)
+    os.kill(worker, PASSED_ON)
 
 
 def work(run: Run) -> int:
@@ -184,11 +190,11 @@ def work(run: Run) -> int:
     prepare_environment()
     bench = Bench(run)
 
-    def stop(number: int) -> None:
+    def stop(number: int, _: object = None) -> None:
         run.stopping = True
 
     # Ctrl-C reaches all processes of a terminal; the one that started the ranks passes it on.
-    with requests(stop, signal.SIGTERM), handled(signal.SIG_IGN, signal.SIGINT):
+    with requests(stop, signal.SIGTERM), handled(stop, PASSED_ON), handled(signal.SIG_IGN, signal.SIGINT):
         if here().rank:
             follow(bench)
         else:

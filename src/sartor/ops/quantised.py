@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 from abc import abstractmethod
 from functools import cache
 from typing import Literal
@@ -29,6 +30,7 @@ FourBits = Literal["nf4", "fp4"]
 Kind = Literal["nf4", "fp4", "int8"]
 
 BLOCK, GROUP = 64, 256
+PIECE = 2**22  # numbers that are made at once without kernels: 16 MiB in fp32
 MOST = 127  # steps of eight bits, on either side of zero
 #: Numbers of the codebooks by their code, as fractions of the largest.
 BOOKS: dict[FourBits, tuple[float, ...]] = {
@@ -70,8 +72,16 @@ class Packed(nn.Module):
         """Rows from `first` on, as many as `out` has; its columns may be the first of wider rows."""
         kernels = _kernels(out_RK.dtype) if out_RK.device.type == "cpu" else None
         if kernels is None:
-            return out_RK.copy_(self.plain(slice(first, first + len(out_RK))))
+            return self._make_plain(out_RK, first)
         self._fill(kernels, out_RK, 0, first)
+        return out_RK
+
+    def _make_plain(self, out_RK: Tensor, first: int) -> Tensor:
+        """By `plain`, which takes fp32 copies, a few rows at a time."""
+        step = max(1, PIECE // out_RK.shape[1])
+        for start in range(0, len(out_RK), step):
+            piece_RK = out_RK[start : start + step]
+            piece_RK.copy_(self.plain(slice(first + start, first + start + len(piece_RK))))
         return out_RK
 
     def pick(self, rows_R: Tensor, dtype: torch.dtype) -> Tensor:
@@ -132,7 +142,8 @@ class PackedFour(Packed):
         return _scale_book(self.device)[self.scales_NB.int()] * by_block + self.offset
 
     def make(self, out_RK: Tensor, first: int = 0) -> Tensor:
-        if self.device.type == "cuda" and len(out_RK) == self.shape[0] and self.shape[1] % BLOCK == 0:
+        is_whole = len(out_RK) == self.shape[0] and self.shape[1] % BLOCK == 0
+        if self.device.type == "cuda" and is_whole and importlib.util.find_spec("bitsandbytes"):
             return out_RK.copy_(self.by_bitsandbytes(out_RK.dtype))
         return super().make(out_RK, first)
 

@@ -182,6 +182,8 @@ def _is_roomy(device: torch.device) -> bool:
     if device.type != "cuda":  # Triton's interpreter
         return True
     properties: Any = torch.cuda.get_device_properties(device)
+    if torch.version.hip:  # which does not say
+        return False
     return bool(properties.shared_memory_per_block_optin >= ROOMY)
 
 
