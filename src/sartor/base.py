@@ -37,7 +37,7 @@ OURS: tuple[Kind, ...] = ("nf4", "fp4", "int8")
 
 
 def load_base(
-    folder: Path | str, dtype: torch.dtype, quantize: Quantized, *, attention: str, packed: bool = False
+    folder: Path | str, dtype: torch.dtype, quantize: Quantized, *, attention: str = "", packed: bool = False
 ) -> Any:
     """A causal language model that computes in `dtype`.
 
@@ -45,7 +45,7 @@ def load_base(
         folder: in Hugging Face layout.
         dtype: of the products.
         quantize: how the weights are held; "gptq" and "awq" are the checkpoint's own.
-        attention: the name of the attention that transformers is to use.
+        attention: the name of the attention that transformers is to use; left out, `plain_attention`.
         packed: hold them so, for training; else the numbers that they stand for, in plain layers.
 
     Raises:
@@ -55,10 +55,17 @@ def load_base(
     logging.disable_progress_bar()
     require_stored(Path(folder), quantize)
     kind = next((kind for kind in OURS if kind == quantize), None)
-    model = _load(folder, dtype if kind is None else "auto", attention)
+    model = _load(folder, dtype if kind is None else "auto", attention or "eager")
+    if not attention:
+        model.set_attn_implementation(plain_attention(model))
     if kind is not None:
         quantise(model, kind, dtype, packed=packed)
     return model
+
+
+def plain_attention(model: Any) -> str:
+    """Of transformers' own attentions one that is right for rows by themselves, whatever the model does to scores."""
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def require_stored(folder: Path, quantize: Quantized) -> None:

@@ -116,7 +116,7 @@ def _loaded(folder: Path, quantize: Quantized) -> Any:
 
     from sartor.base import load_base
 
-    return load_base(folder, torch.float32, quantize, attention="sdpa")
+    return load_base(folder, torch.float32, quantize)
 
 
 def written(

@@ -38,6 +38,10 @@ class SartorError(Exception):
         return f"{self.where}: {self.message}" if self.where else self.message
 
 
+#: What code that is not ours raises where it is called in another way than it knows: it finds many words for that.
+FOREIGN = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 def first_line(error: Exception) -> str:
     """What an error of somebody else's says, in a line of ours; its class where it says nothing."""
     words = str(error).strip()

@@ -246,8 +246,9 @@ def _language_part(config: Json) -> Json:
 def scaled_head(folder: Path) -> str:
     """The setting by which a decoder's logits are more than one product of its head; "" where they are just that."""
     config = _language_part(read_config(folder)) if (folder / "config.json").is_file() else {}
-    plain: dict[str, tuple[float | None, ...]] = {  # Gemma 2; Granite; Cohere
+    plain: dict[str, tuple[float | None, ...]] = {  # Gemma 2; RecurrentGemma; Granite; Cohere
         "final_logit_softcapping": (None, 0),
+        "logits_soft_cap": (None, 0),
         "logits_scaling": (None, 1),
         "logit_scale": (None, 1),
     }

@@ -16,7 +16,7 @@ from sartor.backends.ranks import Alone, Place, idle
 from sartor.backends.torch import TorchBackend
 from sartor.data.fold import fold
 from sartor.data.pack import Segment, pack
-from sartor.errors import ModelError
+from sartor.errors import ModelError, RecipeError
 from sartor.objectives import sft
 from sartor.ops import attention, forest_attention, native
 from sartor.ops.forest_attention import separate
@@ -322,6 +322,48 @@ def test_adapters_of_odd_rank_have_their_own_gradients_in_bf16(wide_folder: Path
         wake_adapters(backend)
         found = our_gradients(backend, segments, micro_tokens=64)
         assert cosine(found, plain_gradients(backend, wide_folder, segments)) > 0.998, f"rank {r}"
+
+
+def test_a_model_that_refuses_to_be_packed_is_trained_one_segment_at_a_time(
+    tmp_path: Path, make_plan: MakePlan
+) -> None:
+    """transformers' gated delta rule says so itself where its own package is not installed."""
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    linear = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    }
+    config = Qwen3_5TextConfig(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, **heads, **linear,
+        layer_types=["linear_attention", "full_attention"], tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen3_5ForCausalLM(config).save_pretrained(tmp_path)
+    backend = TorchBackend(make_plan(tmp_path))
+    assert any("packing is off: it refuses it" in warning for warning in backend.warnings)
+    wake_adapters(backend)
+    segments = make_segments(4, vocab=512)
+    found = our_gradients(backend, segments, micro_tokens=10_000)
+    assert relative_error(found, plain_gradients(backend, tmp_path, segments)) < 1e-5
+
+
+def test_layers_that_a_method_does_not_take_are_told(tmp_path: Path, make_plan: MakePlan) -> None:
+    """PEFT refuses LoRA at the products of a state-space layer, which "all-linear" takes in."""
+    from transformers import FalconH1Config, FalconH1ForCausalLM
+
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    mamba = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+    config = FalconH1Config(
+        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=1, **heads, **mamba
+    )  # fmt: skip
+    FalconH1ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="lora does not attach to FalconH1ForCausalLM"):
+        TorchBackend(make_plan(tmp_path))
 
 
 @pytest.mark.parametrize("family", ["GPT2", "GPTNeoX", "Olmo2"])

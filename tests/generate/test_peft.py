@@ -12,7 +12,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from sartor.errors import ModelError, UserError
-from sartor.generate import peft
+from sartor.generate import peft, sartor
 from sartor.generate.protocol import Sampling
 
 GREEDY = Sampling(max_new_tokens=5, stop_ids=frozenset())
@@ -101,6 +101,24 @@ def test_no_more_rows_than_allowed(base: Path) -> None:
     for _ in range(3):
         narrow.submit([5, 6], Sampling(2, frozenset()), None)
     assert [len(narrow.advance()) for _ in range(5)] == [2, 2, 1, 1, 0]
+
+
+def test_a_model_without_torchs_attention_answers_by_its_own(
+    tmp_path: Path, plain_answers: Callable[..., list[list[int]]]
+) -> None:
+    """Its attention has sinks, which our cache refuses, and torch's product does not know."""
+    from transformers import GraniteSWAConfig, GraniteSWAForCausalLM
+
+    torch.manual_seed(2)
+    sizes = {"vocab_size": 480, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    GraniteSWAForCausalLM(GraniteSWAConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).save_pretrained(
+        tmp_path
+    )
+    prompts = [[5, 6, 7], [9, 8, 7]]
+    wanted = plain_answers(tmp_path, prompts, 4)
+    for kind in (peft, sartor):
+        engine = kind.open_engine(tmp_path, {}, dtype="float32", num_threads=1)
+        assert answered(engine, prompts) == [whole[: 3 + n] for n, whole in enumerate(wanted)]
 
 
 def test_an_adapter_of_another_model_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,6 +99,15 @@ def test_a_window_must_reach_over_the_prefix() -> None:
 def test_what_is_not_implemented_is_refused(change: dict[str, Any], what: str) -> None:
     with pytest.raises(Unsupported, match=what):
         call(**change)
+
+
+def test_who_sees_what_comes_after_is_found() -> None:
+    def forward(tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor, *, mask: bool) -> Any:
+        each_TT = torch.ones(len(tokens_T), len(tokens_T))
+        return ((each_TT.tril() if mask else each_TT) @ tokens_T.double().float())[:, None]
+
+    assert attention.find_foresight(partial(forward, mask=True), 100) == ""
+    assert attention.find_foresight(partial(forward, mask=False), 100) == "a token sees those that come after it"
 
 
 def test_padding_is_refused() -> None:

@@ -136,6 +136,15 @@ def test_a_compiler_that_is_named_but_missing_is_none(sources: Path, monkeypatch
     assert native.problem() == "CXX=/nonexistent/c++: there is none"
 
 
+def test_a_compiler_may_speak_in_any_encoding(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapper = tmp_path / "c++"
+    wrapper.write_text("#!/bin/sh\nprintf '\\251 2026\\n'\nprintf '\\251\\n' >&2\nexit 1\n", encoding="utf-8")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CXX", str(wrapper))
+    forget_kernels()
+    assert "compiling small.cpp failed" in native.refusal("small", "float32")
+
+
 def test_a_compiler_may_have_arguments_and_is_asked_for_its_version_once(
     sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

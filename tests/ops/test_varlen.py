@@ -116,6 +116,7 @@ def test_queries_that_rotation_left_in_fp32_are_rounded_once() -> None:
         ({"value_1GTD": heads(4, 2)}, "float32 on a GPU"),
         ({"query_1HTD": heads(4, 0).expand(2, 4, 18, 16)}, "2 rows"),
         ({"query_1HTD": torch.zeros(1, 4, 18, 320)}, "heads of 320"),
+        ({"query_1HTD": torch.zeros(1, 4, 18, 100)}, "heads of 100"),
         ({"value_1GTD": torch.zeros(1, 4, 18, 32, dtype=torch.bfloat16)}, "keys of 16 beside values of 32"),
     ],
 )

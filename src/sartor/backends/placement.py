@@ -23,6 +23,7 @@ from torch import nn
 from sartor.adapters.changes import Prefix, Prompt, Rows
 from sartor.backends import beginning
 from sartor.backends.ranks import Place
+from sartor.base import plain_attention
 from sartor.data.fold import fold
 from sartor.data.pack import pack, segment
 from sartor.errors import Unsupported
@@ -321,17 +322,12 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
         layer.compile(backend=backend)
 
 
-def slow_attention(model: Any) -> str:
-    """Of transformers' own attentions one that is right for rows by themselves, whatever the model does to scores."""
-    return "sdpa" if model._supports_sdpa else "eager"
-
-
 @contextmanager
 def without_flat_attention(model: Any) -> Iterator[None]:
     """A model that computes rows by themselves meanwhile: on any device, over any window."""
     usual = model.config._attn_implementation
     if usual == attention.NAME:
-        model.set_attn_implementation(slow_attention(model))
+        model.set_attn_implementation(plain_attention(model))
     try:
         yield
     finally:

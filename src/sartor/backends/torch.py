@@ -25,9 +25,9 @@ from sartor.backends import frozen, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
 from sartor.backends.updates import Updates, mode
-from sartor.base import load_base
+from sartor.base import FAMILIES, load_base, plain_attention
 from sartor.data.fold import fold
-from sartor.errors import ModelError, Unsupported
+from sartor.errors import FOREIGN, ModelError, RecipeError, Unsupported, first_line
 from sartor.hardware import return_freed_memory
 from sartor.ops import attention, gpu, lora_linear, native
 from sartor.ops.fuse import Fusion, fuse, without_kernels
@@ -62,7 +62,13 @@ class TorchBackend:
         torch.manual_seed(plan.seed)
         self._packable = preset_of(plan.adapter.name).packable
         self._family, self._config = family, family.Config(**plan.adapter.settings)
-        self._model = family.attach(model, self._config)
+        try:
+            self._model = family.attach(model, self._config)
+        except ValueError as error:  # PEFT's word for layers that a method does not take
+            raise RecipeError(
+                f"`tune.adapter`: {plan.adapter.name} does not attach to {type(model).__name__}: {first_line(error)}",
+                hint="name the layers that it is to tune in `tune.adapter.targets`, or choose another method",
+            ) from error
         self._model.train()
         with placement.without_flat_attention(model):
             family.HOOKS.calibrate(self._model, self._config, examples)
@@ -242,7 +248,8 @@ class TorchBackend:
         Else it falls back to one segment at a time.
 
         Raises:
-            ModelError: they do not, and the model is sharded, or its layers are the hand-written ones.
+            ModelError: they do not, and the model is sharded, or its layers are the hand-written ones; or a token sees
+                what comes after it even then.
         """
         window = 0 if self._policy.fused else placement.shortest_window(self._policy.model)
         longest += self._family.HOOKS.num_virtual(self._config)
@@ -253,8 +260,8 @@ class TorchBackend:
         else:
             try:
                 problem = attention.find_leak(self._probe, self._policy.model.config.get_text_config().vocab_size)
-            except Unsupported as error:
-                problem = error.message
+            except gpu.failures(Unsupported, *FOREIGN) as error:
+                problem = error.message if isinstance(error, Unsupported) else f"it refuses it ({first_line(error)})"
         if not problem:
             return
         if self._policy.fused:
@@ -270,8 +277,10 @@ class TorchBackend:
         if self._policy.has_prefix:  # layers that are computed again lose what transformers' cache holds
             self._policy.model.gradient_checkpointing_disable()
         model = self._policy.model
-        model.set_attn_implementation(placement.slow_attention(model))
+        model.set_attn_implementation(plain_attention(model))
         self._policy.packed = False
+        if blind := attention.find_foresight(self._probe, model.config.get_text_config().vocab_size):
+            raise ModelError(f"{type(model).__name__} cannot be trained here: {blind}", hint=FAMILIES)
 
     def _probe(self, tokens_T: torch.Tensor, positions_T: torch.Tensor, offsets_S1: torch.Tensor) -> torch.Tensor:
         """Hidden states of a probe, as training would compute them."""

@@ -12,8 +12,8 @@ from sartor.hardware import look, with_gpu
 from sartor.plan import Quantized
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: str, quantize: Quantized = "none") -> Any:
-    """The model in a folder, ready to answer in a number format; `attention` is one of transformers' names.
+def load_base(folder: Path, dtype: torch.dtype, quantize: Quantized = "none", *, attention: str = "") -> Any:
+    """The model in a folder, ready to answer in a number format; `attention` as in `base.load_base`.
 
     Of a base that was trained on with packed weights, it holds the numbers that those stand for.
     """

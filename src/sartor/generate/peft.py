@@ -32,7 +32,6 @@ from sartor.hub import shape
 from sartor.plan import Quantized
 
 MAX_ROWS = 32  # under way at once; each keeps keys and values of its own
-ATTENTION = "sdpa"
 
 
 @dataclass(slots=True)
@@ -218,7 +217,7 @@ def open_engine(
     """
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    model = load_base(base, dtype_for(base, dtype), ATTENTION, quantize).to(device_for())
+    model = load_base(base, dtype_for(base, dtype), quantize).to(device_for())
     return PeftEngine(model, adapters, context=shape(base).context, max_rows=max_rows)
 
 

@@ -22,7 +22,8 @@ import torch
 
 from sartor.adapters.changes import Changes, Prefix, Prompt
 from sartor.backends.estimate import CPU, key_bytes
-from sartor.errors import Unsupported, UserError
+from sartor.base import plain_attention
+from sartor.errors import FOREIGN, Unsupported, UserError
 from sartor.generate import protocol
 from sartor.generate.batch.attention import hasten
 from sartor.generate.batch.beginnings import Beginnings
@@ -34,8 +35,8 @@ from sartor.generate.batch.runs import BASE
 from sartor.generate.folders import read_changes
 from sartor.generate.folders import require_files as require_files
 from sartor.generate.loading import device_for, dtype_for, load_base
-from sartor.generate.peft import ATTENTION, PeftEngine, twin_of
 from sartor.generate.peft import MAX_ROWS as PEFT_ROWS
+from sartor.generate.peft import PeftEngine, twin_of
 from sartor.generate.protocol import WEIGHED, Adapters, Engine, Sampling, Token, require_adapter, require_weighable
 from sartor.generate.several import Several
 from sartor.hardware import memory_bytes
@@ -298,8 +299,7 @@ class SartorEngine:
                 ),
             )
             last_TV = self._forward(step, [BASE], [0], input_ids=last)
-        except gpu.failures(AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            # Not our layers' calling convention, or not our layers' parts: foreign code finds many words for it.
+        except gpu.failures(*FOREIGN) as error:  # not our layers' calling convention, or not our layers' parts
             raise Unsupported(f"its code does not run on our layers ({error})", hint="use the engine `peft`") from error
         self._pool.give_back(pages)
         self._pool.give_back(beside)
@@ -339,7 +339,7 @@ def open_engine(
     chosen, sizes = dtype_for(base, dtype), shape(base)
     try:
         return _open_mixed(
-            load_base(base, chosen, "eager", quantize),  # without a name here: gone before the next one is loaded
+            load_base(base, chosen, quantize, attention="eager"),  # without a name here: gone before the next is loaded
             sizes,
             adapters,
             cache_bytes=cache_bytes,
@@ -347,7 +347,7 @@ def open_engine(
         )
     except Unsupported as error:
         note = f"this model answers by way of PEFT and transformers, which is slower: {error.message}"
-    again = load_base(base, chosen, ATTENTION, quantize).to(device_for())
+    again = load_base(base, chosen, quantize).to(device_for())
     return _open_peft(again, adapters, sizes, max_rows=max_rows, warnings=(note,))
 
 
@@ -367,7 +367,7 @@ def _open_mixed(
     if alone:
         notes = tuple(f"{name} answers by way of PEFT, which is slower: {changes[name].alone}" for name in alone)
         own = twin_of(model)
-        own.set_attn_implementation(ATTENTION)
+        own.set_attn_implementation(plain_attention(own))
         beside = [_open_peft(own, alone, sizes, max_rows=max_rows, warnings=notes)]
     if alone.keys() == adapters.keys() and alone:
         return beside[0]

@@ -29,6 +29,7 @@ NAME = "sartor_flat"
 FLAT = "flat attention", "train with one segment at a time"  # what it is called, and the way out of a refusal
 #: Of each layer, keys (turned already) and values that stand before every segment: (P, G · D) each.
 Prefix = Sequence[tuple[torch.Tensor, torch.Tensor]]
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def flat_attention(
@@ -242,24 +243,39 @@ def register() -> None:
 
 
 @torch.no_grad()
-def find_leak(forward: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor], vocab_size: int) -> str:
+def find_leak(forward: Forward, vocab_size: int) -> str:
     """Perturb one of three segments of a packed batch: the others must not move by a bit. What went wrong, or empty.
 
     `forward(tokens_T, positions_T, offsets_S1)` gives the hidden states (T, D) that training would use. The model
     decides, not our reading of its code: a mask, a convolution or a state that crosses segments shows here.
     """
-    lengths = (7, 5, 9)
-    tokens_T = torch.randint(vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(0))
-    positions_T = torch.cat([torch.arange(length) for length in lengths])
-    offsets_S1 = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
-    changed_T = tokens_T.clone()
-    changed_T[7:12] = (changed_T[7:12] + 1) % vocab_size
-    before, after = (forward(tokens, positions_T, offsets_S1) for tokens in (tokens_T, changed_T))
-    if not torch.isfinite(before).all():
+    before_TD, moved = _moved(forward, vocab_size, slice(7, 12))
+    if not torch.isfinite(before_TD).all():
         return "the packed forward is not finite"
-    moved = (before != after).any(dim=-1)
     if moved[:7].any() or moved[12:].any():
         return "a change in one segment of a packed batch moved another segment"
     if not moved[7:12].all():
         return "a changed segment of a packed batch did not move"
     return ""
+
+
+@torch.no_grad()
+def find_foresight(forward: Forward, vocab_size: int) -> str:
+    """Perturb the last token of a segment: those before it must not move by a bit. What went wrong, or empty.
+
+    `forward` as in `find_leak`. A model that does not ask for an attention by its name may have been given no mask.
+    """
+    _, moved = _moved(forward, vocab_size, slice(11, 12))
+    return "a token sees those that come after it" if moved[:11].any() else ""
+
+
+def _moved(forward: Forward, vocab_size: int, changed: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (T, D) of segments of 7, 5 and 9 tokens, and which of them (T,) move with some of the tokens."""
+    lengths = (7, 5, 9)
+    tokens_T = torch.randint(vocab_size, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    positions_T = torch.cat([torch.arange(length) for length in lengths])
+    offsets_S1 = torch.tensor([0, 7, 12, 21], dtype=torch.int32)
+    changed_T = tokens_T.clone()
+    changed_T[changed] = (changed_T[changed] + 1) % vocab_size
+    before_TD, after_TD = (forward(tokens, positions_T, offsets_S1) for tokens in (tokens_T, changed_T))
+    return before_TD, (before_TD != after_TD).any(dim=-1)

@@ -102,8 +102,9 @@ def prepared(
 
 def _beyond(query_1HTD: torch.Tensor, key_1GTD: torch.Tensor, value_1GTD: torch.Tensor) -> dict[str, bool]:
     """What flash attention does not take, and whether it is so here."""
+    size = query_1HTD.shape[-1]
     return {
-        f"heads of {query_1HTD.shape[-1]}": query_1HTD.shape[-1] > LARGEST_HEAD,
+        f"heads of {size}": size > LARGEST_HEAD or size % 8 > 0,
         f"{value_1GTD.dtype} on a GPU": value_1GTD.dtype not in TYPES,
         **attention.unequal(key_1GTD, value_1GTD),
     }

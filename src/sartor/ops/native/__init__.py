@@ -150,7 +150,9 @@ def _compile(name: str, element: Element, target: Path) -> None:
     command = [*compiler(), *FLAGS, f"-DELEMENT_{element.upper()}", "-o", str(target), str(HERE / f"{name}.cpp")]
     command += LIBRARIES
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise MachineError(f"compiling {name}.cpp took over {COMPILE_SECONDS} s", hint="try again") from error
     if done.returncode:
@@ -168,7 +170,8 @@ def _digest(name: str, element: Element) -> str:
 @cache
 def _words_of(compiler: tuple[str, ...]) -> str:
     """What a compiler says of itself."""
-    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    command = [*compiler, "--version"]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
 
 
 def _processor() -> str:
