@@ -63,7 +63,7 @@ def markdown(result: Json) -> str:
     parts += _absent(result)
     if result["grid"]:
         parts.append(_grid(result["grid"]))
-    return "\n\n".join(filter(None, parts)) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def versions(result: Json) -> str:

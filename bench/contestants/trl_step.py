@@ -34,7 +34,9 @@ def settings(job: Job) -> dict[str, Any]:
     if job.is_default:
         return fixed
     dtype = job.options["dtype"]  # TRL's own autocast to bf16 takes minutes a step where nothing multiplies that
-    model = {"dtype": dtype, **({"attn_implementation": name} if (name := job.options.get("attention")) else {})}
+    model = {"dtype": dtype}
+    if "attention" in job.options:
+        model["attn_implementation"] = job.options["attention"]
     tuned = {"model_init_kwargs": model, "bf16": dtype == "bfloat16", "gradient_checkpointing": False}
     return fixed | tuned | LAYOUTS[job.options["layout"]]
 
