@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from sartor.backends.placement import filled
 from sartor.backends.ranks import Alone, Place, idle
 from sartor.backends.torch import TorchBackend
 from sartor.data.fold import fold
@@ -349,6 +350,10 @@ def test_a_model_that_refuses_to_be_packed_is_trained_one_segment_at_a_time(
     segments = make_segments(4, vocab=512)
     found = our_gradients(backend, segments, micro_tokens=10_000)
     assert relative_error(found, plain_gradients(backend, tmp_path, segments)) < 1e-5
+    (batch,) = pack(segments, micro_tokens=10_000)
+    longer = filled(batch, batch.num_tokens + 3, segment_step=8)  # with empty segments at its end
+    apart, same = (backend.forward_backward(each, sft, sft.Config(), 10.0, grad=False) for each in (batch, longer))
+    assert apart.loss == pytest.approx(same.loss, rel=1e-6)
 
 
 def test_layers_that_a_method_does_not_take_are_told(tmp_path: Path, make_plan: MakePlan) -> None:

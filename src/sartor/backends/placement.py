@@ -206,7 +206,7 @@ class Policy(nn.Module):
         if self.packed:
             return self._decode(tokens_T, positions_T, {"cu_seq_lens_q": offsets_S1, "max_length_q": longest})
         spans = pairwise(offsets_S1.tolist())
-        parts = [self._decode(tokens_T[start:end], positions_T[start:end], {}) for start, end in spans]
+        parts = [self._decode(tokens_T[start:end], positions_T[start:end], {}) for start, end in spans if end > start]
         return torch.cat(parts, dim=1)
 
     def own_logits(self, tokens_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
