@@ -106,7 +106,7 @@ class Machine:
         )
         command = " ".join([str(python), str(script), "--threads", str(self.threads), *arguments])
         if done.returncode:
-            said = f"ended by signal {-done.returncode}" if done.returncode < 0 else reason(done.stderr)
+            said = f"it was ended by signal {-done.returncode}" if done.returncode < 0 else reason(done.stderr)
             raise MachineError(f"{script.name} failed: {said}", hint=f"run it alone: {command}")
         results = [said for said in done.stdout.splitlines() if said.startswith("{")]
         if not results:

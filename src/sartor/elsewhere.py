@@ -15,7 +15,6 @@ from pydantic import Field
 
 from sartor import hub, timing
 from sartor.accelerators import DEVICES_A_HOST, Machine, machine
-from sartor.adapters import refuse_cut
 from sartor.advice import advise
 from sartor.asked import num_virtual, settled
 from sartor.backends import estimate
@@ -167,8 +166,6 @@ def offer(
     sized = spread(job, room, most=most, filled=partial(full, packed=packed))
     if sized is None:
         raise _refusal(job, room, machine, method, passed)
-    if sized.shards > 1:
-        refuse_cut(recipe.tune.adapter.name)
     if sized.devices == 1:
         work = replace(work, computed=packed(sized).computed)
     advice = advise(

@@ -35,6 +35,7 @@ class Method:
 
     def given(self, job: Job) -> Job:
         """The job of training by this method."""
+        preset = preset_of(self.adapter.name)
         return replace(
             job,
             num_trainable=self.num_trainable,
@@ -44,7 +45,8 @@ class Method:
             virtual=self.virtual,
             full=self.full,
             depth=self.depth,
-            layers=preset_of(self.adapter.name).layers,
+            layers=preset.layers,
+            cuttable=preset.cuttable,
         )
 
 

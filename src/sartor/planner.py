@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from sartor import quantisation, timing
-from sartor.adapters import family_of, preset_of, refuse_cut
+from sartor.adapters import family_of, preset_of
 from sartor.advice import advise
 from sartor.asked import ASKED, DEFAULT_ARMS, arms_of, metric_of, settled
 from sartor.backends import estimate
@@ -134,8 +134,6 @@ def decide(
     packed = packer(train, dev, batch_size=work.batch_size, steps=work.steps, seed=tune.seed)
     fill = partial(_filled, packed=packed, hardware=hardware)
     sized = spread(job, room, most=most, filled=fill) or _refuse(job, room, hardware, method, passed)
-    if sized.shards > 1:
-        refuse_cut(tune.adapter.name)
     work, filled = replace(work, computed=packed(sized).computed if devices == 1 else 1.0), fill(sized)
     save_every = reasons.decide("save_every", tune.save_every, *saves_every(work, sized, hardware))
     reasons["estimate"], phases = speed_words(sized, hardware), estimate.memory(filled, room.calibration)

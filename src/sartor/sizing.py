@@ -12,6 +12,7 @@ from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
+from sartor.adapters.method import UNCUTTABLE
 from sartor.backends import estimate
 from sartor.backends.estimate import MOMENTS, Calibration, Job
 from sartor.backends.ranks import cut, fits_each
@@ -89,7 +90,11 @@ def spread(job: Job, room: Room, *, most: int, filled: Callable[[Job], Job] = la
         RecipeError: ranks cannot train so.
     """
     _refuse_shorter_moments(job)
-    return choose(held(job, room.num_bytes / USABLE), room, most=most, filled=filled)
+    shared = held(job, room.num_bytes / USABLE)
+    if shared.shards > 1 and not job.cuttable:
+        message, hint = UNCUTTABLE
+        raise RecipeError(message, hint=hint)
+    return choose(shared, room, most=most, filled=filled)
 
 
 def held(job: Job, device_bytes: float) -> Job:

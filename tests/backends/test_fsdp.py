@@ -276,7 +276,7 @@ def test_a_method_that_takes_layers_apart_is_refused_on_a_base_that_is_cut(
         def settle(self, policy: Any, *, trains: str) -> bool:
             return False
 
-    with pytest.raises(RecipeError, match="lets computes with weights of the base's layers by itself"):
+    with pytest.raises(RecipeError, match="this base is cut over the devices"):
         TorchBackend(make_plan(tiny_folder, adapter={"name": "lets", "settings": {}}, family="lets"), Cutting())
 
 

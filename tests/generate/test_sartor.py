@@ -370,9 +370,9 @@ def test_the_first_model_is_let_go_of_before_another_one_is_loaded(
     alive: list[int] = []
 
     def noting(make: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*args: Any) -> Any:
+        def noted(*args: Any, **options: Any) -> Any:
             alive.append(sum(each() is not None for each in made))
-            model = make(*args)
+            model = make(*args, **options)
             made.append(weakref.ref(model))
             return model
 

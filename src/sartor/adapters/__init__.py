@@ -73,19 +73,6 @@ def preset_of(method: str) -> Preset:
     return preset
 
 
-def refuse_cut(method: str) -> None:
-    """Say that a method cannot tune a base whose layers are cut over devices.
-
-    Raises:
-        RecipeError: so it is.
-    """
-    if not preset_of(method).cuttable:
-        raise RecipeError(
-            f"{method} computes with weights of the base's layers by itself, and this base is cut over the devices",
-            hint="take a smaller base, devices with more memory, or another method",
-        )
-
-
 def refuse_disguise(method: str, settings: Json) -> None:
     """Settings that would make another method of it, which is served otherwise, are asked for by that one's name.
 

@@ -42,6 +42,11 @@ class Preset(Frozen):
     layers: Literal["hand-written", "transformers", "without backward"] = "transformers"
 
 
+#: Why a method that is not `cuttable` is refused, and the way out.
+UNCUTTABLE = (
+    "this tuning method computes with weights of the base's layers by itself, and this base is cut over the devices",
+    "take a smaller base, devices with more memory, or another method",
+)
 #: Marks a setting in a family's `Config` that makes another method of it.
 BY_NAME = "asked for by the method's name"
 

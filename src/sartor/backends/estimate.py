@@ -133,8 +133,8 @@ class Job:
     tokens `virtual` stand before the text, which the `longest` example counts alone.
     `quantize` is how the base's weights are held, `layers` who is to compute its layers (`adapters.method.Preset`),
     `kernels` whether the device has what ours need, `moment_bytes` what the optimizer keeps of a trained parameter.
-    `devices` share the work; `shards` of them hold the weights together, 1: each holds all of them. `answer_tokens` is
-    what generation holds in its cache at most.
+    `devices` share the work; `shards` of them hold the weights together, 1: each holds all of them, and must unless the
+    base is `cuttable`. `answer_tokens` is what generation holds in its cache at most.
     """
 
     shape: Shape
@@ -157,6 +157,7 @@ class Job:
     kernels: bool = True
     devices: int = 1
     shards: int = 1
+    cuttable: bool = True
     answer_rows: int = 1
     answer_tokens: int = 0
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sartor.adapters import family_of, preset_of, refuse_cut
+from sartor.adapters import family_of, preset_of
 from sartor.adapters.beside.tuner import Beside
+from sartor.adapters.method import UNCUTTABLE
 from sartor.backends import frozen, placement
 from sartor.backends.frozen import Frozen
 from sartor.backends.ranks import Alone, Ranks, cut, here, idle
@@ -56,11 +57,12 @@ class TorchBackend:
         family = family_of(plan.adapter.name)
         dtype = vars(torch)[plan.model.dtype]
         model = load_base(plan.model.path, dtype, plan.model.quantize, attention=attention.NAME, packed=True)
-        if self._device.type == "cpu":
+        if self._device.type == "cpu":  # else they leave that file anyway
             placement.own(model)
         dropped = placement.still(model)
         torch.manual_seed(plan.seed)
-        self._packable = preset_of(plan.adapter.name).packable
+        preset = preset_of(plan.adapter.name)
+        self._packable = preset.packable
         self._family, self._config = family, family.Config(**plan.adapter.settings)
         try:
             self._model = family.attach(model, self._config)
@@ -78,8 +80,9 @@ class TorchBackend:
         self._policy.coupled = family.HOOKS.couple(self._config) > 0
         _round_after_norms(model.base_model, dtype)
         self._whole = self._policy.whole = self._ranks.settle(self._policy, trains=family.TRAINS)
-        if not self._whole:
-            refuse_cut(plan.adapter.name)
+        if not (self._whole or preset.cuttable):
+            message, hint = UNCUTTABLE
+            raise RecipeError(message, hint=hint)
         if self._ranks.place.rank:  # weights are made alike by all ranks; from here on each drops out by itself
             torch.manual_seed(plan.seed + self._ranks.place.rank)
         placement.bring(self._model, self._device)
