@@ -16,7 +16,7 @@ from typing import Any
 from sartor.collect import Found, Place, Trip, not_taken
 from sartor.collect.reading import Facts, Taste, beginning, facts_of, media_type_of, read_file
 from sartor.data.extra import needs
-from sartor.errors import DataError
+from sartor.errors import DataError, first_line
 from sartor.extract import NotTaken, over
 
 SUMMARY = "a data set of the Hugging Face hub: hf:owner/name@revision"
@@ -128,9 +128,8 @@ def _snapshot(config: Config, name: str, revision: str) -> Snapshot:
     except NotTaken as error:
         raise DataError(f"{config.place}: {error.detail}", hint="name fewer `files`, or raise `max_bytes`") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        said = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"the data set {name!r} (revision {revision!r}) is not to be had: {said}",
+            f"the data set {name!r} (revision {revision!r}) is not to be had: {first_line(error)}",
             hint="check the name, the revision and HF_TOKEN; offline, only what the cache has can be read, or a folder "
             "or an archive of the data set always",
         ) from error

@@ -13,7 +13,6 @@ Shapes: N rows · K columns · R rows asked for · B blocks of a row · G groups
 from __future__ import annotations
 
 import ctypes
-import importlib
 import importlib.util
 from abc import abstractmethod
 from functools import cache
@@ -143,7 +142,7 @@ class PackedFour(Packed):
 
     def make(self, out_RK: Tensor, first: int = 0) -> Tensor:
         is_whole = len(out_RK) == self.shape[0] and self.shape[1] % BLOCK == 0
-        if self.device.type == "cuda" and is_whole and importlib.util.find_spec("bitsandbytes"):
+        if self.device.type == "cuda" and is_whole and _has_bitsandbytes():
             return out_RK.copy_(self.by_bitsandbytes(out_RK.dtype))
         return super().make(out_RK, first)
 
@@ -248,6 +247,12 @@ def places_of(values: Tensor, edges: Tensor) -> Tensor:
 def _spread(scales_RB: Tensor, num_columns: int) -> Tensor:
     """The scale of each column."""
     return scales_RB.repeat_interleave(BLOCK, dim=1)[:, :num_columns]
+
+
+@cache
+def _has_bitsandbytes() -> bool:
+    """Looked for once: each product of a GPU asks."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 @cache
